@@ -1,0 +1,434 @@
+"""Everything the engine knows, and the few ways to change it.
+
+Owns the state: segments, jobs, keys, lanes, results, deadlines, and the step that is being answered. Each change that must
+survive a crash adds its write here. It must not know why a change is made: that is ``lifecycle`` and ``settlement``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from array import array
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from carpool._core.accumulator import NEVER, Accumulator, Batch, queued_runs
+from carpool._core.keys import KeyTable
+from carpool._core.ledger import Ledger, expected_output_bytes
+from carpool._core.messages import (
+    Action,
+    DropJob,
+    DropResults,
+    DropSegments,
+    Forget,
+    PutJob,
+    PutMarks,
+    PutResults,
+    PutSegment,
+    Report,
+    Step,
+    Write,
+)
+from carpool._core.model import (
+    ABANDONED,
+    DONE,
+    EXPLICIT,
+    QUEUED,
+    ROW_BITS,
+    ROW_MASK,
+    ROWS_MAX,
+    TRANSITIONS,
+    Framing,
+    Job,
+    JobState,
+    Lane,
+    Marks,
+    Place,
+    ResultsHead,
+    Segment,
+    Span,
+    place_of,
+)
+from carpool._core.pacing import Pacing
+from carpool.settings import Settings
+from carpool.types import ServerError
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+PICO_USD: Final = 10**12
+
+
+class KeptRow(msgspec.Struct, frozen=True, gc=False):
+    """A result to be stored."""
+
+    place: Place
+    key: str
+    digest: bytes
+    flags: int
+    failed: bool
+    body: bytes
+
+
+class Book:
+    """The engine's state."""
+
+    def __init__(self, settings: Settings, framing: Framing, origin: str, store_id: str, epoch: int) -> None:
+        self.settings = settings
+        self.framing = framing
+        self.origin = origin
+        self.store_id = store_id
+        self.epoch = epoch
+        self.segments: dict[int, Segment] = {}
+        self.open: dict[Lane, Segment] = {}
+        self.full: list[Segment] = []
+        self.jobs: dict[str, Job] = {}
+        self.retries: dict[str, dict[Place, ServerError]] = {}
+        """Rows of a job being fetched that are to be sent again once it is closed, and why."""
+        self.results: dict[int, ResultsHead] = {}
+        self.results_open: dict[int, int] = {}
+        self.keys = KeyTable()
+        self.pacing = Pacing(settings)
+        self.lanes = Accumulator(settings, self.segments, self.pacing)
+        self.ledger = Ledger(settings.prices)
+        self.deadlines: list[tuple[float, Place]] = []
+        self.next_segment = 1
+        self.next_results = 1
+        self.next_key = 0
+        self.next_job = 0
+        self.reached = False
+        """Whether the server has ever answered this client."""
+        self.waiting_requests = 0
+        self.waiting_bytes = 0
+        self.answered = 0
+        self.failed = 0
+        self.retried = 0
+        self.reused = 0
+        self.jobs_created = 0
+        self.foreign = 0
+        self.step = Step(writes=[], actions=[])
+
+    # -- the step being answered
+
+    def take_step(self) -> Step:
+        """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
+        step, self.step = self.step, Step(writes=[], actions=[])
+        return step
+
+    def write(self, write: Write) -> None:
+        """Add something to write down."""
+        self.step.writes.append(write)
+
+    def act(self, action: Action) -> None:
+        """Add something to do."""
+        self.step.actions.append(action)
+
+    # -- requests
+
+    def open_segment(self, lane: Lane, now: float) -> Segment:
+        """Start a segment for new requests of a lane."""
+        segment = Segment(
+            no=self.next_segment,
+            lane=lane,
+            origin=self.origin,
+            accepted_at=now,
+            keys=[],
+            ends=array("Q"),
+            tokens=array("Q"),
+            flags=bytearray(),
+            digests=bytearray(),
+            deadlines=array("d"),
+            lines=[],
+        )
+        self.next_segment += 1
+        self.open[lane] = segment
+        self.segments[segment.no] = segment
+        return segment
+
+    def close_segment(self, segment: Segment) -> PutSegment:
+        """End a segment: queue its rows, and return the write that makes them durable."""
+        del self.open[segment.lane]
+        count = len(segment.keys)
+        segment.states = bytearray(count)
+        segment.attempts = bytearray(count)
+        segment.open_rows = count
+        if segment.deadlines:
+            segment.deadlines.extend([NEVER] * (count - len(segment.deadlines)))
+        lines, segment.lines = segment.lines, []
+        self.lanes.push(segment, 0, count, segment.accepted_at)
+        return PutSegment(head=segment.head(), lines=lines)
+
+    def set_deadline(self, segment: Segment, row: int, deadline: float) -> None:
+        """Note the deadline of the segment's newest row."""
+        missing = row + 1 - len(segment.deadlines)
+        segment.deadlines.extend([NEVER] * missing)
+        segment.deadlines[row] = deadline
+        heapq.heappush(self.deadlines, (deadline, place_of(segment.no, row)))
+
+    def drop_stale_deadlines(self) -> None:
+        """Forget the deadlines of requests that are answered."""
+        self.deadlines = [entry for entry in self.deadlines if self._is_open(entry[1])]
+        heapq.heapify(self.deadlines)
+
+    def _is_open(self, place: Place) -> bool:
+        segment, row = self.at(place)
+        return segment is not None and (not segment.states or segment.states[row] != DONE)
+
+    def at(self, place: Place) -> tuple[Segment | None, int]:
+        """Return the segment and row of a place; the segment is ``None`` if it is forgotten."""
+        return self.segments.get(place >> ROW_BITS), place & ROW_MASK
+
+    def finish(self, segment: Segment, row: int) -> None:
+        """Mark a row DONE."""
+        if segment.states[row] == QUEUED:
+            self._count_out(segment, row, row + 1)
+        segment.states[row] = DONE
+        segment.open_rows -= 1
+        if segment.flags[row] & EXPLICIT:
+            key = segment.keys[row]
+            if self.keys.live.get(key) == place_of(segment.no, row):
+                del self.keys.live[key]
+        elif segment.flags[row] & ABANDONED:
+            self.keys.discard(segment.digest(row), place_of(segment.no, row), kept=False)
+
+    def withdraw(self, segment: Segment, row: int) -> None:
+        """Take a queued row out, for good."""
+        self.lanes.withdraw(segment, row)
+        self.finish(segment, row)
+
+    def queue_again(self, segment: Segment) -> None:
+        """Queue the rows of a recovered segment that are QUEUED."""
+        for start, stop in queued_runs(segment, 0, len(segment.keys)):
+            self._count_in(segment, start, stop)
+            self.lanes.push(segment, start, stop, segment.accepted_at)
+
+    def requeue(self, spans: Iterable[Span], now: float) -> None:
+        """Put rows back in front of their lane."""
+        for no, start, stop in reversed(list(spans)):
+            segment = self.segments[no]
+            segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
+            self._count_in(segment, start, stop)
+            self.lanes.push(segment, start, stop, now, front=True)
+
+    def requeue_group(self, lane: Lane, spans: tuple[Span, ...], *, as_file: bool = False) -> None:
+        """Put rows back so that they travel as exactly one batch."""
+        for no, start, stop in spans:
+            segment = self.segments[no]
+            segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
+            self._count_in(segment, start, stop)
+        self.lanes.push_group(lane, spans, as_file=as_file)
+
+    def _count_in(self, segment: Segment, start: int, stop: int) -> None:
+        self.waiting_requests += stop - start
+        self.waiting_bytes += segment.bytes_of(start, stop)
+
+    def _count_out(self, segment: Segment, start: int, stop: int) -> None:
+        self.waiting_requests -= stop - start
+        self.waiting_bytes -= segment.bytes_of(start, stop)
+
+    def sweep_segments(self, numbers: Iterable[int]) -> None:
+        """Forget segments that nothing needs any more, and record the state of the others."""
+        dropped: list[int] = []
+        for no in sorted(set(numbers)):
+            segment = self.segments.get(no)
+            if segment is None:
+                continue
+            if segment.open_rows == 0 and segment.jobs == 0:
+                del self.segments[no]
+                dropped.append(no)
+            else:
+                done = bytes(state == DONE for state in segment.states)
+                self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
+        if dropped:
+            self.write(DropSegments(numbers=dropped))
+            self.act(Forget(numbers=dropped))
+
+    # -- jobs
+
+    def seal(self, batch: Batch, now: float) -> Job:
+        """Make a job of a batch, and record it."""
+        self.next_job += 1
+        job_id = self._ulid(now)
+        display_name = self.display_name(job_id, 1)
+        form = self._form(batch, len(display_name))
+        job = Job(
+            id=job_id,
+            lane=batch.lane,
+            origin=self.origin,
+            form="inline" if form == "inline" else "file",
+            spans=batch.spans,
+            count=batch.count,
+            line_bytes=batch.line_bytes,
+            tokens=batch.tokens,
+            sealed_at=now,
+            display_name=display_name,
+            state=JobState.CREATING if form == "inline" else JobState.UPLOADING,
+            file_name="" if form == "inline" else file_name(job_id, 1),
+        )
+        for no, start, stop in batch.spans:
+            self._count_out(self.segments[no], start, stop)
+        self.hold(job)
+        self.record(job)
+        return job
+
+    def hold(self, job: Job) -> None:
+        """Count a job in."""
+        self.jobs[job.id] = job
+        for no in sorted({no for no, _, _ in job.spans}):
+            self.segments[no].jobs += 1
+        self.pacing.started(job.lane, job.tokens)
+
+    def record(self, job: Job) -> None:
+        """Write a job down as it stands now."""
+        self.write(PutJob(job=msgspec.structs.replace(job, remote=None)))
+
+    def move(self, job: Job, state: JobState) -> None:
+        """Change a job's state along the table of transitions, and forget its last question."""
+        assert state in TRANSITIONS[job.state], f"{job.state} -> {state}"  # noqa: S101 - a bug, not an input
+        job.state = state
+        job.failures = 0
+        job.wake_at = None
+
+    def ask(self, job: Job) -> int:
+        """Number the next question about a job."""
+        job.op += 1
+        job.wake_at = None
+        return job.op
+
+    def close(self, job: Job) -> None:
+        """Forget a job whose rows are all settled or queued again."""
+        self.move(job, JobState.CLOSED)
+        del self.jobs[job.id]
+        self.retries.pop(job.id, None)
+        self.pacing.ended(job.lane, job.tokens)
+        numbers = sorted({no for no, _, _ in job.spans})
+        for no in numbers:
+            self.segments[no].jobs -= 1
+        self.write(DropJob(id=job.id))
+        self.sweep_segments(numbers)
+
+    def rows_in(self, job: Job, state: int) -> list[Place]:
+        """Return the job's rows that are in a state, in order."""
+        places: list[Place] = []
+        for no, start, stop in job.spans:
+            states = self.segments[no].states
+            base = no << ROW_BITS
+            places.extend(base | row for row in range(start, stop) if states[row] == state)
+        return places
+
+    def place_in(self, job: Job, index: int) -> Place:
+        """Return the place of the job's row with this index, counted from 0 in the order in which they were sent."""
+        for no, start, stop in job.spans:
+            if index < stop - start:
+                return place_of(no, start + index)
+            index -= stop - start
+        raise IndexError(index)
+
+    def display_name(self, job_id: str, attempt: int) -> str:
+        """Return the display name by which a job can be found again."""
+        label = self.settings.label
+        return f"cp1.{self.store_id}.{job_id}.{attempt}" + (f".{label}" if label else "")
+
+    def _form(self, batch: Batch, name_bytes: int) -> str:
+        s = self.settings
+        size = self.framing.inline_envelope_bytes + name_bytes
+        size += batch.line_bytes + batch.count * self.framing.inline_row_bytes
+        if batch.as_file or size >= s.inline_bytes_max:
+            return "file"
+        if expected_output_bytes(batch.lane, batch.count) > s.inline_output_bytes_max:
+            return "file"
+        if s.inline_cost_max_usd is None:
+            return "inline"
+        cost = self.ledger.expected_picousd(batch.lane, batch.count, batch.tokens)
+        if cost is None:
+            return "inline" if batch.count <= s.inline_requests_max else "file"
+        return "inline" if cost <= int(s.inline_cost_max_usd * PICO_USD) else "file"
+
+    def _ulid(self, now: float) -> str:
+        """Return a ULID in lower case: 48 bits of time, and 80 bits that are unique by slot, opening and count."""
+        unique = hashlib.sha256(f"{self.store_id}/{self.epoch}/{self.next_job}".encode()).digest()[:10]
+        number = (int(now * 1000) & (1 << 48) - 1) << 80 | int.from_bytes(unique, "big")
+        return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+    # -- results
+
+    def keep(self, lane: Lane, job_name: str, rows: list[KeptRow], now: float) -> None:
+        """Store results, and let their keys find them."""
+        sizes, total = array("Q"), 0
+        for row in rows:
+            total += len(row.body)
+            sizes.append(total)
+        head = ResultsHead(
+            no=self.next_results,
+            origin=self.origin,
+            lane=lane,
+            job=job_name,
+            kept_at=now,
+            places=[row.place for row in rows],
+            keys=[row.key for row in rows],
+            digests=b"".join(row.digest for row in rows),
+            flags=bytes(row.flags & ~ABANDONED for row in rows),
+            failed=bytes(row.failed for row in rows),
+            ends=sizes.tobytes(),
+        )
+        self.next_results += 1
+        self.index_results(head)
+        self.write(PutResults(head=head, bodies=[row.body for row in rows]))
+
+    def index_results(self, head: ResultsHead) -> None:
+        """Let the keys of stored results find them."""
+        self.results[head.no] = head
+        self.results_open[head.no] = len(head.keys)
+        for row, key in enumerate(head.keys):
+            place = place_of(head.no, row)
+            if head.flags[row] & EXPLICIT:
+                self.keys.kept[key] = place
+            else:
+                digest = head.digests[row * 16 : row * 16 + 16]
+                self.keys.abandon(digest, head.kept_at, place, kept=True)
+
+    def release_result(self, place: Place) -> None:
+        """Note that a stored result is needed no more; the last one of its record drops it."""
+        no = place >> ROW_BITS
+        self.results_open[no] -= 1
+        if self.results_open[no] == 0:
+            self.drop_results([no])
+
+    def drop_results(self, numbers: list[int]) -> None:
+        """Forget stored results, and every key that still leads to them."""
+        for no in numbers:
+            head = self.results.pop(no)
+            del self.results_open[no]
+            for row, key in enumerate(head.keys):
+                place = place_of(no, row)
+                if self.keys.kept.get(key) == place:
+                    del self.keys.kept[key]
+                elif not head.flags[row] & EXPLICIT:
+                    self.keys.discard(head.digests[row * 16 : row * 16 + 16], place, kept=True)
+        self.write(DropResults(numbers=numbers))
+
+    def report(self, event: str, job: str = "", count: int = 1, detail: str = "") -> None:
+        """Tell the log."""
+        self.act(Report(event=event, job=job, count=count, detail=detail))
+
+
+def file_name(job_id: str, attempt: int) -> str:
+    """Return the client-chosen name of a job's input file: a second upload of it is refused, so upload is idempotent."""
+    return f"files/cp-{job_id}-{attempt}"
+
+
+def room_for(segment: Segment, segment_bytes: int) -> bool:
+    """Return whether another row may be added to an open segment."""
+    return segment.size_bytes < segment_bytes and len(segment.keys) < ROWS_MAX
+
+
+def spans_of(places: Iterable[Place]) -> tuple[Span, ...]:
+    """Return the spans of some places, given in order."""
+    spans: list[Span] = []
+    for place in places:
+        no, row = place >> ROW_BITS, place & ROW_MASK
+        if spans and spans[-1][0] == no and spans[-1][2] == row:
+            spans[-1] = (no, spans[-1][1], row + 1)
+        else:
+            spans.append((no, row, row + 1))
+    return tuple(spans)

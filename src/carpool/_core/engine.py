@@ -1,0 +1,391 @@
+"""The engine: told what happened and what time it is, it answers with what to write down, what to do, and when to ask again.
+
+Owns the entrance (``admit``, ``claim``, ``adopt``) and the order of a step: close what was admitted, take the event, then do
+what has become due. One task owns an engine; nothing in it waits, and the same events give the same steps.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final, assert_never
+
+from carpool._core import lifecycle, settlement
+from carpool._core.book import Book, room_for
+from carpool._core.keys import Claim
+from carpool._core.messages import (
+    CallersGone,
+    CallFailed,
+    Closing,
+    Created,
+    Event,
+    Expire,
+    FetchEnded,
+    Flushed,
+    Found,
+    Polled,
+    PutSegment,
+    Revoked,
+    RowsFetched,
+    Step,
+    Undelivered,
+    Uploaded,
+    Woken,
+)
+from carpool._core.model import (
+    ABANDONED,
+    DONE,
+    EXPLICIT,
+    PARKED,
+    QUEUED,
+    ROW_BITS,
+    ROW_MASK,
+    SENT,
+    TICKET,
+    Framing,
+    Lane,
+    Place,
+    ResultsHead,
+    Segment,
+)
+from carpool.settings import Settings
+from carpool.types import Receipt, Stats
+
+_EXPIRY_PAUSE_S: Final = 600.0
+
+
+class Engine:
+    """Decides everything about requests and jobs; see ``step``."""
+
+    def __init__(self, settings: Settings, framing: Framing, origin: str, store_id: str, epoch: int) -> None:
+        self.book = Book(settings, framing, origin, store_id, epoch)
+        self.spilled: list[PutSegment] = []
+        """Full segments that should be written before the next step; whoever writes them empties the list."""
+        self._segment_bytes = settings.segment_bytes
+        self._next_expiry = 0.0
+        self._closing = False
+
+    # -- the entrance
+
+    def new_key(self, digest: bytes) -> str:
+        """Return an automatic key: unique in this slot, and telling its request's digest."""
+        book = self.book
+        book.next_key += 1
+        return f"a{digest.hex()}.{book.epoch:x}.{book.next_key:x}"
+
+    def admit(
+        self,
+        lane: Lane,
+        key: str,
+        digest: bytes,
+        line: bytes,
+        tokens: int,
+        flags: int,
+        deadline: float | None,
+        now: float,
+    ) -> Place:
+        """Take a new request in, and return its place. It is durable after the next step's writes.
+
+        Args:
+            lane: what it may share a job with.
+            key: its key; an explicit one must have been claimed as NEW before.
+            digest: 16 bytes that tell its request from others.
+            line: its row of a batch file, newline included; passed on unread.
+            tokens: estimate of its input tokens.
+            flags: EXPLICIT, TICKET.
+            deadline: latest time of its answer.
+            now: the time.
+        """
+        book = self.book
+        segment = book.open.get(lane)
+        if segment is None:
+            segment = book.open_segment(lane, now)
+        keys = segment.keys
+        row = len(keys)
+        place = segment.no << ROW_BITS | row
+        size = len(line)
+        keys.append(key)
+        segment.lines.append(line)
+        segment.size_bytes += size
+        segment.ends.append(segment.size_bytes)
+        segment.token_count += tokens
+        segment.tokens.append(segment.token_count)
+        segment.flags.append(flags)
+        segment.digests += digest
+        if flags:
+            book.keys.live[key] = place
+        if deadline is not None:
+            book.set_deadline(segment, row, deadline)
+        book.waiting_requests += 1
+        book.waiting_bytes += size
+        if not room_for(segment, self._segment_bytes):
+            self.spilled.append(book.close_segment(segment))
+        return place
+
+    def claim(self, key: str, digest: bytes, now: float) -> tuple[Claim, Place]:
+        """Ask what an explicit key names.
+
+        A key whose stored result is an error, or too old, is NEW: a rejected request cost nothing and may be tried again.
+        """
+        book = self.book
+        place = book.keys.live.get(key)
+        if place is not None:
+            segment, row = book.at(place)
+            assert segment is not None  # noqa: S101 - live keys lead to live rows
+            if segment.digest(row) != digest:
+                return Claim.CONFLICT, place
+            self._wake_row(segment, row, now)
+            return Claim.LIVE, place
+        place = book.keys.kept.get(key)
+        if place is None:
+            return Claim.NEW, 0
+        head = book.results[place >> ROW_BITS]
+        row = place & ROW_MASK
+        if head.failed[row] or now - head.kept_at > book.settings.keep_results_s:
+            del book.keys.kept[key]
+            book.release_result(place)
+            return Claim.NEW, 0
+        if head.digests[row * 16 : row * 16 + 16] != digest:
+            return Claim.CONFLICT, place
+        book.reused += 1
+        return Claim.KEPT, place
+
+    def find(self, key: str) -> tuple[Claim, Place]:
+        """Look an explicit key up without knowing its request."""
+        place = self.book.keys.live.get(key)
+        if place is not None:
+            return Claim.LIVE, place
+        place = self.book.keys.kept.get(key)
+        return (Claim.NEW, 0) if place is None else (Claim.KEPT, place)
+
+    def adopt(self, digest: bytes, now: float) -> tuple[Claim, Place]:
+        """Take over the oldest abandoned request with this digest, if there is one that is young enough."""
+        book = self.book
+        while (candidate := book.keys.adopt(digest)) is not None:
+            if now - candidate.accepted_at > book.settings.reuse_window_s:
+                continue
+            if candidate.kept:
+                book.reused += 1
+                return Claim.KEPT, candidate.place
+            segment, row = book.at(candidate.place)
+            if segment is None or segment.states[row] == DONE:
+                continue
+            segment.flags[row] &= ~ABANDONED
+            self._wake_row(segment, row, now)
+            book.reused += 1
+            return Claim.LIVE, candidate.place
+        return Claim.NEW, 0
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether any request could be adopted."""
+        return bool(self.book.keys.abandoned)
+
+    def set_deadline(self, place: Place, deadline: float) -> None:
+        """Let another awaiter of a request have a deadline of its own."""
+        heapq.heappush(self.book.deadlines, (deadline, place))
+
+    def took(self, place: Place) -> None:
+        """Note that a stored result of an automatic key was handed over."""
+        self.book.release_result(place)
+
+    def offer_again(self, place: Place) -> None:
+        """Note that whoever adopted a stored result did not live to take it."""
+        head, row = self.book.results[place >> ROW_BITS], place & ROW_MASK
+        if not head.flags[row] & EXPLICIT:
+            self.book.keys.abandon(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+
+    def fetch_index(self, job_id: str) -> dict[str, Place]:
+        """Return the places of a job's unanswered rows by their keys."""
+        book = self.book
+        index: dict[str, Place] = {}
+        for no, start, stop in book.jobs[job_id].spans:
+            segment = book.segments[no]
+            base = no << ROW_BITS
+            if segment.states.count(SENT, start, stop) == stop - start:
+                index.update(zip(segment.keys[start:stop], range(base | start, base | stop), strict=True))
+            else:
+                index.update((segment.keys[row], base | row) for row in range(start, stop) if segment.states[row] == SENT)
+        return index
+
+    # -- steps
+
+    def step(self, event: Event, now: float) -> Step:
+        """Answer an event. Total: every event in every state; a reply to a question no longer asked changes nothing."""
+        book = self.book
+        self._gather()
+        self._take(event, now)
+        self._advance(now)
+        return book.take_step()
+
+    def next_wakeup(self) -> float | None:
+        """Return when to send ``Woken`` if nothing else happens before; ``None``: nothing waits for time to pass."""
+        book = self.book
+        due = book.lanes.next_due()
+        times = [job.wake_at for job in book.jobs.values() if job.wake_at is not None]
+        if due is not None:
+            times.append(due)
+        if book.deadlines:
+            times.append(book.deadlines[0][0])
+        if book.results or book.segments:
+            times.append(self._next_expiry)
+        return min(times, default=None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is waiting or under way."""
+        return not self.book.waiting_requests and not self.book.jobs
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a request waits, or a job has no name yet."""
+        return bool(self.book.waiting_requests) or any(not job.name for job in self.book.jobs.values())
+
+    def stats(self) -> Stats:
+        """Return a snapshot."""
+        book = self.book
+        return Stats(
+            waiting=book.waiting_requests,
+            waiting_bytes=book.waiting_bytes,
+            sent=sum(job.count for job in book.jobs.values()),
+            answered=book.answered,
+            failed=book.failed,
+            retried=book.retried,
+            reused=book.reused,
+            jobs=len(book.jobs),
+            jobs_created=book.jobs_created,
+            queued_callers=0,
+            parked=sum(segment.states.count(PARKED) for segment in book.segments.values()),
+            foreign=book.foreign,
+        )
+
+    def receipt(self) -> Receipt:
+        """Return the account."""
+        return self.book.ledger.receipt()
+
+    def _gather(self) -> None:
+        """Close open segments, so that what was admitted gets written."""
+        for segment in list(self.book.open.values()):
+            self.book.write(self.book.close_segment(segment))
+
+    def _take(self, event: Event, now: float) -> None:
+        match event:
+            case Woken():
+                pass
+            case Flushed():
+                self.book.lanes.flush()
+            case CallersGone():
+                self._callers_gone(event.places, now)
+            case Undelivered():
+                settlement.on_undelivered(self.book, event, now)
+            case Closing():
+                self._close(send=event.send)
+            case _:
+                self._take_reply(event, now)
+
+    def _take_reply(
+        self, event: Uploaded | Created | Found | Revoked | Polled | RowsFetched | FetchEnded | CallFailed, now: float
+    ) -> None:
+        book = self.book
+        job = book.jobs.get(event.job)
+        if job is None or job.op != event.op or job.wake_at is not None:
+            return
+        match event:
+            case Uploaded():
+                lifecycle.on_uploaded(book, job, event, now)
+            case Created():
+                lifecycle.on_created(book, job, event, now)
+            case Found():
+                lifecycle.on_found(book, job, event, now)
+            case Revoked():
+                lifecycle.on_revoked(book, job, event, now)
+            case Polled():
+                lifecycle.on_polled(book, job, event, now)
+            case RowsFetched():
+                settlement.on_rows(book, job, event, now)
+            case FetchEnded():
+                settlement.on_fetch_ended(book, job, event, now)
+            case CallFailed():
+                lifecycle.on_call_failed(book, job, event.fault, now)
+            case _:
+                assert_never(event)
+
+    def _advance(self, now: float) -> None:
+        """Do what has become due."""
+        book = self.book
+        self._expire_deadlines(now)
+        if now >= self._next_expiry:
+            self._expire_kept(now)
+            self._next_expiry = now + _EXPIRY_PAUSE_S
+        for job in list(book.jobs.values()):
+            if job.wake_at is not None and job.wake_at <= now:
+                lifecycle.resume(book, job, now)
+        while (batch := book.lanes.cut(now)) is not None:
+            if batch.count:
+                lifecycle.resume(book, book.seal(batch, now), now)
+
+    def _expire_deadlines(self, now: float) -> None:
+        deadlines = self.book.deadlines
+        while deadlines and deadlines[0][0] <= now:
+            deadline, place = heapq.heappop(deadlines)
+            segment, row = self.book.at(place)
+            if segment is not None and segment.states[row] != DONE:
+                self.book.act(Expire(place=place, deadline=deadline))
+
+    def _expire_kept(self, now: float) -> None:
+        """Drop results past their time, and parked requests that nobody claimed."""
+        book, s = self.book, self.book.settings
+        old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, s)]
+        if old:
+            book.drop_results(old)
+        touched: list[int] = []
+        for segment in book.segments.values():
+            if now - segment.accepted_at > s.reuse_window_s and segment.states.find(PARKED) >= 0:
+                touched.append(segment.no)
+                for row, state in enumerate(segment.states):
+                    if state == PARKED and not segment.flags[row] & EXPLICIT:
+                        book.finish(segment, row)
+        book.sweep_segments(touched)
+        book.drop_stale_deadlines()
+
+    def _callers_gone(self, places: list[Place], now: float) -> None:
+        """Withdraw what was not sent; offer what was sent to whoever asks the same."""
+        book = self.book
+        touched: list[int] = []
+        for place in places:
+            segment, row = book.at(place)
+            if segment is None:
+                continue
+            state, flags = segment.states[row], segment.flags[row]
+            overdue = bool(segment.deadlines) and segment.deadlines[row] <= now
+            if state == QUEUED and (overdue or not flags & TICKET):
+                book.withdraw(segment, row)
+                touched.append(segment.no)
+            elif state == SENT and not flags & (EXPLICIT | ABANDONED):
+                segment.flags[row] |= ABANDONED
+                book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
+        book.sweep_segments(touched)
+
+    def _close(self, *, send: bool) -> None:
+        """Withdraw bare awaits that were not sent; send or leave the rest."""
+        book = self.book
+        touched: list[int] = []
+        for segment in book.segments.values():
+            if QUEUED not in segment.states:
+                continue
+            for row, state in enumerate(segment.states):
+                if state == QUEUED and not segment.flags[row] & EXPLICIT:
+                    book.withdraw(segment, row)
+                    touched.append(segment.no)
+        book.sweep_segments(touched)
+        if send:
+            book.lanes.flush()
+
+    def _wake_row(self, segment: Segment, row: int, now: float) -> None:
+        """Queue a parked row: somebody asked for it."""
+        if segment.states and segment.states[row] == PARKED:
+            self.book.requeue(((segment.no, row, row + 1),), now)
+
+
+def _keep_s(head: ResultsHead, settings: Settings) -> float:
+    explicit = any(flags & EXPLICIT for flags in head.flags)
+    return settings.keep_results_s if explicit else settings.reuse_window_s

@@ -1,0 +1,69 @@
+"""Which request a key names, so that nothing is paid for twice.
+
+Owns three tables: explicit keys in flight, explicit keys with a stored result, and abandoned requests by digest. Automatic
+keys in flight are in no table: two identical live calls are two requests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+import msgspec
+
+from carpool._core.model import Place
+
+
+class Claim(Enum):
+    """What asking for a key or digest found."""
+
+    NEW = "new"
+    LIVE = "live"
+    """In flight: join it at this place."""
+    KEPT = "kept"
+    """Answered: read the stored result at this place."""
+    CONFLICT = "conflict"
+    """The key was given with another request."""
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """An abandoned request: when it was accepted, whether its place names a stored result, and the place."""
+
+    accepted_at: float
+    kept: bool
+    place: Place
+
+
+class KeyTable:
+    """Keys and abandoned requests of one store slot."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, Place] = {}
+        self.kept: dict[str, Place] = {}
+        self.abandoned: dict[bytes, deque[Candidate]] = {}
+
+    def abandon(self, digest: bytes, accepted_at: float, place: Place, *, kept: bool) -> None:
+        """Offer a request to later identical calls."""
+        self.abandoned.setdefault(digest, deque()).append(Candidate(accepted_at, kept, place))
+
+
+    def adopt(self, digest: bytes) -> Candidate | None:
+        """Take the oldest abandoned request of a digest out of the table."""
+        waiting = self.abandoned.get(digest)
+        if waiting is None:
+            return None
+        candidate = waiting.popleft()
+        if not waiting:
+            del self.abandoned[digest]
+        return candidate
+
+    def discard(self, digest: bytes, place: Place, *, kept: bool) -> None:
+        """Withdraw one offer, if it still stands."""
+        waiting = self.abandoned.get(digest)
+        if waiting is None:
+            return
+        left = deque(c for c in waiting if c.place != place or c.kept != kept)
+        if left:
+            self.abandoned[digest] = left
+        else:
+            del self.abandoned[digest]

@@ -1,0 +1,299 @@
+"""The life of one job: which question to ask next, and what each reply means.
+
+Owns the order of steps by which nothing is paid twice: the intent is on record before the create, the create is sent once,
+and a create of unknown fate is looked for by its name before anything is sent again. How rows end is ``settlement``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+import msgspec
+
+from carpool._core import settlement
+from carpool._core.book import Book, file_name
+from carpool._core.messages import (
+    CancelRemote,
+    Create,
+    Created,
+    Fetch,
+    Find,
+    Found,
+    Poll,
+    Polled,
+    Revoke,
+    Revoked,
+    Upload,
+    Uploaded,
+)
+from carpool._core.model import Failure, Fault, Job, JobState
+from carpool._core.retry import Refusal, pause_s, read_refusal
+from carpool.types import ServerError
+
+_LOOKS: Final = {"inline": 2, "file": 3}
+"""Looks at the list before a create counts as not having taken effect; the file form revokes its input before the last."""
+_LOOKS_BEFORE_REVOKE: Final = 2
+_POLL_SHARE: Final = 0.05
+"""Pause between polls as a share of the job's age."""
+_NOT_FOUND: Final = 404
+_GONE: Final = frozenset({403, 404})
+_RPC_INVALID: Final = 3
+
+
+def resume(book: Book, job: Job, now: float) -> None:
+    """Ask the question that the job's state wants asked now."""
+    match job.state:
+        case JobState.UPLOADING:
+            book.act(Upload(job=_copy(job), op=book.ask(job)))
+        case JobState.READY:
+            intend(book, job)
+        case JobState.CREATING:
+            book.act(Create(job=_copy(job), op=book.ask(job)))
+        case JobState.LOOKING:
+            revoke = job.form == "file" and job.looks == _LOOKS_BEFORE_REVOKE and not job.revoked
+            book.act((Revoke if revoke else Find)(job=_copy(job), op=book.ask(job)))
+        case JobState.RUNNING:
+            book.act(Poll(job=_copy(job), op=book.ask(job)))
+        case JobState.FETCHING | JobState.CLOSED:
+            message = f"{job.state} asks nothing by itself"
+            raise AssertionError(message)
+        case _:
+            assert_never(job.state)
+
+
+def intend(book: Book, job: Job) -> None:
+    """Record the intent to create, then create."""
+    book.move(job, JobState.CREATING)
+    book.record(job)
+    book.act(Create(job=_copy(job), op=book.ask(job)))
+
+
+def on_uploaded(book: Book, job: Job, event: Uploaded, now: float) -> None:
+    """The input is on the server: create."""
+    book.reached = True
+    job.file_name = event.file.name
+    job.uploaded_at = now
+    intend(book, job)
+
+
+def on_created(book: Book, job: Job, event: Created, now: float) -> None:
+    """The job has a name: poll it."""
+    book.jobs_created += 1
+    _named(book, job, event.name, now)
+    job.wake_at = now + book.settings.poll_min_s
+
+
+def on_found(book: Book, job: Job, event: Found, now: float) -> None:
+    """Adopt a job that took effect without our hearing of it; else look again, revoke, or try anew."""
+    book.reached = True
+    if event.remotes:
+        first, *twins = event.remotes
+        _named(book, job, first.name, now)
+        job.wake_at = now
+        book.report("job_adopted", first.name)
+        for twin in twins:
+            book.ledger.doubles += 1
+            if not twin.ended:
+                book.act(CancelRemote(name=twin.name))
+        if twins:
+            book.report("twins", first.name, len(twins))
+        return
+    job.failures = 0
+    job.looks += 1
+    if job.looks >= _LOOKS[job.form]:
+        _next_attempt(book, job, ServerError(message="the job was not found on the server"), now)
+        return
+    revoke_next = job.form == "file" and job.looks == _LOOKS_BEFORE_REVOKE and not job.revoked
+    job.wake_at = now if revoke_next else now + book.settings.lookup_wait_s
+    book.record(job)
+
+
+def on_revoked(book: Book, job: Job, event: Revoked, now: float) -> None:
+    """The input is gone, so a create on its way can no longer take effect: wait out the list's lag, and look once more."""
+    assert event.job == job.id  # noqa: S101 - routed by it
+    job.failures = 0
+    job.revoked = True
+    job.uploaded_at = 0.0
+    job.wake_at = now + book.settings.lookup_wait_s
+    book.record(job)
+
+
+def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
+    """Wait on, fetch, or settle without output."""
+    book.reached = True
+    remote = event.remote
+    job.failures = 0
+    if not remote.ended:
+        job.wake_at = now + poll_pause_s(book, job, now)
+        return
+    job.ended_at = job.ended_at or now
+    if remote.has_output:
+        book.move(job, JobState.FETCHING)
+        job.remote = remote
+        book.act(Fetch(job=_copy(job), op=book.ask(job), remote=remote))
+        return
+    error = remote.error or ServerError(message=f"the job ended as {remote.state} without output")
+    match remote.state:
+        case "SUCCEEDED" | "PARTIALLY_SUCCEEDED":
+            if now - job.ended_at < book.settings.output_grace_s:
+                job.wake_at = now + min(book.settings.poll_min_s, book.settings.output_grace_s)
+            else:
+                settlement.settle_rest(book, job, error, now, missing=True)
+        case "FAILED" if error.code == _RPC_INVALID or error.status == "INVALID_ARGUMENT":
+            settlement.isolate(book, job, error, now)
+        case _:
+            book.report("job_lost", job.name, job.count, remote.state)
+            settlement.settle_rest(book, job, error, now, missing=False)
+
+
+def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
+    """Sort an error by the question that it answers. Only a refusal is a verdict; a poll that fails never is."""
+    if fault.kind != "not_sent":
+        book.reached = True
+    match job.state:
+        case JobState.UPLOADING:
+            _upload_failed(book, job, fault, now)
+        case JobState.CREATING:
+            _create_failed(book, job, fault, now)
+        case JobState.LOOKING:
+            _try_later(book, job, now)
+        case JobState.RUNNING:
+            if fault.kind == "refused" and fault.error.code == _NOT_FOUND:
+                book.report("job_vanished", job.name)
+                book.move(job, JobState.LOOKING)
+                job.wake_at = now
+                book.record(job)
+            else:
+                _try_later(book, job, now)
+        case JobState.FETCHING:
+            _fetch_failed(book, job, fault, now)
+        case JobState.READY | JobState.CLOSED:
+            message = f"a reply in {job.state}"
+            raise AssertionError(message)
+        case _:
+            assert_never(job.state)
+
+
+def poll_pause_s(book: Book, job: Job, now: float) -> float:
+    """Return the pause before the next poll: a share of the job's age, within the limits."""
+    s = book.settings
+    return min(s.poll_max_s, max(s.poll_min_s, (now - job.created_at) * _POLL_SHARE))
+
+
+def _named(book: Book, job: Job, name: str, now: float) -> None:
+    book.reached = True
+    book.move(job, JobState.RUNNING)
+    job.name = name
+    job.created_at = job.created_at or now
+    job.looks = 0
+    book.pacing.accepted(job.lane)
+    book.record(job)
+
+
+def _upload_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
+    if fault.kind != "refused":
+        _try_later_or_give_back(book, job, fault, now)
+        return
+    match read_refusal(fault):
+        case Refusal.BACK_OFF:
+            job.wake_at = book.pacing.refused(job.lane, now)
+        case Refusal.CREDENTIALS | Refusal.FILE_GONE:
+            settlement.give_back(book, job, Failure(kind="credentials", error=fault.error))
+        case Refusal.TOO_LARGE:
+            settlement.too_large(book, job, fault.error, now)
+        case Refusal.ISOLATE | Refusal.REJECT:
+            settlement.reject(book, job, fault.error, now)
+
+
+def _create_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
+    match fault.kind:
+        case "not_sent":
+            failures, since = job.failures, job.failing_since
+            book.move(job, JobState.READY)
+            job.failures, job.failing_since = failures, since
+            book.record(job)
+            _try_later_or_give_back(book, job, fault, now)
+        case "unknown":
+            book.report("create_ambiguous", job.display_name)
+            book.move(job, JobState.LOOKING)
+            job.wake_at = now
+            book.record(job)
+        case "refused":
+            _create_refused(book, job, fault, now)
+        case _:
+            assert_never(fault.kind)
+
+
+def _create_refused(book: Book, job: Job, fault: Fault, now: float) -> None:
+    refusal = read_refusal(fault)
+    match refusal:
+        case Refusal.BACK_OFF:
+            book.move(job, JobState.READY)
+            job.wake_at = book.pacing.refused(job.lane, now)
+            book.record(job)
+        case Refusal.CREDENTIALS:
+            settlement.give_back(book, job, Failure(kind="credentials", error=fault.error))
+        case Refusal.FILE_GONE if job.form == "file":
+            _next_attempt(book, job, fault.error, now)
+        case Refusal.TOO_LARGE:
+            settlement.too_large(book, job, fault.error, now)
+        case Refusal.ISOLATE:
+            settlement.isolate(book, job, fault.error, now)
+        case Refusal.REJECT | Refusal.FILE_GONE:
+            settlement.reject(book, job, fault.error, now)
+        case _:
+            assert_never(refusal)
+
+
+def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
+    if job.attempt >= book.settings.job_attempts_max:
+        settlement.give_up(book, job, Failure(kind="failed", error=error, job=job.name), now)
+        return
+    job.attempt += 1
+    job.display_name = book.display_name(job.id, job.attempt)
+    job.looks = 0
+    job.revoked = False
+    job.name = ""
+    job.uploaded_at = 0.0
+    if job.form == "file":
+        job.file_name = file_name(job.id, job.attempt)
+        book.move(job, JobState.UPLOADING)
+    else:
+        book.move(job, JobState.CREATING)
+    book.record(job)
+    resume(book, job, now)
+
+
+def _fetch_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
+    """Ask for the job again before its output: what was settled is settled, the rest comes with the next fetch."""
+    gone = fault.kind == "refused" and fault.error.code in _GONE
+    book.retries.pop(job.id, None)
+    if gone and now - job.ended_at >= book.settings.output_grace_s:
+        book.report("output_vanished", job.name)
+        settlement.settle_rest(book, job, fault.error, now, missing=True)
+        return
+    failures = job.failures
+    book.move(job, JobState.RUNNING)
+    job.failures = failures
+    _try_later(book, job, now)
+
+
+def _try_later(book: Book, job: Job, now: float) -> None:
+    s = book.settings
+    job.failures += 1
+    job.wake_at = now + pause_s(s.retry_min_s, s.retry_max_s, job.failures, job.id)
+
+
+def _try_later_or_give_back(book: Book, job: Job, fault: Fault, now: float) -> None:
+    """Go on trying to reach the server for a while; then tell the awaiters instead of letting them hang."""
+    s = book.settings
+    if not job.failures:
+        job.failing_since = now
+    _try_later(book, job, now)
+    patience_s = s.unreachable_s if book.reached else s.first_contact_s
+    if job.wake_at is not None and job.wake_at - job.failing_since > patience_s:
+        settlement.give_back(book, job, Failure(kind="unreachable", error=fault.error))
+
+
+def _copy(job: Job) -> Job:
+    return msgspec.structs.replace(job)

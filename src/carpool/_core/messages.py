@@ -1,0 +1,319 @@
+"""What the engine is told (events, past participles), what it wants done (actions, imperatives) and written down (writes).
+
+Writes of a step are durable before its actions start.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from carpool._core.model import (
+    Failure,
+    Fault,
+    Job,
+    Lane,
+    Marks,
+    Meta,
+    Place,
+    RemoteFile,
+    ResultsHead,
+    RowFault,
+    SegmentHead,
+    Tokens,
+)
+from carpool.types import BatchJob
+
+# -- events
+
+
+class Woken(msgspec.Struct, frozen=True, tag=True):
+    """Time passed, or requests were admitted."""
+
+
+class Flushed(msgspec.Struct, frozen=True, tag=True):
+    """The user wants what waits now to be sent."""
+
+
+class CallersGone(msgspec.Struct, frozen=True, tag=True):
+    """Nobody awaits these requests any more."""
+
+    places: list[Place]
+
+
+class Undelivered(msgspec.Struct, frozen=True, tag=True):
+    """These answers were handed to callers that were cancelled before they took them."""
+
+    rows: list[tuple[Place, str, bytes, bytes]]
+    """Place, key, digest, body."""
+    lane: Lane
+    job: str
+
+
+class Uploaded(msgspec.Struct, frozen=True, tag=True):
+    """A job's input file is on the server."""
+
+    job: str
+    op: int
+    file: RemoteFile
+
+
+class Created(msgspec.Struct, frozen=True, tag=True):
+    """The server took the job and named it."""
+
+    job: str
+    op: int
+    name: str
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """The jobs that carry this job's display name."""
+
+    job: str
+    op: int
+    remotes: list[BatchJob]
+
+
+class Revoked(msgspec.Struct, frozen=True, tag=True):
+    """The input file of a job of unknown fate is deleted."""
+
+    job: str
+    op: int
+
+
+class Polled(msgspec.Struct, frozen=True, tag=True):
+    """The server's view of a job."""
+
+    job: str
+    op: int
+    remote: BatchJob
+
+
+class RowsFetched(msgspec.Struct, frozen=True, tag=True):
+    """A block of a job's output was sorted by place; each place occurs at most once over all blocks of one fetch."""
+
+    job: str
+    op: int
+    delivered: list[Place]
+    """Handed straight to live awaiters of automatic keys."""
+    kept: list[tuple[Place, bytes]]
+    """To be stored before they are delivered."""
+    failed: list[RowFault]
+    tokens: Tokens
+
+
+class FetchEnded(msgspec.Struct, frozen=True, tag=True):
+    """The output was read to its end."""
+
+    job: str
+    op: int
+    unknown: int = 0
+    """Rows whose key is not of this job, or came a second time with other bytes, or could not be read."""
+
+
+class CallFailed(msgspec.Struct, frozen=True, tag=True):
+    """The question in the air about a job ended in an error; the job's state says which question it was."""
+
+    job: str
+    op: int
+    fault: Fault
+
+
+
+
+class Closing(msgspec.Struct, frozen=True, tag=True):
+    """The client is being left: bare awaits that were not sent are withdrawn, the rest is sent."""
+
+    send: bool
+
+
+Event: TypeAlias = (
+    Woken
+    | Flushed
+    | CallersGone
+    | Undelivered
+    | Uploaded
+    | Created
+    | Found
+    | Revoked
+    | Polled
+    | RowsFetched
+    | FetchEnded
+    | CallFailed
+    | Closing
+)
+
+# -- writes
+
+
+class PutMeta(msgspec.Struct, frozen=True, tag=True):
+    """Record the slot's identity."""
+
+    meta: Meta
+
+
+class PutSegment(msgspec.Struct, frozen=True, tag=True):
+    """Record accepted requests."""
+
+    head: SegmentHead
+    lines: list[bytes]
+    """One JSONL line a row, newline included."""
+
+
+class PutMarks(msgspec.Struct, frozen=True, tag=True):
+    """Record what became of a segment's rows."""
+
+    marks: Marks
+
+
+class DropSegments(msgspec.Struct, frozen=True, tag=True):
+    """Forget segments whose rows are all done, and their marks."""
+
+    numbers: list[int]
+
+
+class PutJob(msgspec.Struct, frozen=True, tag=True):
+    """Record a job as it stands."""
+
+    job: Job
+
+
+class DropJob(msgspec.Struct, frozen=True, tag=True):
+    """Forget a job."""
+
+    id: str
+
+
+class PutResults(msgspec.Struct, frozen=True, tag=True):
+    """Record results."""
+
+    head: ResultsHead
+    bodies: list[bytes]
+
+
+class DropResults(msgspec.Struct, frozen=True, tag=True):
+    """Forget results that are delivered or too old."""
+
+    numbers: list[int]
+
+
+Write: TypeAlias = PutMeta | PutSegment | PutMarks | DropSegments | PutJob | DropJob | PutResults | DropResults
+Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead
+
+# -- actions
+
+
+class Upload(msgspec.Struct, frozen=True, tag=True):
+    """Upload the job's rows as a file of the given name."""
+
+    job: Job
+    op: int
+
+
+class Create(msgspec.Struct, frozen=True, tag=True):
+    """Send the create call, once."""
+
+    job: Job
+    op: int
+
+
+class Find(msgspec.Struct, frozen=True, tag=True):
+    """List the jobs that carry this job's display name."""
+
+    job: Job
+    op: int
+
+
+class Revoke(msgspec.Struct, frozen=True, tag=True):
+    """Delete the job's input file, so that a create on its way fails."""
+
+    job: Job
+    op: int
+
+
+class Poll(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the job."""
+
+    job: Job
+    op: int
+
+
+class Fetch(msgspec.Struct, frozen=True, tag=True):
+    """Stream the job's output."""
+
+    job: Job
+    op: int
+    remote: BatchJob
+
+
+class CancelRemote(msgspec.Struct, frozen=True, tag=True):
+    """Cancel a job on the server; a failure is not worth a retry."""
+
+    name: str
+
+
+class DeleteRemote(msgspec.Struct, frozen=True, tag=True):
+    """Delete a job or file on the server; it goes away by itself after 48 h if this fails."""
+
+    name: str
+
+
+class Deliver(msgspec.Struct, frozen=True, tag=True):
+    """Hand stored results to their awaiters."""
+
+    job: str
+    rows: list[tuple[Place, bytes]]
+
+
+class Fail(msgspec.Struct, frozen=True, tag=True):
+    """Tell the awaiters of these requests the verdict."""
+
+    places: list[Place]
+    failure: Failure
+
+
+class Expire(msgspec.Struct, frozen=True, tag=True):
+    """Tell the awaiters of this request whose deadline has passed."""
+
+    place: Place
+    deadline: float
+
+
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """These segments are no longer needed in memory."""
+
+    numbers: list[int]
+
+
+class Report(msgspec.Struct, frozen=True, tag=True):
+    """Tell the log what an operator should know."""
+
+    event: str
+    job: str
+    count: int = 1
+    detail: str = ""
+
+
+Action: TypeAlias = (
+    Upload
+    | Create
+    | Find
+    | Revoke
+    | Poll
+    | Fetch
+    | CancelRemote
+    | DeleteRemote
+    | Deliver
+    | Fail
+    | Expire
+    | Forget
+    | Report
+)
+
+
+class Step(msgspec.Struct, kw_only=True):
+    """The engine's answer to an event: what to write down, and then what to do."""
+
+    writes: list[Write] = []
+    actions: list[Action] = []

@@ -1,0 +1,329 @@
+"""The engine's data: where one request stands (a row of a segment), lanes, jobs, and the records that go to disk.
+
+Owns shapes and the transition table. Requests live in columns of a segment, not in objects of their own; a *place* (an int)
+names one row. Bodies pass through as opaque bytes. Records evolve by defaulted fields at the end only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from enum import Enum
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from carpool.types import BatchJob, Kind, ServerError
+
+ROW_BITS: Final = 20
+ROW_MASK: Final = (1 << ROW_BITS) - 1
+ROWS_MAX: Final = 1 << ROW_BITS
+DIGEST_BYTES: Final = 16
+FORMAT: Final = 1
+
+Place: TypeAlias = int
+"""Segment number shifted left by ROW_BITS, or'ed with the row."""
+
+Span: TypeAlias = tuple[int, int, int]
+"""Segment number, first row, row after the last."""
+
+# Flags of a row, on disk.
+EXPLICIT: Final = 1
+"""The caller named the key: the result is stored and the request goes on after a crash."""
+TICKET: Final = 2
+"""Submitted: nobody has to wait for it."""
+ABANDONED: Final = 4
+"""Nobody awaits it any more (in memory only): an identical call may adopt it, and it is not sent again unasked."""
+
+# States of a row, in memory; only DONE goes to disk (SENT follows from the jobs, the others from recovery).
+QUEUED: Final = 0
+SENT: Final = 1
+DONE: Final = 2
+PARKED: Final = 3
+"""Accepted by a process that is gone, or held back: never sent unasked."""
+
+
+class Lane(msgspec.Struct, frozen=True, gc=False):
+    """What may share a job: the wire takes one kind and one model a job."""
+
+    kind: Kind
+    model: str
+
+
+class Framing(msgspec.Struct, frozen=True, gc=False):
+    """What the provider's wire adds around rows, so that the core can count exact bytes without seeing any."""
+
+    inline_envelope_bytes: int
+    """The create call around its rows, display name left out."""
+    inline_row_bytes: int
+    """An inline row, its comma included, less the same row as a line of a file, its newline included."""
+
+
+class SegmentHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """A segment on disk, without its lines: accepted requests of one lane, written together. Columns are packed."""
+
+    no: int
+    lane: Lane
+    origin: str
+    accepted_at: float
+    keys: list[str]
+    ends: bytes
+    tokens: bytes
+    flags: bytes
+    digests: bytes
+    deadlines: bytes = b""
+
+
+class Segment(msgspec.Struct, kw_only=True, gc=False):
+    """Accepted requests of one lane, in columns. ``lines`` is held only until the segment is written."""
+
+    no: int
+    lane: Lane
+    origin: str
+    accepted_at: float
+    keys: list[str]
+    ends: array[int]
+    """Cumulative bytes of the lines."""
+    tokens: array[int]
+    """Cumulative estimate of input tokens."""
+    flags: bytearray
+    digests: bytearray
+    deadlines: array[float]
+    """Empty where no row has one; else infinity for rows without."""
+    lines: list[bytes]
+    size_bytes: int = 0
+    token_count: int = 0
+    states: bytearray = msgspec.field(default_factory=bytearray)
+    attempts: bytearray = msgspec.field(default_factory=bytearray)
+    open_rows: int = 0
+    """Rows that are not DONE."""
+    jobs: int = 0
+    """Unfinished jobs that hold rows of it."""
+
+    def head(self) -> SegmentHead:
+        """Return what goes to disk beside the lines."""
+        return SegmentHead(
+            no=self.no,
+            lane=self.lane,
+            origin=self.origin,
+            accepted_at=self.accepted_at,
+            keys=self.keys,
+            ends=self.ends.tobytes(),
+            tokens=self.tokens.tobytes(),
+            flags=bytes(self.flags),
+            digests=bytes(self.digests),
+            deadlines=self.deadlines.tobytes(),
+        )
+
+    @classmethod
+    def from_head(cls, head: SegmentHead) -> Segment:
+        """Return the segment of a record, all rows QUEUED and never sent."""
+        ends, tokens, deadlines = array("Q"), array("Q"), array("d")
+        ends.frombytes(head.ends)
+        tokens.frombytes(head.tokens)
+        deadlines.frombytes(head.deadlines)
+        count = len(head.keys)
+        return cls(
+            no=head.no,
+            lane=head.lane,
+            origin=head.origin,
+            accepted_at=head.accepted_at,
+            keys=head.keys,
+            ends=ends,
+            tokens=tokens,
+            flags=bytearray(head.flags),
+            digests=bytearray(head.digests),
+            deadlines=deadlines,
+            lines=[],
+            size_bytes=ends[-1] if count else 0,
+            token_count=tokens[-1] if count else 0,
+            states=bytearray(count),
+            attempts=bytearray(count),
+            open_rows=count,
+        )
+
+    def digest(self, row: int) -> bytes:
+        """Return the digest of one row's request."""
+        return bytes(self.digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES])
+
+    def bytes_of(self, start: int, stop: int) -> int:
+        """Return the size of the lines of some rows, newlines included."""
+        return self.ends[stop - 1] - (self.ends[start - 1] if start else 0)
+
+    def tokens_of(self, start: int, stop: int) -> int:
+        """Return the estimated input tokens of some rows."""
+        return self.tokens[stop - 1] - (self.tokens[start - 1] if start else 0)
+
+
+class Marks(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """What became of a segment's rows since it was written."""
+
+    no: int
+    done: bytes
+    """A byte a row: 1 if DONE."""
+    attempts: bytes
+
+
+class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """Stored results, without their bodies."""
+
+    no: int
+    origin: str
+    lane: Lane
+    job: str
+    """Name of the batch job that gave them."""
+    kept_at: float
+    places: list[Place]
+    keys: list[str]
+    digests: bytes
+    flags: bytes
+    """As of the request."""
+    failed: bytes
+    """A byte a row: 1 if the body is a Failure."""
+    ends: bytes
+    """Cumulative bytes of the bodies."""
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Identity of a store slot, and how often it was opened."""
+
+    store_id: str
+    epoch: int = 0
+    format: int = FORMAT
+
+
+class JobState(Enum):
+    """Where a job stands. CREATING and LOOKING are the states in which money may be spent without our knowing."""
+
+    UPLOADING = "uploading"
+    """Its rows go up as a file."""
+    READY = "ready"
+    """Its input is there, and no create is in the air: waiting after a refusal."""
+    CREATING = "creating"
+    """The intent to create it is on record."""
+    LOOKING = "looking"
+    """Nobody knows whether its create took effect."""
+    RUNNING = "running"
+    """The server gave it a name; it is polled."""
+    FETCHING = "fetching"
+    """It ended; its rows are being settled."""
+    CLOSED = "closed"
+    """Every row is settled, or queued again."""
+
+
+TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
+    JobState.UPLOADING: frozenset({JobState.CREATING, JobState.CLOSED}),
+    JobState.READY: frozenset({JobState.CREATING, JobState.CLOSED}),
+    JobState.CREATING: frozenset(
+        {JobState.RUNNING, JobState.READY, JobState.LOOKING, JobState.UPLOADING, JobState.CLOSED}
+    ),
+    JobState.LOOKING: frozenset({JobState.RUNNING, JobState.CREATING, JobState.UPLOADING, JobState.CLOSED}),
+    JobState.RUNNING: frozenset({JobState.FETCHING, JobState.LOOKING, JobState.CLOSED}),
+    JobState.FETCHING: frozenset({JobState.RUNNING, JobState.CLOSED}),
+    JobState.CLOSED: frozenset(),
+}
+
+Form: TypeAlias = Literal["inline", "file"]
+
+
+class RemoteFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An uploaded file."""
+
+    name: str
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """A batch: requests sealed together, and what is known of it on the server's side. Written whole at each change."""
+
+    id: str
+    lane: Lane
+    origin: str
+    form: Form
+    spans: tuple[Span, ...]
+    count: int
+    line_bytes: int
+    tokens: int
+    sealed_at: float
+    display_name: str
+    state: JobState
+    attempt: int = 1
+    file_name: str = ""
+    """Name that the input file has or will have."""
+    uploaded_at: float = 0.0
+    name: str = ""
+    """The server's name; empty until known."""
+    created_at: float = 0.0
+    looks: int = 0
+    """How often the list was searched for this attempt without finding it."""
+    revoked: bool = False
+    """Whether this attempt's input file was deleted, so that a create still on its way can no longer take effect."""
+    failures: int = 0
+    """Calls that failed since the last one that did not."""
+    failing_since: float = 0.0
+    wake_at: float | None = None
+    """When to ask again; ``None`` while an answer is awaited."""
+    ended_at: float = 0.0
+    op: int = 0
+    """Number of the question in the air; a reply with another number is stale."""
+    remote: BatchJob | None = None
+    """The server's last word, once it ended."""
+
+
+FaultKind: TypeAlias = Literal["not_sent", "refused", "unknown"]
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Why a call to the provider failed.
+
+    ``not_sent``: it never reached the server. ``refused``: the server answered that it did nothing (4xx). ``unknown``: it may
+    have taken effect (timeout, reset, 5xx, an unreadable answer).
+    """
+
+    kind: FaultKind
+    error: ServerError = ServerError()
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """The final verdict on one request, as it is stored and turned into an exception for each awaiter."""
+
+    kind: Literal["rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable"]
+    error: ServerError = ServerError()
+    job: str = ""
+
+
+class RowFault(msgspec.Struct, frozen=True, gc=False):
+    """A row that came back as an error."""
+
+    place: Place
+    error: ServerError
+
+
+class Tokens(msgspec.Struct, frozen=True, gc=False):
+    """Token sums of some answers, for the account."""
+
+    answers: int = 0
+    uncounted: int = 0
+    """Answers that cannot be priced from their sums: no token count, or cached input."""
+    prompt: int = 0
+    output: int = 0
+
+
+class Row(msgspec.Struct, gc=False):
+    """One row of a job's output: its key, and the answer's bytes or the error."""
+
+    key: str = ""
+    response: msgspec.Raw = msgspec.Raw()
+    error: ServerError | None = None
+
+
+class Block(msgspec.Struct, kw_only=True):
+    """Rows that arrived together, and what could not be read among them."""
+
+    rows: list[Row]
+    unreadable: int = 0
+
+
+def place_of(segment_no: int, row: int) -> Place:
+    """Return the place of a row."""
+    return segment_no << ROW_BITS | row

@@ -1,0 +1,130 @@
+"""Rebuild an engine from what the store holds.
+
+Owns the rules of P1 and P2 after a crash: tickets and explicit keys go on by themselves; bare awaits wait to be claimed by an
+identical call and are never sent unasked; a create in the air is of unknown fate; nothing of another origin is touched.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from carpool._core.engine import Engine
+from carpool._core.messages import PutMeta, Record, Step
+from carpool._core.model import (
+    ABANDONED,
+    DONE,
+    EXPLICIT,
+    PARKED,
+    QUEUED,
+    ROW_BITS,
+    ROW_MASK,
+    SENT,
+    Framing,
+    Job,
+    JobState,
+    Marks,
+    Meta,
+    ResultsHead,
+    Segment,
+    SegmentHead,
+    place_of,
+)
+from carpool.settings import Settings
+
+
+class Recovery:
+    """Takes the records in the order in which a store loads them; ``finish`` gives the engine."""
+
+    def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
+        self._meta = msgspec.structs.replace(meta, epoch=meta.epoch + 1)
+        self._engine = Engine(settings, framing, origin, meta.store_id, self._meta.epoch)
+        self._book = self._engine.book
+
+    def take(self, record: Record) -> None:
+        """Take one record."""
+        book = self._book
+        match record:
+            case SegmentHead():
+                book.next_segment = max(book.next_segment, record.no + 1)
+                if record.origin == book.origin:
+                    book.segments[record.no] = Segment.from_head(record)
+                else:
+                    book.foreign += len(record.keys)
+            case Marks():
+                self._take_marks(record)
+            case Job():
+                if record.origin == book.origin:
+                    self._take_job(record)
+            case ResultsHead():
+                self._take_results(record)
+            case Meta():
+                pass
+
+    def finish(self, now: float) -> tuple[Engine, Step]:
+        """Return the engine, and the step that records its opening."""
+        book = self._book
+        book.write(PutMeta(meta=self._meta))
+        for segment in book.segments.values():
+            self._sort_rows(segment)
+        for job in book.jobs.values():
+            if job.state is JobState.CREATING:
+                book.move(job, JobState.LOOKING)
+                book.record(job)
+            elif job.state is JobState.FETCHING:
+                job.state = JobState.RUNNING
+            job.wake_at = now
+        book.sweep_segments([no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs])
+        return self._engine, book.take_step()
+
+    def _take_marks(self, marks: Marks) -> None:
+        segment = self._book.segments.get(marks.no)
+        if segment is None:
+            return
+        segment.attempts = bytearray(marks.attempts)
+        for row, done in enumerate(marks.done):
+            if done:
+                _mark_done(segment, row)
+
+    def _take_job(self, job: Job) -> None:
+        self._book.hold(job)
+        for no, start, stop in job.spans:
+            segment = self._book.segments[no]
+            for row in range(start, stop):
+                if segment.states[row] == QUEUED:
+                    segment.states[row] = SENT
+
+    def _take_results(self, head: ResultsHead) -> None:
+        book = self._book
+        book.next_results = max(book.next_results, head.no + 1)
+        for place in head.places:
+            book.next_segment = max(book.next_segment, (place >> ROW_BITS) + 1)
+        if head.origin != book.origin:
+            book.foreign += len(head.keys)
+            return
+        for place in head.places:
+            segment = book.segments.get(place >> ROW_BITS)
+            if segment is not None:
+                _mark_done(segment, place & ROW_MASK)
+        book.index_results(head)
+
+    def _sort_rows(self, segment: Segment) -> None:
+        """Let explicit rows go on, and offer the others to identical calls."""
+        book = self._book
+        for row, state in enumerate(segment.states):
+            if state == DONE:
+                continue
+            place = place_of(segment.no, row)
+            if segment.flags[row] & EXPLICIT:
+                book.keys.live[segment.keys[row]] = place
+                continue
+            if state == QUEUED:
+                segment.states[row] = PARKED
+            segment.flags[row] |= ABANDONED
+            book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
+        book.queue_again(segment)
+
+
+def _mark_done(segment: Segment, row: int) -> None:
+    if segment.states[row] != DONE:
+        segment.states[row] = DONE
+        segment.open_rows -= 1

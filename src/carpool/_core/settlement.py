@@ -1,0 +1,253 @@
+"""How rows end: answered, rejected, sent again, or failed after all.
+
+Every row of every job ends here, whatever the server did: the batch's own keys are what is settled, never the reply's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from carpool._core.book import Book, KeptRow, spans_of
+from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, RowsFetched, Undelivered
+from carpool._core.model import (
+    ABANDONED,
+    EXPLICIT,
+    PARKED,
+    SENT,
+    Failure,
+    Job,
+    Place,
+    RowFault,
+    Segment,
+)
+from carpool._core.retry import bad_rows, is_retryable
+from carpool.types import ServerError
+
+_ATTEMPTS_CAP: Final = 255
+_MISSING: Final = ServerError(message="the job succeeded without a row for this key")
+
+
+def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
+    """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
+    for place in event.delivered:
+        _finish(book, place)
+    book.answered += len(event.delivered) + len(event.kept)
+    book.ledger.settle("batch", job.lane.model, event.tokens)
+    if event.kept:
+        rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
+        book.keep(job.lane, job.name, rows, now)
+        for place, _ in event.kept:
+            _finish(book, place)
+        book.act(Deliver(job=job.name, rows=event.kept))
+    if event.failed:
+        _sort_faults(book, job, event.failed, now)
+
+
+def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
+    """Close a job whose output was read to its end: rows that did not come are missing."""
+    if event.unknown:
+        book.report("rows_not_ours", job.name, event.unknown)
+    remote = job.remote
+    complete = remote is not None and remote.state == "SUCCEEDED"
+    error = _MISSING if complete or remote is None or remote.error is None else remote.error
+    settle_rest(book, job, error, now, missing=complete)
+
+
+def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing: bool) -> None:
+    """Send every row that has no answer again, as far as its attempts allow, and close the job."""
+    retries = book.retries.pop(job.id, {})
+    rest = [place for place in book.rows_in(job, SENT) if place not in retries]
+    if rest and missing:
+        book.report("rows_missing", job.name, len(rest))
+    verdicts = Verdicts()
+    verdict = Failure(kind="missing" if missing else "failed", error=error, job=job.name)
+    again = [place for place in rest if _try_again(book, place, verdict, verdicts)]
+    for place, row_error in retries.items():
+        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
+            again.append(place)
+    fail(book, job, verdicts, now)
+    book.retried += len(again)
+    book.requeue(spans_of(sorted(again)), now)
+    finish_job(book, job)
+
+
+class Verdicts:
+    """Final verdicts on rows, equal ones together."""
+
+    def __init__(self) -> None:
+        self.groups: dict[bytes, tuple[Failure, list[Place]]] = {}
+        """By the verdict as it is stored."""
+
+    def add(self, places: list[Place], failure: Failure) -> None:
+        """Add rows with one verdict."""
+        if places:
+            self.groups.setdefault(msgspec.json.encode(failure), (failure, []))[1].extend(places)
+
+
+def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
+    """Give rows their final verdict: stored where the caller named the key, told to whoever waits."""
+    rows = [
+        _kept_row(book, place, body, failed=True)
+        for body, (_, places) in verdicts.groups.items()
+        for place in places
+        if _flags(book, place) & EXPLICIT
+    ]
+    if rows:
+        book.keep(job.lane, job.name, rows, now)
+    for failure, places in verdicts.groups.values():
+        for place in places:
+            _finish(book, place)
+        book.failed += len(places)
+        book.act(Fail(places=places, failure=failure))
+
+
+def _fail_all(book: Book, job: Job, places: list[Place], failure: Failure, now: float) -> None:
+    verdicts = Verdicts()
+    verdicts.add(places, failure)
+    fail(book, job, verdicts, now)
+
+
+def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -> bool:
+    """Count an attempt against a row, and return whether it is to be sent again.
+
+    A row that nobody awaits any more, and whose key nobody named, is not sent again unasked.
+    """
+    segment, row = _row(book, place)
+    segment.attempts[row] = min(_ATTEMPTS_CAP, segment.attempts[row] + 1)
+    if segment.flags[row] & ABANDONED:
+        book.finish(segment, row)
+        return False
+    if segment.attempts[row] >= book.settings.attempts_max:
+        verdicts.add([place], failure)
+        return False
+    return True
+
+
+def isolate(book: Book, job: Job, error: ServerError, now: float) -> None:
+    """Part the bad row from the rest: by the server's words, else by halves. Nothing ran, so no attempt is counted."""
+    rows = bad_rows(error.message, job.count)
+    if rows or job.count == 1:
+        bad = [book.place_in(job, row) for row in rows or [0]]
+        _fail_all(book, job, bad, Failure(kind="rejected", error=error, job=job.name), now)
+        book.requeue(spans_of(_wanted(book, job)), now)
+    else:
+        _halve(book, job)
+    finish_job(book, job)
+
+
+def too_large(book: Book, job: Job, error: ServerError, now: float) -> None:
+    """Send a refused batch in another form or size; a single row that is too large as a file has nowhere to go."""
+    if job.form == "inline":
+        book.requeue_group(job.lane, spans_of(_wanted(book, job)), as_file=True)
+    elif job.count == 1:
+        _fail_all(book, job, book.rows_in(job, SENT), Failure(kind="too_large", error=error), now)
+    else:
+        _halve(book, job)
+    finish_job(book, job)
+
+
+def reject(book: Book, job: Job, error: ServerError, now: float) -> None:
+    """Fail every row of a job that the server will never take."""
+    _fail_all(book, job, book.rows_in(job, SENT), Failure(kind="rejected", error=error, job=job.name), now)
+    finish_job(book, job)
+
+
+def give_up(book: Book, job: Job, failure: Failure, now: float) -> None:
+    """Fail every row of a job after its last attempt."""
+    _fail_all(book, job, book.rows_in(job, SENT), failure, now)
+    finish_job(book, job)
+
+
+def give_back(book: Book, job: Job, failure: Failure) -> None:
+    """Tell all awaiters why nothing can be sent, and keep what was promised: tickets and explicit keys stay on disk."""
+    places = book.rows_in(job, SENT)
+    for place in places:
+        segment, row = _row(book, place)
+        if segment.flags[row] & EXPLICIT:
+            segment.states[row] = PARKED
+        else:
+            book.finish(segment, row)
+    book.failed += len(places)
+    book.act(Fail(places=places, failure=failure))
+    finish_job(book, job)
+
+
+def on_undelivered(book: Book, event: Undelivered, now: float) -> None:
+    """Keep answers that their callers did not live to take, for whoever asks the same again."""
+    rows = [
+        KeptRow(place=place, key=key, digest=digest, flags=0, failed=False, body=body)
+        for place, key, digest, body in event.rows
+    ]
+    book.keep(event.lane, event.job, rows, now)
+
+
+def finish_job(book: Book, job: Job) -> None:
+    """Close a job, and delete on the server what is not needed any more."""
+    book.close(job)
+    if job.uploaded_at:
+        book.act(DeleteRemote(name=job.file_name))
+    if job.name and book.settings.delete_remote:
+        book.act(DeleteRemote(name=job.name))
+
+
+def _wanted(book: Book, job: Job) -> list[Place]:
+    """Return the job's unanswered rows, less those that nobody awaits any more, which end here."""
+    wanted: list[Place] = []
+    for place in book.rows_in(job, SENT):
+        segment, row = _row(book, place)
+        if segment.flags[row] & ABANDONED:
+            book.finish(segment, row)
+        else:
+            wanted.append(place)
+    return wanted
+
+
+def _halve(book: Book, job: Job) -> None:
+    places = _wanted(book, job)
+    middle = len(places) // 2
+    for half in (places[:middle], places[middle:]):
+        if half:
+            book.requeue_group(job.lane, spans_of(half), as_file=job.form == "file")
+
+
+def _sort_faults(book: Book, job: Job, faults: list[RowFault], now: float) -> None:
+    """Reject rows whose error is final; hold the others until the job is closed, since a second fetch shows them again."""
+    verdicts = Verdicts()
+    for fault in faults:
+        if is_retryable(fault.error):
+            book.retries.setdefault(job.id, {})[fault.place] = fault.error
+        else:
+            verdicts.add([fault.place], Failure(kind="rejected", error=fault.error, job=job.name))
+    fail(book, job, verdicts, now)
+
+
+def _kept_row(book: Book, place: Place, body: bytes, *, failed: bool) -> KeptRow:
+    segment, row = _row(book, place)
+    return KeptRow(
+        place=place,
+        key=segment.keys[row],
+        digest=segment.digest(row),
+        flags=segment.flags[row],
+        failed=failed,
+        body=body,
+    )
+
+
+def _row(book: Book, place: Place) -> tuple[Segment, int]:
+    segment, row = book.at(place)
+    assert segment is not None, f"place {place:#x} is forgotten"  # noqa: S101 - a job holds its segments
+    return segment, row
+
+
+def _flags(book: Book, place: Place) -> int:
+    segment, row = _row(book, place)
+    return segment.flags[row]
+
+
+def _finish(book: Book, place: Place) -> None:
+    segment, row = _row(book, place)
+    assert segment.states[row] == SENT, f"row settled twice: {place:#x}"  # noqa: S101 - rows of a fetch are SENT
+    book.finish(segment, row)
+

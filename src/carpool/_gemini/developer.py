@@ -1,0 +1,210 @@
+"""The Provider for the Gemini Developer API.
+
+Owns paths, and which reply of which call means what. Repeats nothing by itself, uploads apart: when to ask again is the
+engine's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from typing import Final
+
+from carpool._core.model import Block, Fault, Framing, Job, RemoteFile
+from carpool._gemini import wire
+from carpool._gemini.encode import model_name
+from carpool._gemini.files import Files
+from carpool._gemini.http import Floor, Http, ok, unreadable
+from carpool._ports import OpenAt, ProviderError
+from carpool.errors import CarpoolError, ConfigurationError
+from carpool.settings import Settings
+from carpool.types import BatchJob, ServerError
+
+BASE_URL: Final = "https://generativelanguage.googleapis.com"
+API_VERSION: Final = "v1beta"
+_PAGE_SIZE: Final = 100
+_PAGES_MAX: Final = 100_000
+_VERSION = re.compile(r"v[0-9][a-z0-9]{0,15}")
+_SALT: Final = b"carpool origin 1\0"
+
+
+class DeveloperProvider:
+    """The Gemini Developer API, as one key sees it.
+
+    Args:
+        api_key: goes into a header, to this base URL's origin only.
+        base_url: ``https://generativelanguage.googleapis.com``, or whoever speaks like it; may have a path.
+        api_version: first part of the paths, ``"v1beta"`` or ``"v1"``.
+        settings: limits and waiting times.
+        floor: how slowly replies may come.
+
+    Raises:
+        ConfigurationError: key, base URL or version cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str = BASE_URL,
+        api_version: str = API_VERSION,
+        settings: Settings | None = None,
+        floor: Floor | None = None,
+    ) -> None:
+        if not _VERSION.fullmatch(api_version):
+            raise ConfigurationError(f"api_version is {api_version[:40]!r}; it must look like 'v1beta' or 'v1'")
+        settings = settings or Settings()
+        self._settings = settings
+        self._version = api_version
+        self._http = Http(base_url, api_key, settings, floor)
+        self._files = Files(self._http, api_version, settings)
+        fingerprint = hashlib.sha256(_SALT + api_key.encode()).hexdigest()[:12]
+        self._origin = f"{self._http.base}#{fingerprint}"
+        self._framing = wire.framing(settings.priority)
+
+    def __repr__(self) -> str:
+        return f"DeveloperProvider({self._origin})"
+
+    @property
+    def origin(self) -> str:
+        """Where and as whom it calls: base URL and a salted fingerprint of the key."""
+        return self._origin
+
+    @property
+    def framing(self) -> Framing:
+        """What an inline create call adds around rows."""
+        return self._framing
+
+    async def open(self) -> None:
+        """Get ready on the running loop."""
+        await self._http.open()
+
+    async def close(self) -> None:
+        """Give back sockets."""
+        await self._http.close()
+
+    async def upload(self, name: str, size_bytes: int, open_at: OpenAt) -> RemoteFile:
+        """Upload a batch file of this name; idempotent, and resumed after a break."""
+        return await self._files.upload(_checked(name, "files/"), size_bytes, open_at)
+
+    async def create(self, job: Job, lines: AsyncIterator[bytes]) -> str:
+        """Create the job, with one POST that is never repeated. Return its name."""
+        if job.form == "file":
+            name = _checked(job.file_name, "files/")
+            body = wire.file_body(job.display_name, name, job.lane.kind, self._settings.priority)
+        else:
+            rows = [row async for some in lines for row in wire.inline_rows(some)]
+            if len(rows) != job.count:
+                raise unreadable(f"{len(rows)} rows were given for a job of {job.count}", "not_sent")
+            body = wire.inline_body(job.display_name, rows, self._settings.priority)
+            del rows
+        method = "batchGenerateContent" if job.lane.kind == "generate" else "asyncBatchEmbedContent"
+        url = self._http.url(f"/{self._version}/{_model_path(job.lane.model)}:{method}")
+        reply = await self._http.call("POST", url, body=(body,))
+        try:
+            return wire.created_name(ok(reply))
+        except (ValueError, RecursionError):
+            error = unreadable("the answer to the create call holds no name of a job")
+        raise error
+
+    async def find(self, display_name: str) -> list[BatchJob]:
+        """Return all jobs with exactly this display name, oldest first, having read all pages."""
+        found = [job async for job in self.list_jobs() if job.display_name == display_name]
+        return sorted(found, key=lambda job: (job.created_at.removesuffix("Z"), job.name))
+
+    async def list_jobs(self) -> AsyncIterator[BatchJob]:
+        """Iterate over all jobs, newest first, page by page."""
+        token, seen = "", set[str]()
+        for _ in range(_PAGES_MAX):
+            query = {"pageSize": str(_PAGE_SIZE)} | ({"pageToken": token} if token else {})
+            url = self._http.url(f"/{self._version}/batches").with_query(query)
+            body = ok(await self._http.call("GET", url))
+            try:
+                jobs, token = wire.read_page(body)
+            except (ValueError, RecursionError):
+                jobs, token = None, ""
+            if jobs is None:
+                raise unreadable("a page of the list of jobs cannot be read")
+            for job in jobs:
+                yield job
+            if not token:
+                return
+            if token in seen:
+                break
+            seen.add(token)
+        raise unreadable("the list of jobs does not end")
+
+    async def poll(self, name: str) -> BatchJob:
+        """Return the server's view of a job."""
+        try:
+            job = wire.read_operation(await self._operation(name))
+        except (ValueError, RecursionError):
+            job = None
+        if job is None or job.name != name:
+            raise unreadable("the server's description of the job cannot be read")
+        return job
+
+    async def fetch(self, job: BatchJob) -> AsyncIterator[Block]:
+        """Stream the output of an ended job: its result file, or the rows inside its description."""
+        output_file = job.output_file
+        if not output_file:
+            body = await self._operation(job.name)
+            try:
+                output_file = wire.read_operation(body).output_file
+                items = wire.inline_items(body)
+            except (ValueError, RecursionError):
+                items, output_file = None, ""
+            if items is None:
+                raise unreadable("the job's output cannot be read")
+            if not items and not output_file:
+                raise unreadable("the job has no output")
+            del body
+            for block in wire.decode_items(items):
+                yield block
+            if items:
+                return
+        async for piece in self._files.download(_checked(output_file, "files/")):
+            block = wire.decode_block(piece.data)
+            block.unreadable += piece.skipped
+            yield block
+
+    async def cancel(self, name: str) -> None:
+        """Cancel a job."""
+        url = self._http.url(f"/{self._version}/{_checked(name, 'batches/')}:cancel")
+        ok(await self._http.call("POST", url))
+
+    async def delete(self, name: str) -> None:
+        """Delete a job or a file; one that is gone counts as deleted (a missing file is answered with 403)."""
+        reply = await self._http.call("DELETE", self._http.url(f"/{self._version}/{_checked(name)}"))
+        if reply.status == 404 or (reply.status == 403 and name.startswith("files/")):
+            return
+        ok(reply)
+
+    async def _operation(self, name: str) -> bytes:
+        """GET a job; its description holds the whole inline output once there is any."""
+        return ok(await self._http.get(self._http.url(f"/{self._version}/{_checked(name, 'batches/')}")))
+
+
+def _checked(name: str, kind: str = "") -> str:
+    """Return a name that may enter a URL, or raise ``ProviderError``."""
+    try:
+        return wire.checked_name(name, kind)
+    except ValueError as error:
+        text = str(error)
+    raise _refused(text)
+
+
+def _model_path(model: str) -> str:
+    try:
+        name = model_name(model)
+    except CarpoolError as error:
+        text = str(error)
+    else:
+        return name if name.startswith("tunedModels/") else f"models/{name}"
+    raise _refused(text)
+
+
+def _refused(text: str) -> ProviderError:
+    """Return the error for a call that is not made, since the server could only refuse it."""
+    return ProviderError(Fault(kind="refused", error=ServerError(400, text, "INVALID_ARGUMENT")))

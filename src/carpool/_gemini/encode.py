@@ -1,0 +1,250 @@
+"""Requests to bytes: what a user asked, encoded once, in the form in which it goes into a batch.
+
+Owns the caches of the hot path, digests, and the line of a batch file. It is pure, and must not know what becomes of a
+line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from json import dumps
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from carpool._gemini.config import (
+    EMBED_BODY_FIELDS,
+    GENERATE_BODY_FIELDS,
+    NOTHING,
+    Placed,
+    place_embed,
+    place_generate,
+)
+from carpool._gemini.contents import contents_of, count_tokens
+from carpool._gemini.plain import bad_value, camel, encode, is_mapping, is_sequence, is_utf8, to_json, unknown_field
+from carpool.errors import ConfigurationError, NotBatchable
+
+_CACHED_CONFIGS_MAX: Final = 256
+_CACHED_BYTES_MAX: Final = 16_777_216
+_MODELS_MAX: Final = 1_024
+_NOT_BATCHABLE: Final = ("imagen", "veo", "lyria")
+_MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+_MEDIA_NAMES: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
+
+
+class Encoded(NamedTuple):
+    """A request, ready for the wire."""
+
+    payload: bytes
+    """The REST request as JSON, on one line."""
+    digest: bytes
+    """16 bytes of SHA-256 over kind, model and payload: the same request has the same digest."""
+    tokens: int
+    """Estimated input tokens, at least 1."""
+    schema: Any
+    """What ``GenerateResponse.parsed`` reads with; ``None`` where no schema was given."""
+
+
+def model_name(model: str) -> str:
+    """Return a model's name as it goes into a URL, without ``models/``.
+
+    Raises:
+        ConfigurationError: it is not a name.
+        NotBatchable: the Batch API has no such models (imagen, veo, lyria).
+    """
+    if not isinstance(model, str):
+        raise ConfigurationError(f"model must be a string, not {type(model).__name__}")
+    name = model.removeprefix("models/")
+    if not _MODEL.fullmatch(name):
+        raise ConfigurationError(f"model {model[:80]!r} is not a model name, such as 'gemini-3.5-flash'")
+    if name.startswith(_NOT_BATCHABLE):
+        raise NotBatchable(f"the Batch API does not take {name!r}: it has generateContent and embedContent models only")
+    return name
+
+
+def line(key: str, payload: bytes) -> bytes:
+    """Return the line of a batch file: key and request, newline included. The key is ASCII on the wire.
+
+    Raises:
+        ConfigurationError: the key cannot be encoded.
+    """
+    if key.isascii():
+        return b'{"key":' + encode(key) + b',"request":' + payload + b"}\n"
+    if not is_utf8(key):
+        raise ConfigurationError(f"key {key!r} holds a lone surrogate, which UTF-8 cannot carry")
+    return b'{"key":' + dumps(key).encode() + b',"request":' + payload + b"}\n"
+
+
+class Encoder:
+    """Encodes requests; one a client, for its caches. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, dict[str, Any]] = {"generate": {}, "embed": {}}
+        self._generate_hashes = self._hashes["generate"]
+        self._embed_hashes = self._hashes["embed"]
+        self._generate_configs = _Configs(place_generate)
+        self._embed_configs = _Configs(place_embed)
+
+    def generate(self, model: str, contents: Any, config: Any) -> Encoded:
+        """Encode one generate request.
+
+        Raises:
+            ConfigurationError: contents or config cannot be sent; the message names the place.
+            NotBatchable: the Batch API does not take this model or schema.
+        """
+        start = self._generate_hashes.get(model)
+        if start is None:
+            start = self._start("generate", model)
+        placed = NOTHING if config is None else self._generate_configs.place(config)
+        if type(contents) is str and contents:
+            try:
+                text = encode(contents)
+            except UnicodeEncodeError:
+                text = to_json(contents, "contents")
+            payload = b'{"contents":[{"parts":[{"text":' + text + b'}],"role":"user"}]' + placed[0] + b"}"
+            tokens = len(text) >> 2
+        else:
+            turns = contents_of(contents)
+            payload = b'{"contents":' + to_json(turns, "contents") + placed[0] + b"}"
+            tokens = count_tokens(turns)
+        digest = start.copy()
+        digest.update(payload)
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, placed[2])
+
+    def embed(self, model: str, content: Any, config: Any) -> Encoded:
+        """Encode one embed request: one content, which gives one vector.
+
+        Raises:
+            ConfigurationError: content or config cannot be sent, or there are several contents.
+            NotBatchable: the Batch API does not take this model.
+        """
+        start = self._embed_hashes.get(model)
+        if start is None:
+            start = self._start("embed", model)
+        placed = NOTHING if config is None else self._embed_configs.place(config)
+        if type(content) is str and content:
+            try:
+                text = encode(content)
+            except UnicodeEncodeError:
+                text = to_json(content, "content")
+            payload = b'{"content":{"parts":[{"text":' + text + b'}],"role":"user"}' + placed[0] + b"}"
+            tokens = len(text) >> 2
+        else:
+            if is_sequence(content) and len(content) > 1:
+                raise bad_value(
+                    "content",
+                    "embed takes one content and gives one vector: call it once for each, "
+                    "or give {'parts': [...]} for one vector of several parts",
+                )
+            turns = contents_of(content, "content")
+            payload = b'{"content":' + to_json(turns[0], "content") + placed[0] + b"}"
+            tokens = count_tokens(turns)
+        digest = start.copy()
+        digest.update(payload)
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None)
+
+    def body(self, kind: str, model: str, body: Any) -> Encoded:
+        """Take a finished REST request: a dict, or JSON as bytes or text. Only its field names are looked at.
+
+        Raises:
+            ConfigurationError: it is not a JSON object, or has a field that such a request does not have.
+            NotBatchable: the Batch API does not take this model.
+        """
+        if kind not in self._hashes:
+            raise ConfigurationError(f"kind is {kind!r}; it must be 'generate' or 'embed'")
+        start = self._hashes[kind].get(model)
+        if start is None:
+            start = self._start(kind, model)
+        payload, fields = _finished(body)
+        known = GENERATE_BODY_FIELDS if kind == "generate" else EMBED_BODY_FIELDS
+        names = {camel(name) for name in fields}
+        for name in fields:
+            if camel(name) not in known:
+                raise unknown_field(name, known, f"body of {kind}", _kind_hint(kind, name))
+        wanted = "contents" if kind == "generate" else "content"
+        if wanted not in names:
+            raise bad_value("body", f"the field {wanted!r} is missing")
+        digest = start.copy()
+        digest.update(msgspec.json.encode(fields, order="sorted"))
+        media = sum(payload.count(name) for name in _MEDIA_NAMES)
+        tokens = media * 258 if media else len(payload) >> 2
+        return Encoded(payload, digest.digest()[:16], tokens or 1, None)
+
+    def _start(self, kind: str, model: str) -> Any:
+        hashes = self._hashes[kind]
+        if len(hashes) >= _MODELS_MAX:
+            hashes.clear()
+        hashes[model] = hashlib.sha256(f"{kind}\0{model_name(model)}\0".encode())
+        return hashes[model]
+
+
+def _kind_hint(kind: str, name: str) -> str:
+    other = {"embed": "contents", "generate": "content"}[kind]
+    if camel(name) != other:
+        return ""
+    return " An embedding row says 'content'." if kind == "embed" else " A generate row says 'contents'."
+
+
+def _finished(body: Any) -> tuple[bytes, dict[str, Any]]:
+    """Return a finished request on one line, and its fields."""
+    if is_mapping(body):
+        payload = to_json(dict(body), "body")
+        fields = msgspec.json.decode(payload)
+        _no_nan(body, "body")
+        return payload, fields
+    if not isinstance(body, bytes | bytearray | str):
+        raise bad_value("body", f"it must be a dict or JSON, not {type(body).__name__}")
+    try:
+        payload = body.encode() if isinstance(body, str) else bytes(body)
+        fields = msgspec.json.decode(payload)
+        if b"\n" in payload or b"\r" in payload:
+            payload = msgspec.json.format(payload, indent=-1)
+    except (ValueError, RecursionError) as error:
+        raise bad_value("body", f"it is not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise bad_value("body", "it is not a JSON object")
+    return payload, fields
+
+
+def _no_nan(value: Any, path: str) -> None:
+    if isinstance(value, float) and value - value != 0:
+        raise bad_value(path, f"{value} is not a JSON number")
+    if is_mapping(value):
+        for name, item in value.items():
+            _no_nan(item, f"{path}.{name}")
+    elif is_sequence(value):
+        for index, item in enumerate(value):
+            _no_nan(item, f"{path}[{index}]")
+
+
+class _Configs:
+    """Placed configurations by the bytes of the dict that they came from; the oldest goes when there are too many."""
+
+    __slots__ = ("_bytes", "_place", "_placed")
+
+    def __init__(self, place: Callable[[Any], Placed]) -> None:
+        self._place = place
+        self._placed: dict[bytes, Placed] = {}
+        self._bytes = 0
+
+    def place(self, config: Any) -> Placed:
+        if type(config) is not dict:
+            return self._place(config)
+        try:
+            key = encode(config)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return self._place(config)
+        placed = self._placed.get(key)
+        if placed is not None:
+            return placed
+        placed = self._place(config)
+        if b"null" in key:
+            return placed  # NaN is encoded as null: bytes like these do not tell configs apart
+        self._bytes += len(key) + len(placed.fragment)
+        self._placed[key] = placed
+        while self._placed and (len(self._placed) > _CACHED_CONFIGS_MAX or self._bytes > _CACHED_BYTES_MAX):
+            oldest = next(iter(self._placed))
+            self._bytes -= len(oldest) + len(self._placed.pop(oldest).fragment)
+        return placed

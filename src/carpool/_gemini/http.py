@@ -1,0 +1,350 @@
+"""One HTTP session and one error border: whatever happens on the wire leaves here as a reply or as a ``ProviderError``.
+
+Owns the key (in a header, for the configured origin only), time limits, caps on what is read, and the rules by which a
+failed call is ``not_sent``, ``refused`` or ``unknown``. Follows no redirect, unpacks nothing, keeps no cookie, repeats
+no call. It must not know what the calls are about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, NamedTuple
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from carpool._core.model import Fault, FaultKind
+from carpool._gemini.wire import http_error, phrase
+from carpool._ports import ProviderError
+from carpool.errors import ConfigurationError
+from carpool.settings import Settings
+from carpool.types import ServerError
+
+_ERROR_BYTES_MAX: Final = 1_048_576
+"""What is read of an error reply."""
+_PIECE_BYTES: Final = 262_144
+_CONNECT_S: Final = 30.0
+_SENT_BYTES_PER_S: Final = 32_768
+"""Slowest line that large bodies are given time for."""
+_CONNECTIONS_MAX: Final = 64
+_KEY = re.compile(r"[\x21-\x7e]+")
+_TRANSPORT: Final = (aiohttp.ClientError, OSError, EOFError, ValueError)
+_NOT_SENT: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientProxyConnectionError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+)
+
+
+class Floor(msgspec.Struct, frozen=True, kw_only=True):
+    """How slow a body may arrive: a slow drip never trips a read timeout."""
+
+    window_s: float = 60.0
+    bytes_per_s: float = 1_024.0
+    total_s: float = 21_600.0
+
+
+class Reply(NamedTuple):
+    """An HTTP reply, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def server_fault(status: int, body: bytes) -> Fault:
+    """Return the fault that an error reply stands for.
+
+    4xx: refused, 408 apart, which proxies send when they gave up on the server. Anything else may have taken effect.
+    """
+    if 300 <= status < 400:
+        return Fault(kind="unknown", error=ServerError(status, f"{phrase(status)}: redirects are not followed"))
+    kind: FaultKind = "refused" if 400 <= status < 500 and status != 408 else "unknown"
+    return Fault(kind=kind, error=http_error(status, body))
+
+
+def transport_fault(error: BaseException) -> Fault:
+    """Return the fault of a call that got no reply: ``not_sent`` if no byte of it can have arrived."""
+    kind: FaultKind = "not_sent" if isinstance(error, _NOT_SENT) else "unknown"
+    # Only the type and the system's words: aiohttp's own text shows the URL, and its objects show the key.
+    number = getattr(error, "errno", None)
+    words = f": {os.strerror(number)}" if isinstance(number, int) and number > 0 else ""
+    return Fault(kind=kind, error=ServerError(0, f"{type(error).__name__}{words}"))
+
+
+def unreadable(message: str, kind: FaultKind = "unknown") -> ProviderError:
+    """Return the error for a reply that cannot be used."""
+    return ProviderError(Fault(kind=kind, error=ServerError(0, message)))
+
+
+class Http:
+    """Calls to one origin with one key.
+
+    Raises:
+        ConfigurationError: the base URL or the key cannot be used.
+    """
+
+    def __init__(self, base_url: str, api_key: str, settings: Settings, floor: Floor | None = None) -> None:
+        self.base = _checked_base(base_url)
+        if not _KEY.fullmatch(api_key):
+            raise ConfigurationError("the API key holds characters that no key has (blank, line break, non-ASCII)")
+        self._key = api_key
+        self._settings = settings
+        self._floor = floor or Floor()
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"Http({self.base.origin()}, open={self._session is not None})"
+
+    async def open(self) -> None:
+        """Make the session, on the running loop."""
+        if self._session is not None:
+            return
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX, limit_per_host=_CONNECTIONS_MAX),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": f"carpool/{_version()}", "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_S, self._settings.call_timeout_s)),
+            auto_decompress=False,
+            trust_env=False,
+            proxy=_proxy(self.base),
+        )
+
+    async def close(self) -> None:
+        """Close the session and its connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def url(self, path: str) -> URL:
+        """Return the URL of a path under the base URL."""
+        return URL(f"{self.base}{path}", encoded=True)
+
+    def own(self, text: str) -> URL:
+        """Return a server-given URL, or raise ``ProviderError`` if it leads away from the configured origin."""
+        url = parse_url(text)
+        if url is None or url.origin() != self.base.origin():
+            raise unreadable("the server gave a URL that leads away from the configured origin; it was not called")
+        return url
+
+    def patience_s(self, size_bytes: int) -> float:
+        """Return how long a call with a body of this size may take in all."""
+        return self._settings.call_timeout_s + size_bytes / _SENT_BYTES_PER_S
+
+    async def call(
+        self,
+        method: str,
+        url: URL,
+        *,
+        body: Sequence[bytes] = (),
+        headers: Mapping[str, str] | None = None,
+        keyed: bool = True,
+    ) -> Reply:
+        """Make one call, and read its whole reply within ``Settings.call_timeout_s`` and ``body_bytes_max``.
+
+        Args:
+            method: HTTP method.
+            url: where; it is never changed by the server.
+            body: what is sent, in pieces; time for it is added to the limit.
+            headers: beside the session's own.
+            keyed: whether the key goes along; only ever to the configured origin.
+
+        Returns:
+            The reply, whatever its status.
+
+        Raises:
+            ProviderError: there is no reply that could be read.
+        """
+        size_bytes = sum(map(len, body))
+        try:
+            async with asyncio.timeout(self.patience_s(size_bytes)):
+                response = await self._request(method, url, body, headers, keyed=keyed)
+                return Reply(response.status, response.headers, await self._read(response))
+        except _TRANSPORT as error:
+            fault = transport_fault(error)
+        raise ProviderError(fault)
+
+    async def get(self, url: URL) -> Reply:
+        """GET a reply that may be large: it has as long as it keeps coming."""
+        try:
+            response = await self._response(url, keyed=True)
+            return Reply(response.status, response.headers, await self._read(response))
+        except _TRANSPORT as error:
+            fault = transport_fault(error)
+        raise ProviderError(fault)
+
+    async def open_stream(self, url: URL, *, keyed: bool) -> aiohttp.ClientResponse:
+        """GET a reply and return it unread, whatever its status; who takes it closes it.
+
+        Raises:
+            ProviderError: there is no reply.
+        """
+        try:
+            return await self._response(url, keyed=keyed)
+        except _TRANSPORT as error:
+            fault = transport_fault(error)
+        raise ProviderError(fault)
+
+    async def chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        """Iterate over a reply's body as it comes; end normally only if it was complete.
+
+        Raises:
+            ProviderError: it broke off, or came too slowly.
+        """
+        pace = _Pace(self._floor, asyncio.get_running_loop().time())
+        try:
+            async for chunk in response.content.iter_any():
+                pace.took(len(chunk), asyncio.get_running_loop().time())
+                yield chunk
+            return
+        except _TRANSPORT as error:
+            fault = transport_fault(error)
+        finally:
+            response.close()
+        raise ProviderError(fault)
+
+    async def error_of(self, response: aiohttp.ClientResponse) -> ProviderError:
+        """Read the error that an unread reply tells, and close it."""
+        return ProviderError(server_fault(response.status, await self._read(response)))
+
+    async def _response(self, url: URL, *, keyed: bool) -> aiohttp.ClientResponse:
+        async with asyncio.timeout(self._settings.call_timeout_s):
+            return await self._request("GET", url, (), None, keyed=keyed)
+
+    async def _request(
+        self, method: str, url: URL, body: Sequence[bytes], headers: Mapping[str, str] | None, *, keyed: bool
+    ) -> aiohttp.ClientResponse:
+        session = self._session
+        if session is None or session.closed:
+            raise unreadable("the provider is closed", "not_sent")
+        sent = dict(headers or {})
+        if keyed:
+            if url.origin() != self.base.origin():
+                raise unreadable("the key goes to the configured origin only", "not_sent")
+            sent["x-goog-api-key"] = self._key
+        if method != "GET":
+            sent["Content-Length"] = str(sum(map(len, body)))
+            sent.setdefault("Content-Type", "application/json")
+        quiet_s = max(self._floor.window_s, self._settings.call_timeout_s)
+        return await session.request(
+            method,
+            url,
+            data=_pieces(body) if any(body) else None,
+            headers=sent,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=min(_CONNECT_S, self._settings.call_timeout_s), sock_read=quiet_s
+            ),
+        )
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read a body within its cap. Of an error reply, what can be read: its status says the rest."""
+        failed = response.status >= 300
+        cap = _ERROR_BYTES_MAX if failed else self._settings.body_bytes_max
+        if not is_plain(response):
+            response.close()
+            if failed:
+                return b""
+            raise unreadable("the reply is compressed, though that was not asked for; it was not unpacked")
+        parts: list[bytes] = []
+        size_bytes = 0
+        try:
+            async with aclosing(self.chunks(response)) as chunks:
+                async for chunk in chunks:
+                    size_bytes += len(chunk)
+                    if size_bytes > cap:
+                        break
+                    parts.append(chunk)
+        except ProviderError:
+            if not failed:
+                raise
+        if size_bytes > cap and not failed:
+            raise unreadable(f"the reply is larger than Settings.body_bytes_max ({cap} bytes)")
+        body = b"".join(parts)
+        # Errors come to be shown; some of the service's quote the key.
+        return body.replace(self._key.encode(), b"[key]") if failed else body
+
+
+class _Pace:
+    """Watches that a body keeps coming."""
+
+    __slots__ = ("_ends_at", "_floor", "_got", "_since")
+
+    def __init__(self, floor: Floor, now: float) -> None:
+        self._floor = floor
+        self._since = now
+        self._ends_at = now + floor.total_s
+        self._got = 0
+
+    def took(self, size_bytes: int, now: float) -> None:
+        self._got += size_bytes
+        passed_s = now - self._since
+        if now > self._ends_at:
+            raise unreadable(f"the reply did not end within {self._floor.total_s:g} s")
+        if passed_s < self._floor.window_s:
+            return
+        if self._got < self._floor.bytes_per_s * passed_s:
+            raise unreadable(f"the reply came more slowly than {self._floor.bytes_per_s:g} bytes/s")
+        self._since, self._got = now, 0
+
+
+def ok(reply: Reply) -> bytes:
+    """Return the body of a reply, or raise the ``ProviderError`` that its status stands for."""
+    if 200 <= reply.status < 300:
+        return reply.body
+    raise ProviderError(server_fault(reply.status, reply.body))
+
+
+def is_plain(response: aiohttp.ClientResponse) -> bool:
+    """Return whether a reply's body is as it is, not compressed."""
+    return response.headers.get("Content-Encoding", "identity").strip().lower() in ("", "identity")
+
+
+def parse_url(text: str) -> URL | None:
+    """Return a server-given URL verbatim, or None if it is not an absolute http(s) URL without credentials."""
+    try:
+        url = URL(text, encoded=True)
+        usable = url.scheme in ("http", "https") and bool(url.host) and url.user is None and url.password is None
+        return url if usable and url.port else None
+    except ValueError:
+        return None
+
+
+async def _pieces(body: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for part in body:
+        if len(part) <= _PIECE_BYTES:
+            yield part
+        else:
+            view = memoryview(part)
+            for start in range(0, len(part), _PIECE_BYTES):
+                yield bytes(view[start : start + _PIECE_BYTES])
+
+
+def _checked_base(text: str) -> URL:
+    url = parse_url(text.rstrip("/"))
+    if url is None or url.raw_query_string or url.raw_fragment:
+        raise ConfigurationError("base_url must look like 'https://generativelanguage.googleapis.com', without a query")
+    return URL(str(url).rstrip("/"), encoded=True)
+
+
+def _proxy(base: URL) -> str | None:
+    """Return the environment's proxy for https (a tunnel: it sees no key); never one for plain http."""
+    if base.scheme != "https" or proxy_bypass(base.host or ""):
+        return None
+    return getproxies().get("https")
+
+
+def _version() -> str:
+    try:
+        return version("carpool")
+    except PackageNotFoundError:
+        return "0"

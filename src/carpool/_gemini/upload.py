@@ -1,0 +1,252 @@
+"""One resumable upload: what the server has of it, and what it gets next.
+
+Owns offsets and chunks. A file has a name that we choose, so an upload can be repeated: what is there already is
+compared and taken. It must not know how often to try.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+
+from carpool._core.model import Fault, RemoteFile
+from carpool._gemini.http import Http, Reply, ok, server_fault, unreadable
+from carpool._ports import OpenAt, ProviderError
+from carpool.settings import Settings
+from carpool.types import ServerError
+
+
+class _File(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    size_bytes: int = 0
+    sha256_hash: str = ""
+    state: str = ""
+
+
+class _Uploaded(msgspec.Struct, frozen=True):
+    file: _File
+
+
+_file = msgspec.json.Decoder(_File, strict=False)
+_uploaded = msgspec.json.Decoder(_Uploaded, strict=False)
+
+
+class Upload:
+    """One upload: where it stands, on both sides."""
+
+    def __init__(
+        self,
+        http: Http,
+        settings: Settings,
+        *,
+        version: str,
+        name: str,
+        size_bytes: int,
+        open_at: OpenAt,
+        mime_type: str,
+    ) -> None:
+        self.offset = 0
+        """What the server has, as far as is known."""
+        self._http = http
+        self._settings = settings
+        self._version = version
+        self._mime_type = mime_type
+        self._name = name
+        self._size_bytes = size_bytes
+        self._source = _Source(open_at)
+        self._url = ""
+        self._chunk_bytes = settings.upload_chunk_bytes
+        self._digest: Any = hashlib.sha256()
+        self._digested = 0
+        self._in_doubt = False
+
+    async def close(self) -> None:
+        """Let go of the bytes to upload."""
+        await self._source.close()
+
+    def mendable(self, fault: Fault) -> bool:
+        """Return whether another try may do better: after breaks, 429, and for a session that the server forgot."""
+        return fault.kind != "refused" or fault.error.code == 429 or self._in_doubt
+
+    async def go_on(self) -> RemoteFile:
+        """Upload what the server does not have yet.
+
+        Raises:
+            ProviderError: a call failed. Called again, it asks the server where it stands.
+        """
+        done = await self._where() if self._url else await self._start()
+        while done is None:
+            done = await self._send_chunk()
+        return self._checked(done)
+
+    async def _start(self) -> _File | None:
+        self._in_doubt = False
+        body = msgspec.json.encode(
+            {
+                "file": {
+                    "name": self._name,
+                    "display_name": self._name.removeprefix("files/"),
+                    "mime_type": self._mime_type,
+                    "size_bytes": self._size_bytes,
+                }
+            }
+        )
+        headers = {
+            "X-Goog-Upload-Protocol": "resumable",
+            "X-Goog-Upload-Command": "start",
+            "X-Goog-Upload-Header-Content-Length": str(self._size_bytes),
+            "X-Goog-Upload-Header-Content-Type": self._mime_type,
+        }
+        url = self._http.url(f"/upload/{self._version}/files")
+        reply = await self._http.call("POST", url, body=(body,), headers=headers)
+        if reply.status == 409:
+            return await self._existing(reply)
+        ok(reply)
+        self._url = str(self._http.own(reply.headers.get("X-Goog-Upload-URL", "")))
+        granularity = reply.headers.get("X-Goog-Upload-Chunk-Granularity", "")
+        if granularity.isdecimal() and int(granularity):
+            step = int(granularity)
+            if step > self._settings.body_bytes_max:
+                raise unreadable("the server wants chunks that are larger than Settings.body_bytes_max", "refused")
+            self._chunk_bytes = max(step, self._settings.upload_chunk_bytes // step * step)
+        self.offset = 0
+        return None
+
+    async def _send_chunk(self) -> _File | None:
+        """Send the next chunk; return the file if it was the last."""
+        size = min(self._chunk_bytes, self._size_bytes - self.offset)
+        last = self.offset + size == self._size_bytes
+        self._in_doubt = False
+        chunk = await self._source.take(self.offset, size)
+        self._in_doubt = True
+        reply = await self._command("upload, finalize" if last else "upload", chunk)
+        if last and reply.status == 409:
+            return await self._existing(reply)
+        ok(reply)
+        if last and reply.headers.get("X-Goog-Upload-Status", "").lower() != "final":
+            raise unreadable("the server did not finish the upload")
+        self._in_doubt = False
+        if self._digested == self.offset:
+            for part in chunk:
+                self._digest.update(part)
+            self._digested += size
+        self.offset += size
+        if not last:
+            return None
+        try:
+            return _uploaded.decode(reply.body).file
+        except (ValueError, RecursionError):
+            return await self._get()
+
+    async def _where(self) -> _File | None:
+        """Ask how much the server has, and stand there; return the file if it has all."""
+        self._in_doubt = True
+        reply = await self._command("query", ())
+        if reply.status in (400, 403, 404, 410):
+            self._url = ""
+            return await self._start()
+        ok(reply)
+        status = reply.headers.get("X-Goog-Upload-Status", "").lower()
+        if status == "final":
+            self._in_doubt = False
+            return await self._get()
+        received = reply.headers.get("X-Goog-Upload-Size-Received", "")
+        if status != "active" or not received.isdecimal() or int(received) > self._size_bytes:
+            self._url = ""
+            raise unreadable("the server did not say how much of the upload it has")
+        self.offset = int(received)
+        self._in_doubt = False
+        return None
+
+    async def _command(self, command: str, chunk: Sequence[bytes]) -> Reply:
+        headers = {"X-Goog-Upload-Command": command, "Content-Type": self._mime_type}
+        if command != "query":
+            headers["X-Goog-Upload-Offset"] = str(self.offset)
+        return await self._http.call("POST", self._http.own(self._url), body=chunk, headers=headers, keyed=False)
+
+    async def _get(self) -> _File:
+        reply = await self._http.call("GET", self._http.url(f"/{self._version}/{self._name}"))
+        try:
+            return _file.decode(ok(reply))
+        except (ValueError, RecursionError):
+            raise unreadable("the server's description of the file cannot be read") from None
+
+    async def _existing(self, refusal: Reply) -> _File:
+        """Return the file that has the name already, if it is this one; else raise what refused it."""
+        self._in_doubt = False
+        reply = await self._http.call("GET", self._http.url(f"/{self._version}/{self._name}"))
+        if 400 <= reply.status < 500:
+            raise ProviderError(server_fault(refusal.status, refusal.body))
+        try:
+            found = _file.decode(ok(reply))
+        except (ValueError, RecursionError):
+            raise unreadable("the server's description of the file cannot be read") from None
+        if found.sha256_hash and self._digested != self._size_bytes:
+            await self._digest_all()
+        return found
+
+    async def _digest_all(self) -> None:
+        """Read all there is to upload, to compare it with what is there."""
+        digest = hashlib.sha256()
+        at = 0
+        while at < self._size_bytes:
+            size = min(self._chunk_bytes, self._size_bytes - at)
+            for part in await self._source.take(at, size):
+                digest.update(part)
+            at += size
+        self._digest, self._digested = digest, self._size_bytes
+
+    def _checked(self, found: _File) -> RemoteFile:
+        """Return the uploaded file, or raise if it is not what was to be uploaded."""
+        ours = self._digest.hexdigest() if self._digested == self._size_bytes else ""
+        theirs = found.sha256_hash
+        different = found.size_bytes != self._size_bytes or bool(theirs and ours and theirs not in _spellings(ours))
+        if different or found.state == "FAILED" or found.name not in ("", self._name):
+            message = f"a file named {self._name} exists on the server and is not the one to be uploaded"
+            raise ProviderError(Fault(kind="refused", error=ServerError(409, message, "ALREADY_EXISTS")))
+        return RemoteFile(name=self._name, size_bytes=self._size_bytes, sha256=ours)
+
+
+def _spellings(digest: str) -> tuple[str, ...]:
+    """Return how a SHA-256 may be written: the service writes base64 of the hex digest."""
+    raw = bytes.fromhex(digest)
+    return base64.b64encode(digest.encode()).decode(), base64.b64encode(raw).decode(), digest
+
+
+class _Source:
+    """Reads the bytes to upload, one chunk at a time, from wherever the server wants them."""
+
+    def __init__(self, open_at: OpenAt) -> None:
+        self._open_at = open_at
+        self._parts: AsyncIterator[bytes] | None = None
+        self._at = 0
+        self._left = b""
+
+    async def take(self, offset: int, size_bytes: int) -> list[bytes]:
+        """Return the bytes from an offset, in the pieces in which they come."""
+        if self._parts is None or self._at != offset:
+            await self.close()
+            self._parts = self._open_at(offset)
+            self._at, self._left = offset, b""
+        taken: list[bytes] = []
+        missing = size_bytes
+        while missing:
+            part = self._left or await anext(self._parts, b"")
+            if not part:
+                raise unreadable("the bytes to upload ended before the size that was announced", "refused")
+            taken.append(part[:missing])
+            self._left = part[missing:]
+            missing -= len(taken[-1])
+        self._at = offset + size_bytes
+        return taken
+
+    async def close(self) -> None:
+        """Let go of what is being read."""
+        parts, self._parts = self._parts, None
+        close = getattr(parts, "aclose", None)
+        if close is not None:
+            await close()

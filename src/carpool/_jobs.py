@@ -1,0 +1,119 @@
+"""``client.jobs``: batch jobs on the server, whoever created them.
+
+Owns the translation of provider errors for callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from carpool._core.model import Failure
+from carpool._ports import Provider, ProviderError
+from carpool._runtime_errors import exception_for
+from carpool.errors import JobError, shown
+from carpool.types import BatchJob, EmbedResponse, Facts, GenerateResponse, Outcome, decode_json
+
+
+class Jobs:
+    """Jobs as the server shows them."""
+
+    def __init__(self, provider: Provider, check: Callable[[], Any]) -> None:
+        self._provider = provider
+        self._check = check
+
+    async def list(self) -> AsyncIterator[BatchJob]:
+        """Iterate over all jobs, newest first.
+
+        Raises:
+            JobError: the server cannot be reached, or refused.
+        """
+        self._check()
+        try:
+            async for job in self._provider.list_jobs():
+                yield job
+        except ProviderError as error:
+            raise _job_error(error, "jobs") from None
+
+    async def get(self, name: str) -> BatchJob:
+        """Return a job by its name (``batches/...``).
+
+        Raises:
+            JobError: there is no such job, or the server cannot be reached.
+        """
+        self._check()
+        try:
+            return await self._provider.poll(name)
+        except ProviderError as error:
+            raise _job_error(error, name) from None
+
+    async def cancel(self, name: str) -> None:
+        """Cancel a job. What it has finished is paid for, and may still be fetched.
+
+        Raises:
+            JobError: as ``get``.
+        """
+        self._check()
+        try:
+            await self._provider.cancel(name)
+        except ProviderError as error:
+            raise _job_error(error, name) from None
+
+    async def delete(self, name: str) -> None:
+        """Delete a job and its output; this does not cancel it.
+
+        Raises:
+            JobError: as ``get``.
+        """
+        self._check()
+        try:
+            await self._provider.delete(name)
+        except ProviderError as error:
+            raise _job_error(error, name) from None
+
+    async def results(self, name: str) -> AsyncIterator[Outcome]:
+        """Iterate over the rows of an ended job's output, as they come.
+
+        Raises:
+            JobError: the job has no output, or the server cannot be reached.
+        """
+        job = await self.get(name)
+        if not job.has_output:
+            raise JobError(f"{name} has no output (its state is {job.state})", job=name)
+        facts = Facts(
+            route="batch",
+            job=name,
+            kind="generate",
+            model=job.model.removeprefix("models/"),
+            answered_at=0.0,
+            input_picousd=None,
+            output_picousd=None,
+            paid_percent=50,
+        )
+        try:
+            async for block in self._provider.fetch(job):
+                for row in block.rows:
+                    if row.error is not None:
+                        yield Outcome(key=row.key, error=exception_for(Failure(kind="rejected", error=row.error, job=name), row.key))
+                        continue
+                    raw = bytes(row.response)
+                    is_vector = "embedding" in decode_json(raw)
+                    response = (EmbedResponse if is_vector else GenerateResponse)(row.key, raw, facts, 0.0)
+                    yield Outcome(key=row.key, response=response)
+        except ProviderError as error:
+            raise _job_error(error, name) from None
+
+
+def _job_error(error: ProviderError, name: str) -> JobError:
+    """Return what a caller is told of a failed call."""
+    fault = error.fault
+    said = " ".join(str(part) for part in (fault.error.code or "", fault.error.status, shown(fault.error.message)) if part)
+    what = {"not_sent": "the server cannot be reached", "refused": "the server refused", "unknown": "no clear answer came"}
+    return JobError(
+        f"{name}: {what[fault.kind]} ({said})",
+        code=fault.error.code or None,
+        status=fault.error.status or None,
+        message=fault.error.message or None,
+        details=fault.error.details,
+        job=name,
+    )

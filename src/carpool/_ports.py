@@ -1,0 +1,118 @@
+"""The two ports: Provider (a batch service) and Store (a durable tracker). Their docstrings are the contracts.
+
+One contract suite runs over every store, one over every provider. This module knows neither aiohttp nor diskcache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
+
+from carpool._core.messages import Record, Write
+from carpool._core.model import Block, Fault, Framing, Job, Place, RemoteFile, Span
+from carpool.types import BatchJob
+
+OpenAt = Callable[[int], AsyncIterator[bytes]]
+"""Opens the bytes to upload from an offset."""
+
+
+class ProviderError(Exception):
+    """A call to the provider failed; ``fault`` says how. The only exception that a provider raises."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.kind, fault.error.code, fault.error.status)
+        self.fault = fault
+
+
+class Provider(Protocol):
+    """A batch service. Every method raises ``ProviderError`` and nothing else (cancellation apart).
+
+    Secrets (key, upload URL) leave it neither in errors nor in reprs. Whatever the server sends, memory stays within
+    ``Settings.body_bytes_max`` and ``line_bytes_max``.
+    """
+
+    @property
+    def origin(self) -> str:
+        """Where and as whom it calls: base URL and a salted fingerprint of the credentials."""
+        ...
+
+    @property
+    def framing(self) -> Framing:
+        """What the wire adds around rows."""
+        ...
+
+    async def open(self) -> None:
+        """Get ready on the running loop."""
+        ...
+
+    async def close(self) -> None:
+        """Give back sockets."""
+        ...
+
+    async def upload(self, name: str, size_bytes: int, open_at: OpenAt) -> RemoteFile:
+        """Upload a file of the client-chosen name ``files/...``; idempotent, and resumed after a break where the server tells its offset."""
+        ...
+
+    async def create(self, job: Job, lines: AsyncIterator[bytes]) -> str:
+        """Create the job, once: inline with these lines, or from ``job.file_name``. Return the server's name for it.
+
+        Never sent twice. ``not_sent``, ``refused`` or ``unknown`` tells what is known when it fails.
+        """
+        ...
+
+    async def find(self, display_name: str) -> list[BatchJob]:
+        """Return all jobs with this display name, oldest first, having read all pages."""
+        ...
+
+    async def poll(self, name: str) -> BatchJob:
+        """Return the server's view of a job."""
+        ...
+
+    def fetch(self, job: BatchJob) -> AsyncIterator[Block]:
+        """Stream the output of an ended job. Ends normally only if the output was read to its end."""
+        ...
+
+    def list_jobs(self) -> AsyncIterator[BatchJob]:
+        """Iterate over all jobs, newest first, page by page."""
+        ...
+
+    async def cancel(self, name: str) -> None:
+        """Cancel a job."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Delete a job (``batches/...``) or a file (``files/...``); one that is gone already counts as deleted."""
+        ...
+
+
+class Store(Protocol):
+    """A durable tracker. Raises ``StoreError`` and nothing else (cancellation apart)."""
+
+    async def open(self) -> None:
+        """Take hold of the store, and check it."""
+        ...
+
+    def load(self) -> AsyncIterator[Record]:
+        """Iterate over all records as they stand: Meta first, then segments, marks, jobs, results."""
+        ...
+
+    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+        """Write all or nothing. Calls take effect in the order in which they were made; awaited, it is durable.
+
+        The writes are queued by the call itself, not by awaiting it. The bodies must not be changed afterwards.
+        """
+        ...
+
+    def read(self, spans: Sequence[Span]) -> AsyncIterator[bytes]:
+        """Iterate over the lines of these rows, in order: at least one chunk a span, each made of whole lines."""
+        ...
+
+    async def results(self, places: Sequence[Place]) -> list[bytes]:
+        """Return the bodies of stored results; a place here is a results number and a row."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was committed and let go of the store."""
+        ...
+
+

@@ -1,0 +1,493 @@
+"""The loop: events in, one step, one commit, then the actions.
+
+Owns the engine, the inbox, the clock and the awaiters. It sees the ports, never an adapter: what calls mean on the wire or on
+disk is not its business, and what to do about them is the engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from copy import copy
+from typing import Final, TypeAlias, assert_never
+
+import anyio
+import msgspec
+
+from carpool._admission import Gate
+from carpool._core.engine import Engine
+from carpool._core.keys import Claim
+from carpool._core.messages import (
+    Action,
+    CallersGone,
+    CancelRemote,
+    Closing,
+    Create,
+    DeleteRemote,
+    Deliver,
+    Event,
+    Expire,
+    Fail,
+    Fetch,
+    Find,
+    Flushed,
+    Forget,
+    Poll,
+    Report,
+    Revoke,
+    RowsFetched,
+    Undelivered,
+    Upload,
+    Woken,
+    Write,
+)
+from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Meta, Place, place_of
+from carpool._core.recovery import Recovery
+from carpool._ports import Provider, ProviderError, Store
+from carpool._runtime_awaiters import Answer, Asked, Awaiters
+from carpool._runtime_calls import Calls, Question, facts_of
+from carpool._runtime_errors import ECHO_CHARS_MIN, exception_for
+from carpool._runtime_kept import KeptReads
+from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, KeyConflict, RequestTooLarge, StoreError
+from carpool.settings import Settings
+from carpool.types import Facts, Kind, Stats
+
+logger: Final = logging.getLogger("carpool")
+Line: TypeAlias = Callable[[str, bytes], bytes]
+
+
+class Runtime:
+    """Runs one engine over one provider and one store."""
+
+    def __init__(self, settings: Settings, provider: Provider, store: Store, line: Line) -> None:
+        self.settings = settings
+        self.engine: Engine
+        self._provider = provider
+        self._store = store
+        self._line = line
+        self._lanes: dict[tuple[Kind, str], Lane] = {}
+        self._awaiters = Awaiters()
+        self._gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
+        self._inbox: list[Event] = []
+        self._gone: list[Place] = []
+        self._spilled: list[Awaitable[None]] = []
+        self._after_turn: list[asyncio.Future[None]] = []
+        self._until: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._draining = False
+        self._stopping = False
+        self._failed: CarpoolError | None = None
+        self._closed = False
+
+    # -- opening and closing
+
+    async def open(self) -> None:
+        """Take hold of store and provider, recover what an earlier process left, and start the loop.
+
+        Raises:
+            StoreError, ConfigurationError: as the store says.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._wall_s = time.time() - self._loop.time()
+        self._wake_event = asyncio.Event()
+        await self._store.open()
+        try:
+            await self._provider.open()
+            await self._recover()
+        except BaseException:
+            await self._provider.close()
+            await self._store.close()
+            raise
+        ready = self._loop.create_future()
+        self._runner = self._loop.create_task(self._run(ready), name="carpool")
+        await ready
+
+    async def _recover(self) -> None:
+        recovery: Recovery | None = None
+        async for record in self._store.load():
+            if recovery is None:
+                if not isinstance(record, Meta):
+                    raise StoreError("the store does not begin with its identity")
+                recovery = Recovery(self.settings, self._provider.framing, self._provider.origin, record)
+            recovery.take(record)
+        if recovery is None:
+            raise StoreError("the store is empty: it holds no identity")
+        self.engine, step = recovery.finish(self.now())
+        self._kept = KeptReads(self.engine, self._store)
+        self._calls = Calls(self._provider, self._store, self.engine, self._awaiters, self._settle, self.now)
+        await self._store.commit(step.writes)
+        if self.engine.book.foreign:
+            logger.warning("%d records of another base URL or API key were left alone", self.engine.book.foreign)
+
+    async def close(self, on_close: str, *, clean: bool) -> None:
+        """Leave: send, drain or cancel as asked; whoever still waits gets ``ClientClosed``. What was sent stays on record."""
+        if self._closed:
+            return
+        try:
+            if self._failed is None:
+                await self._settle_down(on_close, clean=clean)
+        finally:
+            self._closed = True
+            self._stopping = True
+            self._wake()
+            self._gate.shut_down()
+            try:
+                await asyncio.shield(self._runner)
+            finally:
+                self._dismiss()
+                await self._provider.close()
+                await self._store.close()
+
+    async def _settle_down(self, on_close: str, *, clean: bool) -> None:
+        if on_close == "drain" and clean:
+            await self.drain()
+            return
+        self._inbox.append(Closing(send=clean and on_close == "keep"))
+        await self.turn()
+        if on_close == "cancel":
+            for job in list(self.engine.book.jobs.values()):
+                if job.name:
+                    await self._cancel(CancelRemote(name=job.name))
+        elif clean:
+            with anyio.move_on_after(self.settings.close_timeout_s):
+                await self._reach(lambda: not self.engine.unsent)
+
+    def _dismiss(self) -> None:
+        """Tell everybody who still waits that nothing more will come."""
+        for key, waiter in self._awaiters.clear(self.engine.book):
+            waiter.set_exception(
+                copy(self._failed)
+                if self._failed
+                else ClientClosed(
+                    f"the client was closed before the answer to {key!r} came. What was sent stays on record: ask the same "
+                    "again, or for the key's result",
+                    key=key,
+                )
+            )
+        reason = self._failed or ClientClosed("the client was closed")
+        self._kept.dismiss(reason)
+        for future in (*(reached for _, reached in self._until), *self._after_turn):
+            if not future.done():
+                future.set_exception(copy(reason))
+
+    # -- asking
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch: the wall clock at opening, carried on steadily."""
+        return self._wall_s + self._loop.time()
+
+    def check(self) -> None:
+        """Raise if a call cannot be taken now."""
+        if self._failed is not None:
+            raise copy(self._failed)
+        if self._closed:
+            raise ClientClosed("the client is closed; make a new one")
+        if self._pid != os.getpid():
+            raise ConfigurationError("this client was opened before a fork; open one in the child")
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigurationError("this client was opened on another event loop; open one on this loop")
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a caller must wait its turn before encoding."""
+        book = self.engine.book
+        return self._gate.is_shut(book.waiting_requests, book.waiting_bytes)
+
+    async def wait_turn(self) -> None:
+        """Wait until there is room: first come, first served."""
+        try:
+            await self._gate.wait()
+        finally:
+            self._wake()
+
+    def ask(
+        self,
+        kind: Kind,
+        model: str,
+        payload: bytes,
+        digest: bytes,
+        tokens: int,
+        key: str | None,
+        flags: int,
+        deadline: float | None,
+    ) -> Asked:
+        """Take a request in, or join the one that it repeats.
+
+        Raises:
+            KeyConflict: the key was given with another request.
+            RequestTooLarge: no batch file can hold the request.
+        """
+        engine, now = self.engine, self.now()
+        if key is not None:
+            claim, place = engine.claim(key, digest, now)
+        elif engine.has_abandoned:
+            claim, place = engine.adopt(digest, now)
+        else:
+            claim, place = Claim.NEW, 0
+        if claim is not Claim.NEW:
+            return self._join(claim, place, key, deadline)
+        if key is None:
+            key = engine.new_key(digest)
+        line = self._line(key, payload)
+        if len(line) > self.settings.file_bytes_max:
+            raise RequestTooLarge(
+                f"request {key!r} takes {len(line)} bytes, more than a batch file may hold; upload its media as files", key=key
+            )
+        lane = self._lanes.get((kind, model))
+        if lane is None:
+            lane = self._lanes[kind, model] = Lane(kind=kind, model=model)
+        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now)
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._awaiters.append(place, future)
+        if engine.spilled:
+            self._spill()
+        self._wake()
+        return Asked(key, place, future, now, reused=False, explicit=bool(flags))
+
+    def result(self, key: str) -> Asked | None:
+        """Ask for the result of an explicit key; ``None`` if nobody ever gave it."""
+        claim, place = self.engine.find(key)
+        return None if claim is Claim.NEW else self._join(claim, place, key, None)
+
+    def kind_of(self, asked: Asked) -> Kind:
+        """Return what kind of request was joined."""
+        no = asked.place >> ROW_BITS
+        if asked.kept:
+            return self.engine.book.results[no].lane.kind
+        return self.engine.book.segments[no].lane.kind
+
+    def gone(self, asked: Asked) -> None:
+        """Note that a caller was cancelled: withdraw its request, or keep its answer for whoever asks the same."""
+        future = asked.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            body, facts = future.result()
+            if not asked.explicit and not asked.reused:
+                digest = bytes.fromhex(asked.key[1:33])
+                lane = Lane(kind=facts.kind, model=facts.model)
+                self._inbox.append(Undelivered([(asked.place, asked.key, digest, body)], lane, facts.job))
+        elif not asked.kept and not self._awaiters.drop(asked.place, future):
+            self._gone.append(asked.place)
+        self._wake()
+
+    async def turn(self) -> None:
+        """Wait until everything asked for so far is on disk."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._after_turn.append(done)
+        self._wake()
+        await done
+
+    async def flush(self) -> None:
+        """Let what waits now go as soon as jobs may start."""
+        self._inbox.append(Flushed())
+        await self.turn()
+
+    async def drain(self) -> None:
+        """Send everything, and wait until nothing is under way."""
+        self._draining = True
+        await self._reach(lambda: self.engine.idle and not self._inbox)
+        self._draining = False
+
+    async def _reach(self, state: Callable[[], bool]) -> None:
+        """Wait until a turn ends in a state."""
+        reached: asyncio.Future[None] = self._loop.create_future()
+        self._until.append((state, reached))
+        self._wake()
+        await reached
+
+    def stats(self) -> Stats:
+        """Return a snapshot."""
+        return msgspec.structs.replace(self.engine.stats(), queued_callers=self._gate.queued)
+
+    # -- joining what is there already
+
+    def _join(self, claim: Claim, place: Place, key: str | None, deadline: float | None) -> Asked:
+        book = self.engine.book
+        no, row = place >> ROW_BITS, place & ROW_MASK
+        explicit = key is not None
+        if claim is Claim.KEPT:
+            head = book.results[no]
+            kept = self._kept.ask(place)
+            self._wake()
+            return Asked(head.keys[row], place, kept, head.kept_at, reused=True, kept=True, explicit=explicit)
+        segment = book.segments[no]
+        if claim is Claim.CONFLICT:
+            raise KeyConflict(f"key {key!r} was given before with a different request; use another key", key=key)
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._awaiters.attach(place, future, deadline, segment.deadlines[row] if segment.deadlines else None)
+        if deadline is not None:
+            self.engine.set_deadline(place, deadline)
+        self._wake()
+        return Asked(segment.keys[row], place, future, segment.accepted_at, reused=True, explicit=explicit)
+
+    # -- the loop
+
+    def _wake(self) -> None:
+        self._wake_event.set()
+
+    def _spill(self) -> None:
+        writes: list[Write] = list(self.engine.spilled)
+        self.engine.spilled.clear()
+        self._spilled.append(self._store.commit(writes))
+
+    async def _run(self, ready: asyncio.Future[None]) -> None:
+        async with anyio.create_task_group() as group:
+            self._group = group
+            ready.set_result(None)
+            await self._drive()
+            group.cancel_scope.cancel()
+
+    async def _drive(self) -> None:
+        try:
+            while not self._stopping:
+                await self._sleep()
+                await self._turn()
+        except StoreError as error:
+            self._fail(error)
+        except Exception as error:
+            logger.exception("carpool stopped on a bug of its own")
+            self._fail(CarpoolError(f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"))
+
+    def _fail(self, error: CarpoolError) -> None:
+        """Stop for good: everybody who waits is told why, and so is whoever calls later."""
+        logger.error("carpool stopped: %s", error)
+        self._failed = error
+        self._stopping = True
+        self._gate.shut_down()
+        self._dismiss()
+
+    async def _sleep(self) -> None:
+        due = self.engine.next_wakeup()
+        if due is None:
+            await self._wake_event.wait()
+            return
+        with anyio.move_on_after(max(0.0, due - self.now())):
+            await self._wake_event.wait()
+
+    async def _turn(self) -> None:
+        """Take everything that came since the last turn: one step an event, one commit, then the actions."""
+        self._wake_event.clear()
+        events, self._inbox = self._inbox, []
+        if self._gone:
+            events.append(CallersGone(self._gone))
+            self._gone = []
+        if self._draining and self.engine.book.waiting_requests:
+            events.append(Flushed())
+        after, self._after_turn = self._after_turn, []
+        now = self.now()
+        writes: list[Write] = []
+        actions: list[Action] = []
+        for event in (*events, Woken()):
+            step = self.engine.step(event, now)
+            writes += step.writes
+            actions += step.actions
+        try:
+            lines = await self._lines_of_failed(actions)
+            await self._commit(writes)
+        except BaseException:
+            self._after_turn = after + self._after_turn
+            raise
+        for action in actions:
+            self._act(action, lines)
+        self._finish_turn(after)
+
+    def _finish_turn(self, after: list[asyncio.Future[None]]) -> None:
+        if self._kept:
+            self._group.start_soon(self._kept.serve)
+        for future in after:
+            if not future.done():
+                future.set_result(None)
+        book = self.engine.book
+        self._gate.release(book.waiting_requests, book.waiting_bytes)
+        for state, future in self._until:
+            if not future.done() and state():
+                future.set_result(None)
+        self._until = [(state, future) for state, future in self._until if not future.done()]
+
+    async def _commit(self, writes: list[Write]) -> None:
+        spilled, self._spilled = self._spilled, []
+        last = self._store.commit(writes) if writes else None
+        for commit in spilled:
+            await commit
+        if last is not None:
+            await last
+
+    # -- actions
+
+    def _act(self, action: Action, lines: dict[Place, bytes]) -> None:
+        match action:
+            case Upload() | Create() | Find() | Revoke() | Poll() | Fetch():
+                self._group.start_soon(self._ask_provider, action)
+            case CancelRemote():
+                self._group.start_soon(self._cancel, action)
+            case DeleteRemote():
+                self._group.start_soon(self._delete, action)
+            case Deliver():
+                self._deliver(action)
+            case Fail():
+                for place in action.places:
+                    for key, waiter in self._awaiters.take(place, self.engine.book):
+                        waiter.set_exception(exception_for(action.failure, key, lines.get(place, b"")))
+            case Expire():
+                if self._awaiters.expire(action.place, action.deadline, self.engine.book):
+                    self._gone.append(action.place)
+                    self._wake()
+            case Forget():
+                self._awaiters.forget(action.numbers)
+            case Report():
+                logger.warning("%s: %s (%d) %s", action.event, action.job, action.count, action.detail)
+            case _:
+                assert_never(action)
+
+    def _deliver(self, action: Deliver) -> None:
+        book = self.engine.book
+        facts: Facts | None = None
+        for place, body in action.rows:
+            for _, waiter in self._awaiters.take(place, book):
+                if facts is None:
+                    facts = facts_of(book, book.segments[place >> ROW_BITS].lane, action.job, self.now())
+                waiter.set_result((body, facts))
+
+    async def _ask_provider(self, question: Question) -> None:
+        try:
+            event = await self._calls.ask(question)
+        except StoreError as error:
+            self._fail(error)
+            return
+        if event is not None:
+            self._inbox.append(event)
+            self._wake()
+
+    async def _settle(self, event: RowsFetched) -> None:
+        self._inbox.append(event)
+        await self.turn()
+
+    async def _cancel(self, action: CancelRemote) -> None:
+        try:
+            await self._provider.cancel(action.name)
+        except ProviderError as error:
+            logger.warning("%s could not be cancelled: %s", action.name, error.fault.error.status)
+
+    async def _delete(self, action: DeleteRemote) -> None:
+        try:
+            await self._provider.delete(action.name)
+        except ProviderError as error:
+            logger.info("%s could not be deleted, it goes away by itself: %s", action.name, error.fault.error.status)
+
+    async def _lines_of_failed(self, actions: list[Action]) -> dict[Place, bytes]:
+        """Read the requests whose server message may quote them, before the commit may drop them."""
+        places = [
+            place
+            for action in actions
+            if isinstance(action, Fail) and len(action.failure.error.message) >= ECHO_CHARS_MIN
+            for place in action.places
+            if self._awaiters.has(place)
+        ]
+        lines: dict[Place, bytes] = {}
+        for place in places:
+            no, row = place >> ROW_BITS, place & ROW_MASK
+            parts = [part async for part in self._store.read([(no, row, row + 1)])]
+            lines[place_of(no, row)] = b"".join(parts)
+        return lines

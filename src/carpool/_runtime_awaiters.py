@@ -1,0 +1,127 @@
+"""Who awaits which request: a column of futures beside each segment's rows.
+
+Owns the futures. A request usually has one awaiter, held as its bare future; a second one turns the cell into a list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple, TypeAlias
+
+from carpool._core.book import Book
+from carpool._core.model import ROW_BITS, ROW_MASK, Place
+from carpool._runtime_errors import deadline_exceeded
+from carpool.types import EmbedResponse, Facts, GenerateResponse, Kind, Response
+
+Answer: TypeAlias = tuple[bytes, Facts]
+Waiter: TypeAlias = "asyncio.Future[Answer]"
+Cell: TypeAlias = "Waiter | list[tuple[Waiter, float | None]] | None"
+
+
+class Asked(NamedTuple):
+    """A request that was taken in: where its answer will come, and what the caller's receipt needs."""
+
+    key: str
+    place: Place
+    future: Waiter
+    accepted_at: float
+    reused: bool
+    kept: bool = False
+    """The place is that of a stored result."""
+    explicit: bool = False
+
+    def response(self, kind: Kind, schema: Any, answer: Answer) -> Response:
+        """Return what the caller gets for an answer."""
+        raw, facts = answer
+        if kind == "embed":
+            return EmbedResponse(self.key, raw, facts, self.accepted_at, self.reused)
+        return GenerateResponse(self.key, raw, facts, self.accepted_at, self.reused, schema)
+
+
+class Awaiters:
+    """The futures of all requests in flight."""
+
+    def __init__(self) -> None:
+        self.columns: dict[int, list[Cell]] = {}
+        """By segment; a column may be shorter than its segment."""
+
+    def append(self, place: Place, future: Waiter) -> None:
+        """Let a future await the newest row of a segment."""
+        column = self.columns.get(place >> ROW_BITS)
+        if column is None:
+            column = self.columns[place >> ROW_BITS] = []
+        column.append(future)
+
+    def attach(self, place: Place, future: Waiter, deadline: float | None, first_deadline: float | None) -> None:
+        """Let another future await a row, whose first awaiter had a deadline of its own."""
+        column = self.columns.setdefault(place >> ROW_BITS, [])
+        row = place & ROW_MASK
+        column.extend([None] * (row + 1 - len(column)))
+        cell = column[row]
+        if cell is None:
+            column[row] = [(future, deadline)]
+        elif isinstance(cell, list):
+            cell.append((future, deadline))
+        else:
+            column[row] = [(cell, first_deadline), (future, deadline)]
+
+    def has(self, place: Place) -> bool:
+        """Return whether anybody awaits a row."""
+        return self._cell(place) is not None
+
+    def take(self, place: Place, book: Book) -> list[tuple[str, Waiter]]:
+        """Return the live awaiters of a row with its key, and let go of them."""
+        cell = self._cell(place)
+        if cell is None:
+            return []
+        self.columns[place >> ROW_BITS][place & ROW_MASK] = None
+        key = book.segments[place >> ROW_BITS].keys[place & ROW_MASK] if place >> ROW_BITS in book.segments else ""
+        futures = [future for future, _ in cell] if isinstance(cell, list) else [cell]
+        return [(key, future) for future in futures if not future.done()]
+
+    def drop(self, place: Place, future: Waiter) -> bool:
+        """Let go of one awaiter; return whether others are left."""
+        cell = self._cell(place)
+        if isinstance(cell, list):
+            cell[:] = [(other, deadline) for other, deadline in cell if other is not future]
+            if cell:
+                return True
+        elif cell is not future:
+            return cell is not None
+        if cell is not None:
+            self.columns[place >> ROW_BITS][place & ROW_MASK] = None
+        return False
+
+    def expire(self, place: Place, deadline: float, book: Book) -> bool:
+        """Fail the awaiters of a row whose deadline has passed; return whether nobody is left."""
+        cell = self._cell(place)
+        if cell is None:
+            return False
+        no, row = place >> ROW_BITS, place & ROW_MASK
+        key = book.segments[no].keys[row]
+        overdue = cell if isinstance(cell, list) else [(cell, deadline)]
+        left = [(future, until) for future, until in overdue if until is None or until > deadline]
+        for future, until in overdue:
+            if until is not None and until <= deadline and not future.done():
+                future.set_exception(deadline_exceeded(key))
+        self.columns[no][row] = left or None
+        return not left
+
+    def forget(self, numbers: list[int]) -> None:
+        """Let go of whole segments."""
+        for no in numbers:
+            self.columns.pop(no, None)
+
+    def clear(self, book: Book) -> list[tuple[str, Waiter]]:
+        """Return all live awaiters, and let go of them."""
+        found: list[tuple[str, Waiter]] = []
+        for no, column in self.columns.items():
+            for row in range(len(column)):
+                found += self.take(no << ROW_BITS | row, book)
+        self.columns.clear()
+        return found
+
+    def _cell(self, place: Place) -> Cell:
+        column = self.columns.get(place >> ROW_BITS)
+        row = place & ROW_MASK
+        return column[row] if column is not None and row < len(column) else None

@@ -1,0 +1,147 @@
+"""The engine's questions about jobs, put to the provider; whatever goes wrong is an answer too.
+
+Owns the mapping from actions to calls and from replies to events, and the reading of rows back from the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Final, TypeAlias, TypeVar, assert_never, cast
+
+from carpool._core.book import Book
+from carpool._core.engine import Engine
+from carpool._core.ledger import PAID_PERCENT
+from carpool._core.messages import (
+    CallFailed,
+    Create,
+    Created,
+    Event,
+    Fetch,
+    FetchEnded,
+    Find,
+    Found,
+    Poll,
+    Polled,
+    Revoke,
+    Revoked,
+    RowsFetched,
+    Upload,
+    Uploaded,
+)
+from carpool._core.model import Fault, Lane, Span
+from carpool._ports import Provider, ProviderError, Store
+from carpool._runtime_awaiters import Awaiters
+from carpool._runtime_fetch import RowSorter
+from carpool.errors import ClientClosed, StoreError
+from carpool.types import Facts, ServerError
+
+logger: Final = logging.getLogger("carpool")
+Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
+Settle: TypeAlias = Callable[[RowsFetched], Awaitable[None]]
+_T = TypeVar("_T")
+
+
+class Calls:
+    """Asks the provider."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        store: Store,
+        engine: Engine,
+        awaiters: Awaiters,
+        settle: Settle,
+        now: Callable[[], float],
+    ) -> None:
+        self._provider = provider
+        self._store = store
+        self._engine = engine
+        self._awaiters = awaiters
+        self._settle = settle
+        self._now = now
+
+    async def ask(self, question: Question) -> Event | None:
+        """Return the reply as an event; ``None`` if the client was closed meanwhile.
+
+        Raises:
+            StoreError: the rows to be sent cannot be read.
+        """
+        job, op = question.job, question.op
+        try:
+            return await self._reply(question)
+        except ProviderError as error:
+            fault = error.fault
+        except ClientClosed:
+            return None
+        except StoreError:
+            raise
+        except Exception as error:
+            logger.exception("a bug of carpool in %s of %s", type(question).__name__, job.display_name)
+            fault = Fault(kind="unknown", error=ServerError(message=f"internal error: {type(error).__name__}"))
+        return CallFailed(job.id, op, fault)
+
+    async def _reply(self, question: Question) -> Event:
+        job, op, provider = question.job, question.op, self._provider
+        match question:
+            case Upload():
+                file = await provider.upload(
+                    job.file_name, job.line_bytes, lambda offset: self.read_lines(job.spans, offset)
+                )
+                return Uploaded(job.id, op, file)
+            case Create():
+                return Created(job.id, op, await provider.create(job, self.read_lines(job.spans, 0)))
+            case Find():
+                return Found(job.id, op, await provider.find(job.display_name))
+            case Revoke():
+                await provider.delete(job.file_name)
+                return Revoked(job.id, op)
+            case Poll():
+                return Polled(job.id, op, await provider.poll(job.name))
+            case Fetch():
+                return await self._fetch(question)
+            case _:
+                assert_never(question)
+
+    async def _fetch(self, question: Fetch) -> Event:
+        """Stream the output; each block is settled, and durable where it must be, before the next is read."""
+        job = question.job
+        facts = facts_of(self._engine.book, job.lane, job.name, self._now())
+        sorter = RowSorter(self._engine.book, self._awaiters, self._engine.fetch_index(job.id), facts)
+        async with aclosing(_closable(self._provider.fetch(question.remote))) as blocks:
+            async for block in blocks:
+                await self._settle(sorter.sort(job.id, question.op, block))
+        return FetchEnded(job.id, question.op, sorter.strangers)
+
+    async def read_lines(self, spans: Sequence[Span], offset: int) -> AsyncIterator[bytes]:
+        """Iterate over the lines of some rows, from a byte on."""
+        segments, left = self._engine.book.segments, list(spans)
+        while left and offset >= (size := segments[left[0][0]].bytes_of(left[0][1], left[0][2])):
+            offset -= size
+            del left[0]
+        async with aclosing(_closable(self._store.read(left))) as chunks:
+            async for chunk in chunks:
+                if offset < len(chunk):
+                    yield chunk[offset:] if offset else chunk
+                offset = max(0, offset - len(chunk))
+
+
+def facts_of(book: Book, lane: Lane, job_name: str, answered_at: float) -> Facts:
+    """Return what all answers of a job share."""
+    rate = book.ledger.rate(lane.model)
+    return Facts(
+        route="batch",
+        job=job_name,
+        kind=lane.kind,
+        model=lane.model,
+        answered_at=answered_at,
+        input_picousd=None if rate is None else rate.input_picousd,
+        output_picousd=None if rate is None else rate.output_picousd,
+        paid_percent=PAID_PERCENT["batch"],
+    )
+
+
+def _closable(iterator: AsyncIterator[_T]) -> AsyncGenerator[_T, None]:
+    """Say what every provider and store returns: a generator, which must be closed when it is left early."""
+    return cast("AsyncGenerator[_T, None]", iterator)

@@ -1,0 +1,74 @@
+"""Stored results, read back for those who ask again.
+
+Owns the reads that wait for the store: all that came in one turn of the loop go together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from carpool._core.engine import Engine
+from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Failure, Place
+from carpool._ports import Store
+from carpool._runtime_awaiters import Answer
+from carpool._runtime_calls import facts_of
+from carpool._runtime_errors import exception_for
+from carpool.errors import CarpoolError, StoreError
+
+_decoder: Final = msgspec.json.Decoder(Failure)
+
+
+class KeptReads:
+    """Reads stored results."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
+        self._store = store
+        self._waiting: list[tuple[Place, asyncio.Future[bytes]]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def ask(self, place: Place) -> asyncio.Future[Answer]:
+        """Return a future of the result at a place; it is read when ``serve`` is called next."""
+        loop = asyncio.get_running_loop()
+        body: asyncio.Future[bytes] = loop.create_future()
+        self._waiting.append((place, body))
+        return loop.create_task(self._answer(place, body))
+
+    async def serve(self) -> None:
+        """Read all that was asked for."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            bodies = await self._store.results([place for place, _ in waiting])
+        except StoreError as error:
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), body in zip(waiting, bodies, strict=True):
+            if not future.done():
+                future.set_result(body)
+
+    def dismiss(self, error: CarpoolError) -> None:
+        """Fail all that was asked for and not read."""
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(error)
+
+    async def _answer(self, place: Place, future: asyncio.Future[bytes]) -> Answer:
+        head, row = self._engine.book.results[place >> ROW_BITS], place & ROW_MASK
+        try:
+            body = await future
+        except asyncio.CancelledError:
+            self._engine.offer_again(place)
+            raise
+        if head.failed[row]:
+            raise exception_for(_decoder.decode(body), head.keys[row])
+        if not head.flags[row] & EXPLICIT:
+            self._engine.took(place)
+        return body, facts_of(self._engine.book, head.lane, head.job, head.kept_at)

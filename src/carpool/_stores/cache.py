@@ -1,0 +1,248 @@
+"""diskcache made safe: set up so that it neither runs, follows, evicts nor loses what it holds.
+
+Owns the settings, the check of what lies on disk before diskcache sees it, and what SQLite's errors mean. It must not
+know what the values are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+import diskcache
+from diskcache.core import DBNAME, METADATA, MODE_RAW
+
+from carpool._stores.slots import FULL_ERRNOS
+from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked
+
+ROW_BYTES: Final = 8_388_608
+"""Larger values take several rows."""
+BUSY_S: Final = 5.0
+_NEVER: Final = 2**62
+_PART: Final = re.compile(r"[1-9][0-9]{0,8}")
+
+SETTINGS: Final[dict[str, int | str]] = {
+    # Nothing is thrown away behind our back.
+    "eviction_policy": "none",
+    "cull_limit": 0,
+    "size_limit": _NEVER,
+    # Fewest statements a call.
+    "statistics": 0,
+    "tag_index": 0,
+    # No side files, which are neither synced nor part of the transaction.
+    "disk_min_file_size": _NEVER,
+    "disk_pickle_protocol": 0,
+    # Durable when the commit returns, on power loss too.
+    "sqlite_journal_mode": "wal",
+    "sqlite_synchronous": 2,
+    # Moving pages at each commit costs more than the room is worth: it is used again.
+    "sqlite_auto_vacuum": 0,
+    # A read error must be an error, not the signal that a mapped page makes of it.
+    "sqlite_mmap_size": 0,
+    "sqlite_cache_size": 2_048,
+    # Pages; and what the log may keep on disk after a large transaction, in bytes.
+    "sqlite_wal_autocheckpoint": 4_096,
+    "sqlite_journal_size_limit": 67_108_864,
+    # What is deleted is overwritten: prompts do not outlive their use. SQLite's default differs from build to build.
+    "sqlite_secure_delete": 1,
+}
+
+
+class Cache(Protocol):
+    """What is used of ``diskcache.Cache``, which has no types."""
+
+    def __init__(self, directory: str, timeout: float, disk: type, **settings: int | str) -> None: ...
+
+    def set(self, key: str, value: memoryview, *, retry: bool) -> bool:
+        """Store a value."""
+        ...
+
+    def get(self, key: str, *, retry: bool) -> bytes | None:
+        """Return a value."""
+        ...
+
+    def delete(self, key: str, *, retry: bool) -> bool:
+        """Delete a value, if there is one."""
+        ...
+
+    def transact(self, *, retry: bool) -> AbstractContextManager[None]:
+        """Make all changes within one."""
+        ...
+
+    def reset(self, key: str) -> int | str:
+        """Return a setting as it is stored."""
+        ...
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens a new one."""
+        ...
+
+    def _sql(self, statement: str) -> sqlite3.Cursor: ...
+
+
+class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # has no types
+    """Bytes under text names, in the database itself. What else a row may say is refused: neither run nor followed."""
+
+    def put(self, key: Any) -> Any:
+        """Return a name as it is stored."""
+        if type(key) is not str:
+            raise StoreError("names are text")
+        return key, True
+
+    def get(self, key: Any, raw: Any) -> str:
+        """Return a stored name."""
+        if type(key) is not str or not raw:
+            raise StoreCorrupt("the database holds a name that carpool did not write")
+        return key
+
+    def store(self, value: Any, read: Any, key: Any = None) -> Any:  # noqa: ARG002 - not our signature
+        """Return a value as it is stored."""
+        if read or type(value) is not memoryview:
+            raise StoreError("values are bytes")
+        return 0, MODE_RAW, None, value
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> bytes:
+        """Return a stored value."""
+        if mode != MODE_RAW or filename is not None or type(value) is not bytes or read:
+            raise StoreCorrupt("the database holds a value that carpool did not write; it was not opened")
+        return value
+
+    def filename(self, key: Any = None, value: Any = None) -> tuple[str, str]:  # noqa: ARG002 - not our signature
+        """Refuse: diskcache would keep a value in a file of its own."""
+        raise StoreError("values are never kept in files of their own")
+
+    def remove(self, file_path: Any) -> None:  # noqa: ARG002 - not our signature
+        """Refuse: diskcache would delete what a row names."""
+        raise StoreCorrupt("the database holds a value that names a file; carpool did not write it. The file was left")
+
+
+def database_path(folder: Path) -> Path:
+    """Return where diskcache keeps its database."""
+    return folder / str(DBNAME)
+
+
+def make_private(folder: Path) -> None:
+    """Make the file of the database before SQLite does: its own files take their mode from it."""
+    path = database_path(folder)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+
+
+def open_cache(folder: Path) -> Cache:
+    """Open the diskcache of a folder, every setting given and read back.
+
+    Raises:
+        StoreError: a setting was not taken.
+        sqlite3.Error: anything else; ``meaning`` tells what.
+    """
+    # In two steps, so that the connection can be closed when the second fails after having made it.
+    cache = cast("Cache", diskcache.Cache.__new__(diskcache.Cache))
+    make: Callable[..., None] = cache.__init__  # type: ignore[misc]
+    try:
+        make(str(folder), timeout=BUSY_S, disk=BytesDisk, **SETTINGS)
+        verify(cache)
+    except BaseException:
+        cache.close()
+        raise
+    return cache
+
+
+def verify(cache: Cache) -> None:
+    """Check that the connection does what the settings say: diskcache sets them on each anew, and can fail silently."""
+    for key, value in SETTINGS.items():
+        found: Any = cache.reset(key)
+        if found == value and key.startswith("sqlite_"):
+            # The public interface tells only what was asked for.
+            ((found,),) = cache._sql(f"PRAGMA {key[7:]}").fetchall()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        if found != value:
+            raise StoreError(f"the database does not take the setting {key} = {value!r}: it says {found!r}")
+
+
+def survey(folder: Path, *, thorough: bool) -> tuple[dict[str, int], bool]:
+    """Look at everything that diskcache would take on trust, before it does.
+
+    Args:
+        folder: where the database is.
+        thorough: whether to check the whole database.
+
+    Returns:
+        The size of each value by name, and whether there was a database.
+
+    Raises:
+        StoreCorrupt: it is damaged, or holds what carpool did not write.
+        sqlite3.Error: anything else; ``meaning`` tells what.
+    """
+    with closing(sqlite3.connect(database_path(folder), timeout=BUSY_S, isolation_level=None)) as connection:
+        # Fails while others write: diskcache would try for a minute at each of many statements.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if thorough:
+            ((verdict,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+            if verdict != "ok":
+                raise StoreCorrupt(f"the database is damaged: {verdict}")
+        if "Settings" in tables:
+            known = {*SETTINGS, *METADATA}
+            if any(name not in known for (name,) in connection.execute("SELECT key FROM Settings")):
+                raise StoreCorrupt("the database has settings that carpool did not write")
+        return (_sizes(connection) if "Cache" in tables else {}), bool(tables)
+
+
+def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
+    # SQLite knows the length of a value without reading it.
+    select = "SELECT key, raw, mode, filename, expire_time, typeof(key), typeof(value), length(value) FROM Cache"
+    parts: dict[str, dict[int, int]] = {}
+    for key, raw, mode, filename, expire_time, key_type, value_type, length in connection.execute(select):
+        if (raw, mode, filename, expire_time, key_type, value_type) != (1, MODE_RAW, None, None, "text", "blob"):
+            raise StoreCorrupt("the database holds rows that carpool did not write; what they name was not opened")
+        name, slash, number = key.partition("/")
+        if slash and not _PART.fullmatch(number):
+            raise StoreCorrupt(f"the database holds {key[:80]!r}, which carpool did not write")
+        parts.setdefault(name, {})[int(number or 0)] = length
+    sizes = {name: sum(found.values()) for name, found in parts.items()}
+    for name, found in parts.items():
+        last = len(found) - 1
+        whole = all(found.get(number) == ROW_BYTES for number in range(last))
+        if not whole or not 0 < found.get(last, 0) <= ROW_BYTES:
+            raise StoreCorrupt(f"{name} is damaged: a part of it is gone")
+    return sizes
+
+
+_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_PRIMARY: Final = 0xFF
+
+
+def meaning(error: BaseException) -> StoreError:
+    """Return what an error means, as a new exception object.
+
+    The last in its chain that is known counts: diskcache hides SQLite's errors behind others.
+    """
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for cause in causes:
+        code = getattr(cause, "sqlite_errorcode", 0) & _PRIMARY
+        if isinstance(cause, StoreError):
+            return again(cause)
+        if code == sqlite3.SQLITE_FULL or (isinstance(cause, OSError) and cause.errno in FULL_ERRNOS):
+            return StoreFull("the disk is full: make room")
+        if code in _CORRUPT:
+            return StoreCorrupt(f"the database is damaged ({cause})")
+        if code in _LOCKED:
+            return StoreLocked("another program holds the database: end it")
+        if code == sqlite3.SQLITE_IOERR:
+            return StoreError("the disk reports an error: nothing more is written")
+    return StoreError(f"the store does not work ({type(error).__name__}: {error})")
+
+
+def again(error: StoreError) -> StoreError:
+    """Return an equal error: each awaiter gets an object of its own."""
+    return type(error)(*error.args)

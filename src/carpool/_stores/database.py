@@ -1,0 +1,297 @@
+"""The database of one slot: records by name, many changes in one transaction.
+
+Owns the identity of the slot's database, the cutting of large values into rows, and what happens after an error: retry,
+use the ballast's room, or stop writing. Belongs to the one thread that made it. It must not know event loops.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from carpool._core.messages import PutSegment, Record, Write
+from carpool._core.model import FORMAT, Meta
+from carpool._stores import segments
+from carpool._stores.cache import (
+    ROW_BYTES,
+    Cache,
+    again,
+    database_path,
+    make_private,
+    meaning,
+    open_cache,
+    survey,
+    verify,
+)
+from carpool._stores.segments import Changes
+from carpool._stores.slots import Slot
+from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreVersion
+
+BUSY_TRIES: Final = 3
+_ID_CHARS: Final = string.ascii_lowercase + string.digits
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one commit changes."""
+
+    changes: Changes
+    grows: bool
+    """Whether it takes in new requests."""
+
+
+class Group(msgspec.Struct, kw_only=True, gc=False):
+    """What several commits change, one after the other."""
+
+    changes: Changes
+    used_bytes: int
+    """Size of all values after them."""
+
+
+class Database:
+    """The records of one slot.
+
+    After damage was found while writing, or an error of the disk, nothing more is written (``broken``). What is
+    readable stays so.
+    """
+
+    def __init__(self, slot: Slot, bytes_max: int) -> None:
+        self._slot = slot
+        self._bytes_max = bytes_max
+        self._sizes: dict[str, int] = {}
+        self._used_bytes = 0
+        self._cache: Cache | None = None
+        self._unverified = False
+        self.store_id = ""
+        self.checked = False
+        self.broken: StoreError | None = None
+
+    # -- open and close
+
+    def open(self) -> None:
+        """Check the database and open it; a full disk gives the ballast's room for that.
+
+        Raises:
+            StoreError: or one of its kinds; nothing is held open then.
+        """
+        try:
+            if self._with_ballast(self._open):
+                self._slot.keep_ballast()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self.close()
+        with self._errors():
+            expected = self._slot.read_store_id()
+            path = database_path(self._slot.path)
+            if expected is not None and not (path.exists() and path.stat().st_size):
+                raise StoreCorrupt("the database is gone, but store-id says that there was one")
+            make_private(self._slot.path)
+            unclean = not self._slot.is_clean
+            self._sizes, existed = survey(self._slot.path, thorough=unclean)
+            self._used_bytes = sum(self._sizes.values())
+            self.checked = unclean and existed
+            self._slot.mark_in_use()
+            self._cache = open_cache(self._slot.path)
+            self._identify(expected)
+
+    def _identify(self, expected: str | None) -> None:
+        if segments.META in self._sizes:
+            meta = self.records([segments.META])[0]
+            assert isinstance(meta, Meta)
+            if meta.format > FORMAT:
+                raise StoreVersion(f"format {meta.format} is from a later version of carpool: upgrade it")
+            self.store_id = meta.store_id
+        elif expected is None and not self._sizes:
+            self.store_id = "".join(secrets.choice(_ID_CHARS) for _ in range(8))
+            self._apply({segments.META: segments.encode(segments.META, Meta(store_id=self.store_id))})
+        else:
+            raise StoreCorrupt("the database was emptied")
+        if expected is None:
+            # A database that was just made, or whose making was cut short here. One with records had a store-id.
+            if self._sizes.keys() != {segments.META}:
+                raise StoreCorrupt("the database holds records, but store-id is gone")
+            self._slot.write_store_id(self.store_id)
+        elif expected != self.store_id:
+            raise StoreCorrupt(f"the database is that of the store {self.store_id!r}, but store-id says {expected!r}")
+
+    def close(self) -> None:
+        """Close the database; do nothing if it is not open."""
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+    # -- read
+
+    @property
+    def _opened(self) -> Cache:
+        assert self._cache is not None, "the database is not open"
+        return self._cache
+
+    def slices(self, count_max: int, bytes_max: int) -> list[list[str]]:
+        """Return the names of all values in the order of loading, in groups of bounded count and size.
+
+        Raises:
+            StoreCorrupt: there is a name that carpool does not give.
+        """
+        groups: list[list[str]] = []
+        room = 0
+        with self._errors():
+            names = sorted(self._sizes, key=segments.order)
+        for name in names:
+            if not groups or len(groups[-1]) == count_max or self._sizes[name] > room:
+                groups.append([])
+                room = bytes_max
+            groups[-1].append(name)
+            room -= self._sizes[name]
+        return groups
+
+    def records(self, names: Sequence[str]) -> list[Record]:
+        """Return the records of these names, bodies checked; names that are gone by now are left out."""
+        with self._errors():
+            return [segments.record(name, self._value(name).head) for name in names if name in self._sizes]
+
+    def lines(self, name: str, rows: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of some rows of a segment or of results, each from a first row up to another."""
+        with self._errors():
+            return segments.lines(name, self._value(name), rows)
+
+    def _value(self, name: str) -> segments.Value:
+        size = self._sizes.get(name)
+        if size is None:
+            raise StoreCorrupt(f"there is no {name}")
+        rows: list[bytes] = []
+        for row in _rows(name, 0, size):
+            found = self._opened.get(row, retry=False)
+            if found is None:
+                raise StoreCorrupt(f"{name} is damaged: a part of it is gone")
+            rows.append(found)
+        return segments.decode(name, rows[0] if len(rows) == 1 else b"".join(rows))
+
+    # -- write
+
+    def group(self) -> Group:
+        """Return an empty group of commits."""
+        return Group(changes={}, used_bytes=self._used_bytes)
+
+    def stage(self, writes: Sequence[Write], group: Group) -> Commit:
+        """Return what a commit changes, having checked that it can be stored, and add it to those before it.
+
+        Raises:
+            StoreFull: it would take the store above its size.
+            StoreError: something in it cannot be stored.
+        """
+        changes = segments.encode_all(writes, self.store_id)
+        grows = any(isinstance(write, PutSegment) for write in writes)
+        used = group.used_bytes
+        for name, value in changes.items():
+            used -= len(group.changes[name] or b"") if name in group.changes else self._sizes.get(name, 0)
+            used += len(value or b"")
+        if grows and used > self._bytes_max:
+            raise self._located(
+                StoreFull(f"the store has reached Settings.store_bytes_max ({self._bytes_max:,} bytes): raise it")
+            )
+        group.changes.update(changes)
+        group.used_bytes = used
+        return Commit(changes=changes, grows=grows)
+
+    def apply(self, commit: Commit) -> None:
+        """Make these changes, durably, all or none. On a full disk, those without requests may use the ballast's room.
+
+        Raises:
+            StoreError: or one of its kinds; nothing was changed.
+        """
+        if commit.grows:
+            self._apply(commit.changes)
+        else:
+            self._with_ballast(lambda: self._apply(commit.changes))
+
+    def _apply(self, changes: Changes) -> None:
+        for left in reversed(range(BUSY_TRIES)):
+            try:
+                self._transact(changes)
+                break
+            except StoreLocked:
+                # Whoever holds it (a backup, a curious user) had its time.
+                if not left:
+                    raise
+        for name, value in changes.items():
+            self._used_bytes += len(value or b"") - self._sizes.pop(name, 0)
+            if value is not None:
+                self._sizes[name] = len(value)
+
+    def _transact(self, changes: Changes) -> None:
+        if self.broken is not None:
+            raise again(self.broken)
+        cache = self._opened
+        try:
+            with self._errors():
+                if self._unverified:
+                    verify(cache)
+                    self._unverified = False
+                with cache.transact(retry=False):
+                    for name, value in changes.items():
+                        self._change(cache, name, value)
+        except StoreError as error:
+            # diskcache leaves a transaction open whose COMMIT failed; a new connection starts without it.
+            cache.close()
+            self._unverified = True
+            if not isinstance(error, StoreFull | StoreLocked):
+                self.broken = error
+            raise
+
+    def _change(self, cache: Cache, name: str, value: bytearray | None) -> None:
+        size = 0
+        if value is not None:
+            size = len(value)
+            view = memoryview(value)
+            for number, row in enumerate(_rows(name, 0, size)):
+                cache.set(row, view[number * ROW_BYTES : (number + 1) * ROW_BYTES], retry=False)
+        for row in _rows(name, size, self._sizes.get(name, 0)):
+            cache.delete(row, retry=False)
+
+    # -- errors
+
+    def _with_ballast(self, action: Callable[[], None]) -> bool:
+        """Do something, in the ballast's room if there is no other; return whether there was other room."""
+        try:
+            action()
+            return True
+        except StoreFull:
+            if not self._slot.drop_ballast():
+                raise
+        action()
+        return False
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        """Turn whatever goes wrong below into a StoreError that says where."""
+        try:
+            yield
+        except Exception as error:
+            raise self._located(meaning(error)) from error
+
+    def _located(self, error: StoreError) -> StoreError:
+        where = f"{self._slot.path}: "
+        if str(error).startswith(where):
+            return error
+        match error:
+            case StoreCorrupt():
+                advice = ". Nothing was changed: restore the folder from a backup, or name another home to go on"
+            case StoreFull():
+                advice = ". Nothing more is accepted until there is room"
+            case _:
+                advice = ""
+        return type(error)(f"{where}{error}{advice}")
+
+
+def _rows(name: str, start: int, stop: int) -> list[str]:
+    """Return the names of the rows that a value takes when it grows from one size to another."""
+    first, last = -(-start // ROW_BYTES), -(-stop // ROW_BYTES)
+    return [f"{name}/{number}" if number else name for number in range(first, last)]

@@ -1,0 +1,169 @@
+"""The store in memory: the reference twin of the one on disk, for tests and for programs that may forget.
+
+Owns nothing that outlives the process. Records are kept encoded, so that whoever changes one
+afterwards changes no store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import string
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from carpool._core.messages import (
+    DropJob,
+    DropResults,
+    DropSegments,
+    PutJob,
+    PutMarks,
+    PutMeta,
+    PutResults,
+    PutSegment,
+    Record,
+    Write,
+)
+from carpool._core.model import ROW_BITS, ROW_MASK, Meta, Place, ResultsHead, SegmentHead, Span
+from carpool._stores import segments
+from carpool.errors import StoreCorrupt, StoreError
+
+_Value: TypeAlias = tuple[bytes, tuple[bytes, ...]]
+"""An encoded record, and the rows that belong to it."""
+
+_ID_CHARS: Final = string.ascii_lowercase + string.digits
+
+
+class MemoryStore:
+    """A store that lasts as long as the process does.
+
+    Args:
+        meta: identity to begin with; a fresh one if not given.
+    """
+
+    def __init__(self, meta: Meta | None = None) -> None:
+        if meta is None:
+            meta = Meta(store_id="".join(secrets.choice(_ID_CHARS) for _ in range(8)))
+        self._store_id = meta.store_id
+        self._values: dict[str, _Value] = {segments.META: (_encoded(meta), ())}
+        self._pid = os.getpid()
+        self._state = "not open"
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {self._store_id} {self._state}>"
+
+    def reopened(self) -> MemoryStore:
+        """Return a new store, not yet open, that holds what was committed to this one: what a crash leaves behind."""
+        store = MemoryStore(Meta(store_id=self._store_id))
+        store._values = self._values.copy()
+        return store
+
+    async def open(self) -> None:
+        """Get ready."""
+        if self._state != "not open":
+            raise StoreError("the store was opened before: make a new one")
+        self._state = "open"
+
+    async def close(self) -> None:
+        """Let go. Does nothing the second time."""
+        if self._state == "open":
+            self._state = "closed"
+
+    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+        """Apply writes at once, all of them or none; what is returned is done already.
+
+        Raises:
+            StoreError: one of them cannot be stored.
+        """
+        self._check()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            changes = [change for write in writes for change in self._changes(write)]
+        except StoreError as error:
+            done.set_exception(error)
+            return done
+        for name, value in changes:
+            if value is None:
+                self._values.pop(name, None)
+            else:
+                self._values[name] = value
+        done.set_result(None)
+        return done
+
+    def _changes(self, write: Write) -> list[tuple[str, _Value | None]]:
+        match write:
+            case PutMeta(meta):
+                segments.check_identity(meta, self._store_id)
+                return [(segments.META, (_encoded(meta), ()))]
+            case PutSegment(head, rows):
+                return [(segments.segment_name(head.no), _with_rows(head, rows))]
+            case PutMarks(marks):
+                return [(segments.marks_name(marks.no), (_encoded(marks), ()))]
+            case DropSegments(numbers):
+                return [(name(no), None) for no in numbers for name in (segments.segment_name, segments.marks_name)]
+            case PutJob(job):
+                return [(segments.job_name(job.id), (_encoded(job), ()))]
+            case DropJob(job_id):
+                return [(segments.job_name(job_id), None)]
+            case PutResults(head, rows):
+                return [(segments.results_name(head.no), _with_rows(head, rows))]
+            case DropResults(numbers):
+                return [(segments.results_name(no), None) for no in numbers]
+
+    def load(self) -> AsyncIterator[Record]:
+        """Iterate over all records as they stood when it began: identity, segments, marks, jobs, results."""
+        self._check()
+        return self._load(self._values.copy())
+
+    async def _load(self, values: dict[str, _Value]) -> AsyncIterator[Record]:
+        for name in sorted(values, key=segments.order):
+            yield segments.record(name, memoryview(values[name][0]))
+
+    def read(self, spans: Sequence[Span]) -> AsyncIterator[bytes]:
+        """Iterate over the lines of these rows: one chunk a span."""
+        self._check()
+        return self._read(spans)
+
+    async def _read(self, spans: Sequence[Span]) -> AsyncIterator[bytes]:
+        for no, start, stop in spans:
+            yield b"".join(self._rows(segments.segment_name(no), start, stop))
+
+    async def results(self, places: Sequence[Place]) -> list[bytes]:
+        """Return the bodies of stored results; a place here is a results number and a row."""
+        self._check()
+        rows = ((segments.results_name(place >> ROW_BITS), place & ROW_MASK) for place in places)
+        return [body for name, row in rows for body in self._rows(name, row, row + 1)]
+
+    def _rows(self, name: str, start: int, stop: int) -> tuple[bytes, ...]:
+        value = self._values.get(name)
+        if value is None:
+            raise StoreCorrupt(f"there is no {name}")
+        rows = value[1]
+        if not 0 <= start <= stop <= len(rows):
+            raise StoreCorrupt(f"{name} has no rows {start} to {stop}: it has {len(rows)}")
+        return rows[start:stop]
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise StoreError("the store was made before this process was forked: make a new one in the child")
+        if self._state != "open":
+            raise StoreError(f"the store is {self._state}")
+
+
+def _encoded(record: Record) -> bytes:
+    try:
+        return msgspec.msgpack.encode(record)
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise StoreError(f"a {type(record).__name__} cannot be stored: {error}") from error
+
+
+def _with_rows(head: SegmentHead | ResultsHead, rows: Sequence[bytes]) -> _Value:
+    try:
+        size = len(b"".join(rows))
+    except TypeError as error:
+        raise StoreError(f"the rows of a {type(head).__name__} cannot be stored: {error}") from error
+    segments.check_rows(head, len(rows), size)
+    return _encoded(head), tuple(rows)

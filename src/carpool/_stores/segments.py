@@ -1,0 +1,270 @@
+"""The framed, checksummed value: one record and the bytes that belong to it, as they lie in a store.
+
+Owns the layout of a value and the names of values; tells damage from a later version. Pure: it must not know where
+values are kept.
+
+A value is a header of 24 bytes (magic, version, kind, sizes, checksum over the rest), a head (a record, msgpack) and
+a body (the lines of a segment, the bodies of results; nothing for other records).
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from carpool._core.messages import (
+    DropJob,
+    DropResults,
+    DropSegments,
+    PutJob,
+    PutMarks,
+    PutMeta,
+    PutResults,
+    PutSegment,
+    Record,
+    Write,
+)
+from carpool._core.model import Job, Marks, Meta, ResultsHead, SegmentHead
+from carpool.errors import StoreCorrupt, StoreError, StoreVersion
+
+Changes: TypeAlias = dict[str, bytearray | None]
+"""What is to be stored by name; ``None``: nothing."""
+
+META: Final = "meta"
+HEADER_BYTES: Final = 24
+_MAGIC: Final = b"crpl"
+_VERSION: Final = 1
+_PREFIX: Final = struct.Struct(">4sBcxxIQ")
+_CHECKSUM: Final = struct.Struct(">I")
+_END_BYTES: Final = 8
+
+_TYPES: Final[dict[str, type[Record]]] = {
+    "meta": Meta,
+    "s": SegmentHead,
+    "m": Marks,
+    "j": Job,
+    "r": ResultsHead,
+}
+_DECODERS: Final = {kind: msgspec.msgpack.Decoder(record) for kind, record in _TYPES.items()}
+_RANKS: Final = {kind: rank for rank, kind in enumerate(_TYPES)}
+
+
+class Value(NamedTuple):
+    """A value whose checksum is right."""
+
+    head: memoryview
+    body: memoryview
+
+
+def segment_name(no: int) -> str:
+    """Return the name of a segment's value."""
+    return f"s{no}"
+
+
+def marks_name(no: int) -> str:
+    """Return the name of the value that says what became of a segment's rows."""
+    return f"m{no}"
+
+
+def results_name(no: int) -> str:
+    """Return the name of the value of stored results."""
+    return f"r{no}"
+
+
+def job_name(job_id: str) -> str:
+    """Return the name of a job's value."""
+    if "/" in job_id:
+        raise StoreError(f"job id {job_id!r} has a slash in it and cannot be stored")
+    return f"j{job_id}"
+
+
+def order(name: str) -> tuple[int, int, str]:
+    """Return where a value comes when all are loaded: identity, segments by number, marks, jobs, results.
+
+    Raises:
+        StoreCorrupt: no value has such a name.
+    """
+    kind = _kind(name)
+    rank = _RANKS.get(kind)
+    number = name[1:]
+    if rank is None or (kind in {"s", "m", "r"} and not (number.isascii() and number.isdecimal())):
+        raise StoreCorrupt(f"the store holds {name[:80]!r}, which carpool did not write")
+    return (rank, 0, number) if kind in {META, "j"} else (rank, int(number), "")
+
+
+def _kind(name: str) -> str:
+    return name if name == META else name[:1]
+
+
+def encode(name: str, record: Record, body: Sequence[bytes] = ()) -> bytearray:
+    """Return the value of a record.
+
+    Raises:
+        StoreError: something in it is not of the type that it should be.
+    """
+    try:
+        head = msgspec.msgpack.encode(record)
+        value = bytearray().join([bytes(HEADER_BYTES), head, *body])
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise StoreError(f"{name} cannot be stored: {error}") from error
+    _PREFIX.pack_into(value, 0, _MAGIC, _VERSION, name[:1].encode(), len(head), len(value) - HEADER_BYTES - len(head))
+    _CHECKSUM.pack_into(value, _PREFIX.size, _checksum(value))
+    return value
+
+
+def _checksum(value: bytes | bytearray) -> int:
+    view = memoryview(value)
+    return zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _PREFIX.size]))
+
+
+def size_bytes(name: str, start: bytes) -> int:
+    """Return the whole size of a value of which only the start is at hand.
+
+    Raises:
+        StoreCorrupt: this is not the start of such a value.
+        StoreVersion: a later version of carpool wrote it.
+    """
+    if len(start) < HEADER_BYTES:
+        raise StoreCorrupt(f"{name} is damaged: it is only {len(start)} bytes long")
+    magic, version, kind, head_bytes, body_bytes = _PREFIX.unpack_from(start)
+    if magic != _MAGIC:
+        raise StoreCorrupt(f"{name} is damaged: it does not start as carpool's values do")
+    if version > _VERSION:
+        raise StoreVersion(f"{name} has format {version}; this version of carpool reads up to {_VERSION}: upgrade it")
+    if kind != name[:1].encode():
+        raise StoreCorrupt(f"{name} is damaged: it holds a record of another kind")
+    return HEADER_BYTES + int(head_bytes) + int(body_bytes)
+
+
+def decode(name: str, value: bytes) -> Value:
+    """Check a value and return its parts.
+
+    Raises:
+        StoreCorrupt: it is not what was written.
+        StoreVersion: a later version of carpool wrote it.
+    """
+    size = size_bytes(name, value)
+    if size != len(value):
+        raise StoreCorrupt(f"{name} is damaged: it is {len(value)} bytes long where {size} were written")
+    (checksum,) = _CHECKSUM.unpack_from(value, _PREFIX.size)
+    if checksum != _checksum(value):
+        raise StoreCorrupt(f"{name} is damaged: its checksum does not fit")
+    head_bytes = _PREFIX.unpack_from(value)[3]
+    view = memoryview(value)[HEADER_BYTES:]
+    return Value(view[:head_bytes], view[head_bytes:])
+
+
+def record(name: str, head: memoryview) -> Record:
+    """Return the record in a head.
+
+    Raises:
+        StoreCorrupt: it is none, or that of another name.
+    """
+    try:
+        found = _DECODERS[_kind(name)].decode(head)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreCorrupt(f"{name} is damaged: its head cannot be read ({error})") from None
+    if _name_of(found) != name:
+        raise StoreCorrupt(f"{name} is damaged: it holds {_name_of(found)[:80]!r}")
+    return found
+
+
+def _name_of(found: Record) -> str:
+    match found:
+        case Meta():
+            return META
+        case SegmentHead():
+            return segment_name(found.no)
+        case Marks():
+            return marks_name(found.no)
+        case Job():
+            return job_name(found.id)
+        case ResultsHead():
+            return results_name(found.no)
+
+
+def lines(name: str, value: Value, rows: Iterable[tuple[int, int]]) -> list[bytes]:
+    """Return the bytes of some rows of a segment (or of results), each from a first row up to another.
+
+    Raises:
+        StoreCorrupt: it has no such rows.
+    """
+    found = record(name, value.head)
+    assert isinstance(found, SegmentHead | ResultsHead)
+    ends = memoryview(found.ends).cast("Q")
+    slices: list[bytes] = []
+    for start, stop in rows:
+        if not 0 <= start <= stop <= len(ends):
+            raise StoreCorrupt(f"{name} has no rows {start} to {stop}: it has {len(ends)}")
+        first = ends[start - 1] if start else 0
+        last = ends[stop - 1] if stop else 0
+        if not first <= last <= len(value.body):
+            raise StoreCorrupt(f"{name} is damaged: its rows {start} to {stop} lie outside of it")
+        slices.append(bytes(value.body[first:last]))
+    return slices
+
+
+def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
+    """Return what a commit changes, the last write to a name winning.
+
+    Args:
+        writes: what to write, in order.
+        store_id: the identity that the store has; no write may change it.
+
+    Raises:
+        StoreError: one of them cannot be stored; then none should be.
+    """
+    changes: Changes = {}
+    for write in writes:
+        match write:
+            case PutMeta(meta):
+                check_identity(meta, store_id)
+                changes[META] = encode(META, meta)
+            case PutSegment(head, rows):
+                changes[segment_name(head.no)] = _encode_rows(segment_name(head.no), head, rows)
+            case PutMarks(marks):
+                changes[marks_name(marks.no)] = encode(marks_name(marks.no), marks)
+            case DropSegments(numbers):
+                changes.update((name(no), None) for no in numbers for name in (segment_name, marks_name))
+            case PutJob(job):
+                changes[job_name(job.id)] = encode(job_name(job.id), job)
+            case DropJob(job_id):
+                changes[job_name(job_id)] = None
+            case PutResults(head, rows):
+                changes[results_name(head.no)] = _encode_rows(results_name(head.no), head, rows)
+            case DropResults(numbers):
+                changes.update((results_name(no), None) for no in numbers)
+    return changes
+
+
+def _encode_rows(name: str, head: SegmentHead | ResultsHead, rows: Sequence[bytes]) -> bytearray:
+    value = encode(name, head, rows)
+    check_rows(head, len(rows), _PREFIX.unpack_from(value)[4])
+    return value
+
+
+def check_identity(meta: Meta, store_id: str) -> None:
+    """Raise ``StoreError`` unless the record has the identity that the store has."""
+    if meta.store_id != store_id:
+        raise StoreError(f"the store is {store_id!r} and cannot become {meta.store_id!r}")
+
+
+def check_rows(head: SegmentHead | ResultsHead, count: int, size: int) -> None:
+    """Raise ``StoreError`` unless the head fits its rows: if not, it would be found out when it is too late.
+
+    Args:
+        head: the record.
+        count: how many rows there are.
+        size: their bytes.
+    """
+    last = int.from_bytes(head.ends[-_END_BYTES:], sys.byteorder)
+    if (len(head.keys), len(head.ends), last) != (count, count * _END_BYTES, size):
+        raise StoreError(
+            f"{_name_of(head)} cannot be stored: it has {count} rows of {size} bytes,"
+            f" where its head tells of {len(head.keys)} of {last}"
+        )

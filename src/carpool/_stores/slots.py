@@ -1,0 +1,244 @@
+"""The home on disk: numbered slots, each owned by one process, and the small files that tell the state of one.
+
+Owns folders, permissions, the lock, and what lies beside the database: ``lock`` (held while the slot is owned),
+``store-id`` (the identity that the database must have), ``clean`` (there while nobody works on the slot, if it was
+closed in order) and ``ballast`` (room that can be given back when the disk is full). It must not know what the database
+holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import sys
+import weakref
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from carpool.errors import ConfigurationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
+
+if sys.platform != "win32":
+    import fcntl
+
+SLOTS_MAX: Final = 64
+BALLAST_BYTES: Final = 1_048_576
+FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SLOT: Final = re.compile(r"slot-\d+")
+_STORE_ID: Final = re.compile(r"[a-z0-9]{8}")
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_NETWORK: Final = re.compile(r"nfs.*|cifs|smb.*|afs|ncpfs|fuse\.sshfs")
+
+
+class Slot:
+    """One slot that this process owns until ``release``."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock: int | None = lock
+        _owned.add(self)
+
+    def release(self) -> None:
+        """Let others have the slot."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether whoever had the slot before closed it in order."""
+        return (self.path / "clean").exists()
+
+    def mark_clean(self) -> None:
+        """Put on record that the slot was closed in order."""
+        with _disk_errors(self.path):
+            _write(self.path / "clean", b"")
+
+    def mark_in_use(self) -> None:
+        """Put on record that somebody works on the slot."""
+        with _disk_errors(self.path):
+            (self.path / "clean").unlink(missing_ok=True)
+            _sync_folder(self.path)
+
+    def read_store_id(self) -> str | None:
+        """Return the identity that the database must have; ``None`` in a slot that was never used.
+
+        Raises:
+            StoreCorrupt: the file that says so is damaged.
+        """
+        with _disk_errors(self.path):
+            try:
+                text = (self.path / "store-id").read_text("ascii", "replace").strip()
+            except FileNotFoundError:
+                return None
+        if not _STORE_ID.fullmatch(text):
+            raise StoreCorrupt(f"{self.path}/store-id is damaged. Nothing was changed; name another home to go on")
+        return text
+
+    def write_store_id(self, store_id: str) -> None:
+        """Put the identity of a new database on record, so that its loss is noticed."""
+        with _disk_errors(self.path):
+            new = self.path / "store-id.new"
+            _write(new, store_id.encode())
+            new.replace(self.path / "store-id")
+            _sync_folder(self.path)
+
+    def keep_ballast(self) -> None:
+        """Take up some room on the disk, if there is any: what ``drop_ballast`` can give back later."""
+        path = self.path / "ballast"
+        with suppress(FileNotFoundError):
+            if path.stat().st_size == BALLAST_BYTES:
+                return
+        try:
+            # Random: a file system that packs zeros would keep no room for them.
+            _write(path, os.urandom(BALLAST_BYTES))
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS:
+                raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+            # A full disk has no room for ballast; half of one would be worse than none.
+            self.drop_ballast()
+
+    def drop_ballast(self) -> bool:
+        """Give back the room that was kept; return whether there was any."""
+        path = self.path / "ballast"
+        with _disk_errors(self.path):
+            if not path.exists():
+                return False
+            path.unlink()
+            _sync_folder(self.path)
+        return True
+
+
+_owned: weakref.WeakSet[Slot] = weakref.WeakSet()
+
+
+def _let_go_after_fork() -> None:
+    # A child inherits the open lock file: without this, the slot would stay locked for as long as any child lives.
+    for slot in list(_owned):
+        slot.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+def take_slot(home: Path, slots_max: int = SLOTS_MAX) -> Slot:
+    """Take the lowest free slot of a home, making both where they do not exist.
+
+    Raises:
+        ConfigurationError: the home cannot be used; the message says why and what to do.
+        StoreLocked: all slots are taken.
+        StoreFull: there is no room for a folder.
+    """
+    if sys.platform == "win32":
+        raise StoreError("the store on disk needs POSIX file locks; under Windows, give the client another store")
+    _make_home(home)
+    for number in range(slots_max):
+        path = home / f"slot-{number}"
+        with _home_errors(home):
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+            lock = _lock(path / "lock")
+        if lock is not None:
+            return Slot(path, lock)
+    raise StoreLocked(
+        f"all {slots_max} slots of {home} are taken by running processes: end one of them, or name another home"
+    )
+
+
+def _lock(path: Path) -> int | None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _make_home(home: Path) -> None:
+    text = str(home)
+    if os.path.expandvars(os.path.expanduser(text)) != text:  # noqa: PTH111 - this is what diskcache does to it
+        raise ConfigurationError(f"home is {text!r}; it must be a plain path without ~ and $")
+    with _home_errors(home):
+        home.mkdir(parents=True, mode=0o700, exist_ok=True)
+        # A folder that is ours alone is made private. One that holds other things as well stays as its owner wants it:
+        # the slots in it are private anyhow.
+        if stat.S_IMODE(home.stat().st_mode) != 0o700 and all(_SLOT.fullmatch(path.name) for path in home.iterdir()):
+            home.chmod(0o700)
+        mounts = _MOUNTS.read_text("utf-8", "surrogateescape") if _MOUNTS.exists() else ""
+    kind = filesystem_of(home.resolve(), mounts)
+    if _NETWORK.fullmatch(kind):
+        raise ConfigurationError(
+            f"home {home} is on a network file system ({kind}), where locks and fsync cannot be relied on: "
+            "name a folder on a local disk (home= or CARPOOL_HOME)"
+        )
+
+
+@contextmanager
+def _home_errors(home: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_ERRNOS:
+            raise StoreFull(f"there is no room for {home}: make some, or name another home") from error
+        reason = "it is not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise ConfigurationError(
+            f"home {home} cannot be used: {reason}. Name a folder that you may write to (home= or CARPOOL_HOME)"
+        ) from error
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_ERRNOS:
+            raise StoreFull(f"the disk under {path} is full: make room") from error
+        raise StoreError(f"{path} cannot be used: {error.strerror}") from error
+
+
+def filesystem_of(path: Path, mounts: str) -> str:
+    """Return the type of the file system that a path is on.
+
+    Args:
+        path: an absolute path without links.
+        mounts: the text of ``/proc/self/mountinfo``; of what is mounted on the same folder, the last line counts.
+
+    Returns:
+        The kernel's name for it; empty if it is not known.
+    """
+    found, longest = "", -1
+    for line in mounts.split("\n"):
+        before, separator, after = line.partition(" - ")
+        fields = before.split(" ")
+        if not separator or len(fields) < 5:
+            continue
+        point = Path(_OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4]))
+        if path.is_relative_to(point) and len(point.parts) >= longest:
+            found, longest = after.split(" ")[0], len(point.parts)
+    return found
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(handle, "wb") as file:  # noqa: PTH123 - takes the handle that was opened as private
+        file.write(data)
+        file.flush()
+        os.fsync(handle)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

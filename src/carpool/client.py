@@ -1,0 +1,354 @@
+"""The client: where adapters are named and put together, and what users call.
+
+Owns how a call becomes a request (key, deadline, ladder, encoding) and how an answer becomes a response. Everything between
+is the runtime's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import warnings
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import platformdirs
+
+from carpool._core.model import EXPLICIT, TICKET
+from carpool._gemini.developer import DeveloperProvider
+from carpool._gemini.encode import Encoded, Encoder, line
+from carpool._jobs import Jobs
+from carpool._map import map_requests
+from carpool._runtime import Runtime
+from carpool._stores.disk import DiskStore
+from carpool.deadline import parse_deadline
+from carpool.errors import ConfigurationError, DeadlineExceeded, RequestError
+from carpool.settings import Settings, check_ladder
+from carpool.types import EmbedResponse, GenerateResponse, Kind, Receipt, Request, Response, Stats, Ticket
+
+if TYPE_CHECKING:
+    from carpool._ports import Provider, Store
+    from carpool._runtime_awaiters import Asked
+    from carpool.settings import Ladder
+    from carpool.types import Deadline, Outcome
+
+GOOGLE_URL: Final = "https://generativelanguage.googleapis.com"
+_KEY_MAX_CHARS: Final = 512
+_PLACEHOLDER_KEY: Final = "none"
+"""Sent to a base URL of the user's own where no key was given: whoever answers there decides whether it wants one."""
+
+
+class Client:
+    """Single awaited calls, sent through the Gemini Batch API.
+
+    Use it as ``async with carpool.Client() as client:``; entering and leaving may happen in different tasks of one loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        api_version: str = "v1beta",
+        home: str | os.PathLike[str] | None = None,
+        settings: Settings | None = None,
+        store: Store | None = None,
+        provider: Provider | None = None,
+    ) -> None:
+        """Set a client up; nothing is opened before it is entered.
+
+        Args:
+            api_key: Gemini API key; else ``GOOGLE_API_KEY``, else ``GEMINI_API_KEY``.
+            base_url: where to call; else ``CARPOOL_BASE_URL``, else Google.
+            api_version: path segment of the REST API.
+            home: directory of the store; else ``CARPOOL_HOME``, else the user's state directory.
+            settings: limits and waiting times; else from ``CARPOOL_*`` variables and defaults.
+            store: a store of one's own instead of ``home``.
+            provider: a provider of one's own instead of key and URL.
+
+        Raises:
+            ConfigurationError: there is no key and no base URL, or a value cannot be used.
+        """
+        self.settings = Settings.from_env() if settings is None else settings
+        if provider is None:
+            provider = _provider(api_key, base_url, api_version, self.settings)
+        if store is None:
+            store = DiskStore(_home(home), self.settings)
+        self._encoder = Encoder()
+        self._runtime = Runtime(self.settings, provider, store, line)
+        self._entered = False
+        self.jobs = Jobs(provider, self._ready)
+
+    async def __aenter__(self) -> Self:
+        if sys.modules.get("trio") is not None and _under_trio():
+            raise ConfigurationError("carpool runs on asyncio only (aiohttp); under trio, run it in a thread of its own")
+        if self._entered:
+            raise ConfigurationError("this client was entered before; make a new one")
+        self._entered = True
+        await self._runtime.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runtime.close(self.settings.on_close, clean=kind is None)
+
+    # -- awaiting one call
+
+    async def generate(
+        self,
+        model: str,
+        contents: Any,
+        *,
+        config: Any = None,
+        key: str | None = None,
+        deadline: Deadline | None = None,
+        ladder: Ladder | None = None,
+    ) -> GenerateResponse:
+        """Await the answer to one prompt.
+
+        Args:
+            model: model name, with or without ``models/``.
+            contents: a string, a part or content, a list of them, or google-genai's own types.
+            config: fields of google-genai's ``GenerateContentConfig``, flat: a dict in snake_case or camelCase, or that type.
+            key: identity of the request; the same key gives the same answer, also in later processes.
+            deadline: ``"4h"``, ``"06:00"``, seconds, ``timedelta`` or aware ``datetime``.
+            ladder: routes to try in order; the batch route is the only one so far.
+
+        Raises:
+            ConfigurationError: an argument cannot be used; nothing was sent.
+            RequestRejected, RequestFailed, ResultMissing, RequestTooLarge, NotBatchable, KeyConflict: as they say.
+            DeadlineExceeded: no answer came in time.
+            ClientClosed: the client was closed first.
+        """
+        runtime = self._ready()
+        if runtime.crowded:
+            await runtime.wait_turn()
+        encoded = self._encoder.generate(model, contents, config)
+        schema = encoded.schema
+        asked = self._ask("generate", model, encoded, key, 0, deadline, ladder)
+        del contents, config, encoded  # a suspended frame would pin them: bodies live on disk, not here
+        try:
+            raw, facts = await asked.future
+        except asyncio.CancelledError:
+            runtime.gone(asked)
+            raise
+        return GenerateResponse(asked.key, raw, facts, asked.accepted_at, asked.reused, schema)
+
+    async def embed(
+        self,
+        model: str,
+        content: Any,
+        *,
+        config: Any = None,
+        key: str | None = None,
+        deadline: Deadline | None = None,
+        ladder: Ladder | None = None,
+    ) -> EmbedResponse:
+        """Await the vector of one content. Arguments and errors as ``generate``; a list of several contents is refused."""
+        runtime = self._ready()
+        if runtime.crowded:
+            await runtime.wait_turn()
+        encoded = self._encoder.embed(model, content, config)
+        asked = self._ask("embed", model, encoded, key, 0, deadline, ladder)
+        del content, config, encoded
+        try:
+            raw, facts = await asked.future
+        except asyncio.CancelledError:
+            runtime.gone(asked)
+            raise
+        return EmbedResponse(asked.key, raw, facts, asked.accepted_at, asked.reused)
+
+    # -- tickets and rows
+
+    async def submit(self, request: Request) -> Ticket[Any]:
+        """Take a request in, and return once it is on disk. ``await`` the ticket, or ask ``result(ticket.key)`` later.
+
+        Raises:
+            ConfigurationError, RequestTooLarge, NotBatchable, KeyConflict: as ``generate``.
+        """
+        runtime = self._ready()
+        if runtime.crowded:
+            await runtime.wait_turn()
+        asked, schema = self._ask_request(request, EXPLICIT | TICKET, None)
+        asked.future.add_done_callback(_retrieve)
+        await runtime.turn()
+        return Ticket(asked.key, asked.future, partial(asked.response, request.kind, schema))
+
+    async def result(self, key: str) -> Response:
+        """Await the answer of a ticket or explicit key, given now or by an earlier process.
+
+        Raises:
+            RequestError: nobody ever gave this key, or its result is past its time.
+            RequestRejected, RequestFailed, ResultMissing: the stored verdict.
+        """
+        runtime = self._ready()
+        asked = runtime.result(_checked_key(key))
+        if asked is None:
+            raise RequestError(f"nothing is known of key {key!r}: it was never submitted here, or its result is past its time", key=key)
+        kind = runtime.kind_of(asked)
+        try:
+            answer = await asked.future
+        except asyncio.CancelledError:
+            runtime.gone(asked)
+            raise
+        return asked.response(kind, None, answer)
+
+    def map(
+        self, requests: Iterable[Request] | AsyncIterable[Request], *, window: int = 10_000
+    ) -> AsyncIterator[Outcome]:
+        """Iterate over the outcomes of many requests as they come, with at most ``window`` of them outstanding.
+
+        Rows without a key get one from their content and how often it occurred before, so that the same rows in a later
+        process cost nothing again.
+
+        Args:
+            requests: rows, from any iterable.
+            window: how many rows may be outstanding; bounds memory.
+        """
+        if window < 1:
+            raise ConfigurationError(f"window is {window!r}; it must be at least 1")
+        return map_requests(_Desk(self._ready, self._ask_request), requests, window)
+
+    # -- the whole
+
+    async def flush(self) -> None:
+        """Send what waits now, as soon as jobs may start."""
+        await self._ready().flush()
+
+    async def drain(self) -> None:
+        """Send everything, and wait until every request is settled."""
+        await self._ready().drain()
+
+    def stats(self) -> Stats:
+        """Return a snapshot of what waits and what was done."""
+        return self._ready().stats()
+
+    def receipt(self) -> Receipt:
+        """Return this client's account since it was opened."""
+        return self._ready().engine.receipt()
+
+    def __repr__(self) -> str:
+        return f"Client(entered={self._entered})"
+
+    # -- how a call becomes a request
+
+    def _ready(self) -> Runtime:
+        if not self._entered:
+            raise ConfigurationError("this client is not open; use 'async with carpool.Client() as client:'")
+        self._runtime.check()
+        return self._runtime
+
+    def _ask(
+        self,
+        kind: Kind,
+        model: str,
+        encoded: Encoded,
+        key: str | None,
+        flags: int,
+        deadline: Deadline | None,
+        ladder: Ladder | None,
+    ) -> Asked:
+        if ladder is not None:
+            check_ladder(ladder)
+        if key is not None:
+            _checked_key(key)
+            flags |= EXPLICIT
+        until = None
+        if deadline is not None:
+            now = self._runtime.now()
+            until = parse_deadline(deadline, now)
+            if until <= now:
+                raise DeadlineExceeded(f"the deadline {deadline!r} has passed already; nothing was sent", key=key)
+        return self._runtime.ask(kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until)
+
+    def _encode(self, request: Request) -> Encoded:
+        if request.body is not None:
+            return self._encoder.body(request.kind, request.model, request.body)
+        if request.kind == "embed":
+            return self._encoder.embed(request.model, request.contents, request.config)
+        return self._encoder.generate(request.model, request.contents, request.config)
+
+    def _ask_request(
+        self, request: Request, flags: int, occurred: dict[bytes, int] | None
+    ) -> tuple[Asked, Any]:
+        """Ask for a row; return it with the schema that its answer is read with.
+
+        A row without a key gets one: from its content and its occurrence where these are counted, else an automatic one.
+        """
+        encoded = self._encode(request)
+        key = request.key
+        if key is None and occurred is not None:
+            number = occurred[encoded.digest] = occurred.get(encoded.digest, 0) + 1
+            key = f"m{encoded.digest.hex()}.{number}"
+        elif key is None:
+            key = self._runtime.engine.new_key(encoded.digest)
+        asked = self._ask(request.kind, request.model, encoded, key, flags, request.deadline, request.ladder)
+        return asked, encoded.schema
+
+
+class _Desk:
+    """What ``map`` sees of a client."""
+
+    def __init__(self, ready: Callable[[], Runtime], ask: Callable[..., tuple[Asked, Any]]) -> None:
+        self._ready = ready
+        self._ask = ask
+
+    async def wait_for_room(self) -> None:
+        runtime = self._ready()
+        if runtime.crowded:
+            await runtime.wait_turn()
+
+    def ask_row(self, request: Request, occurred: dict[bytes, int]) -> tuple[Asked, Any]:
+        return self._ask(request, EXPLICIT, occurred)
+
+    def row_gone(self, asked: Asked) -> None:
+        self._ready().gone(asked)
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at a ticket's error, so that a ticket that nobody awaits does not complain when it is collected."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _checked_key(key: str) -> str:
+    if not isinstance(key, str) or not key or len(key) > _KEY_MAX_CHARS:
+        raise ConfigurationError(f"key must be a string of 1 to {_KEY_MAX_CHARS} characters, not {key!r:.80}")
+    return key
+
+
+def _provider(api_key: str | None, base_url: str | None, api_version: str, settings: Settings) -> DeveloperProvider:
+    base_url = base_url or os.environ.get("CARPOOL_BASE_URL") or None
+    google, gemini = os.environ.get("GOOGLE_API_KEY"), os.environ.get("GEMINI_API_KEY")
+    if api_key is None:
+        if google and gemini:
+            warnings.warn("both GOOGLE_API_KEY and GEMINI_API_KEY are set; GOOGLE_API_KEY is used", stacklevel=3)
+        api_key = google or gemini
+    if not api_key:
+        if base_url is None:
+            raise ConfigurationError(
+                "there is no API key: pass api_key=..., or set GOOGLE_API_KEY or GEMINI_API_KEY. "
+                "To see carpool work without one, run 'carpool demo'"
+            )
+        api_key = _PLACEHOLDER_KEY
+    return DeveloperProvider(
+        api_key=api_key, base_url=base_url or GOOGLE_URL, api_version=api_version, settings=settings
+    )
+
+
+def _home(home: str | os.PathLike[str] | None) -> Path:
+    chosen = home or os.environ.get("CARPOOL_HOME")
+    return Path(chosen) if chosen else Path(platformdirs.user_state_dir("carpool", appauthor=False))
+
+
+def _under_trio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False

@@ -1,0 +1,180 @@
+"""The public error tree.
+
+Owns what a caller can catch. Every error carries its data as attributes (``key``, ``code``, ``status``, ``message``,
+``details``, ``job``), can be pickled, and says in ``str()`` what happened, to which key, and what to do next. It must not
+know where errors come from.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+SHOWN_CHARS_MAX: Final = 300
+_ECHO_CHARS_MIN: Final = 32
+_SCANNED_CHARS_MAX: Final = 4_000
+_URL = re.compile(r"https?://[^\s\"'<>]+")
+_API_KEY = re.compile(r"\bAIza[0-9A-Za-z_\-]{10,}")
+
+
+class CarpoolError(Exception):
+    """Root of all errors that carpool raises.
+
+    Attributes:
+        key: the request's key, where one request is concerned.
+        code: the server's numeric code (HTTP, or rpc when at most 16), as sent.
+        status: the server's status word, as sent (``"INVALID_ARGUMENT"``).
+        message: the server's whole message. ``str()`` shows a shortened form without request text, URL or key.
+        details: the server's ``details`` as decoded JSON.
+        job: name of the batch job concerned (``"batches/..."``).
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        key: str | None = None,
+        code: int | None = None,
+        status: str | None = None,
+        message: str | None = None,
+        details: Any = None,
+        job: str | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.key = key
+        self.code = code
+        self.status = status
+        self.message = message
+        self.details = details
+        self.job = job
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+    def __repr__(self) -> str:
+        data = ", ".join(
+            f"{name}={value!r}"
+            for name in ("key", "code", "status", "job")
+            if (value := getattr(self, name, None)) is not None
+        )
+        return f"{type(self).__name__}({data})"
+
+
+def _rebuild(kind: type[CarpoolError], args: tuple[Any, ...], state: dict[str, Any]) -> CarpoolError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigurationError(CarpoolError):
+    """The client cannot be used as it was set up: no key, a bad setting, the wrong loop. Mend the call; nothing was sent."""
+
+
+class RequestError(CarpoolError):
+    """One request did not get its answer; ``key`` says which."""
+
+
+class RequestRejected(RequestError):
+    """The server refused this request (``code``, ``status``, ``message``, ``details`` as sent). Sending it again is useless."""
+
+
+class RequestFailed(RequestError):
+    """The retries of this request are used up; the last error of the server is attached."""
+
+
+class DeadlineExceeded(RequestError, TimeoutError):
+    """The deadline passed before an answer came. A request already sent can be picked up later under its ``key``."""
+
+
+class ResultMissing(RequestError):
+    """The job succeeded several times without a row for this key."""
+
+
+class RequestTooLarge(RequestError):
+    """This request alone is above the limit of a batch file."""
+
+
+class NotBatchable(RequestError):
+    """The Batch API cannot take this request (model or feature). Call the live API for it."""
+
+
+class KeyConflict(RequestError):
+    """This key was given before with a different request. Use another key, or the same request."""
+
+
+class JobError(CarpoolError):
+    """A batch job went wrong as a whole; ``job`` names it."""
+
+
+class SubmitAmbiguous(JobError):
+    """It could not be found out whether a job was created. It is not created again, so that nothing is paid twice."""
+
+
+class BudgetExceeded(CarpoolError):
+    """A ceiling on money is reached; nothing was sent."""
+
+
+class QuotaExceeded(CarpoolError):
+    """The server's quota is used up for longer than this call can wait."""
+
+
+class StoreError(CarpoolError):
+    """The store on disk refused to work."""
+
+
+class StoreLocked(StoreError):
+    """Another process holds the store, and no slot is free."""
+
+
+class StoreFull(StoreError):
+    """The disk, or ``Settings.store_bytes_max``, is full. Nothing more is accepted or sent until there is room."""
+
+
+class StoreCorrupt(StoreError):
+    """The store does not hold what was written. It is left untouched; name another ``home`` to go on."""
+
+
+class StoreVersion(StoreError):
+    """The store was written by a version of carpool that this one cannot read."""
+
+
+class LeaseLost(StoreError):
+    """Another process took the store over."""
+
+
+class ClientClosed(CarpoolError):
+    """The client was closed before the answer came. What was sent stays on record and can be picked up by its key."""
+
+
+def shown(message: str, request_text: str = "") -> str:
+    """Shorten a server's message to what may appear in logs.
+
+    Args:
+        message: the server's words.
+        request_text: text of the request; any run of 32 or more characters of it is replaced by ``[request text]``.
+
+    Returns:
+        At most 300 characters, without URL and API key.
+    """
+    text = _URL.sub("[url]", _API_KEY.sub("[key]", message[:_SCANNED_CHARS_MAX]))
+    if request_text:
+        text = _without_echo(text, request_text)
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 1] + "…"
+
+
+def _without_echo(text: str, request_text: str) -> str:
+    parts: list[str] = []
+    start = 0
+    while start + _ECHO_CHARS_MIN <= len(text):
+        stop = start + _ECHO_CHARS_MIN
+        if text[start:stop] not in request_text:
+            parts.append(text[start])
+            start += 1
+            continue
+        while stop < len(text) and text[start : stop + 1] in request_text:
+            stop += 1
+        parts.append("[request text]")
+        start = stop
+    return "".join(parts) + text[start:]

@@ -1,0 +1,217 @@
+"""Settings: every limit and waiting time, with its unit in its name, its default, and its check.
+
+Owns where values come from (arguments, then ``CARPOOL_*`` in the environment, then defaults). It must not know who uses them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, Literal, Self, TypeAlias
+
+import msgspec
+
+from carpool.errors import ConfigurationError
+
+Route: TypeAlias = Literal["batch", "flex", "standard"]
+Ladder: TypeAlias = tuple[Route, ...]
+OnClose: TypeAlias = Literal["keep", "drain", "cancel"]
+
+CHEAP: Final[Ladder] = ("batch", "flex", "standard")
+FAST: Final[Ladder] = ("standard", "batch")
+ROUTES: Final = ("batch", "flex", "standard")
+
+_DAY_S: Final = 86_400.0
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """List price of one model on the standard route, in USD per million tokens; the batch route costs half."""
+
+    input_usd: Decimal
+    output_usd: Decimal
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits and waiting times of one client. Frozen; checked when it is made.
+
+    Raises:
+        ConfigurationError: a value is out of its range; the message names the field and the range.
+    """
+
+    linger_s: float = 2.0
+    """How long a lane gathers after its first request."""
+    linger_max_s: float = 300.0
+    """What ``linger_s`` stretches towards as running jobs near ``jobs_max``."""
+    batch_requests_max: int = 50_000
+    """Requests in one batch."""
+    inline_bytes_max: int = 20_000_000
+    """A create call with inline requests stays below this, envelope counted (the service takes less than 20 MB)."""
+    inline_output_bytes_max: int = 16_000_000
+    """Expected output above which a batch goes as a file: large inline answers cannot be fetched reliably."""
+    inline_cost_max_usd: Decimal | None = Decimal("1.00")
+    """Expected cost above which a batch goes as a file, which can be revoked; ``None`` switches this limit off."""
+    inline_requests_max: int = 1_000
+    """The same limit in requests, for models of unknown price."""
+    file_bytes_max: int = 2_000_000_000
+    """A batch file stays at or below this; larger batches are split."""
+    jobs_max: int = 100
+    """Jobs at once."""
+    enqueued_tokens_max: int | None = None
+    """Estimated tokens of one model in unfinished jobs; ``None``: no limit of ours."""
+    attempts_max: int = 3
+    """How often one request is sent before it fails."""
+    job_attempts_max: int = 3
+    """How often a batch is created anew when the fate of a create stays unknown or its file is gone."""
+    poll_min_s: float = 5.0
+    """Shortest time between two questions about a job."""
+    poll_max_s: float = 300.0
+    """Longest time between two questions about a job."""
+    output_grace_s: float = 600.0
+    """How long a succeeded job may be without output before its rows count as missing."""
+    lookup_wait_s: float = 60.0
+    """How long list calls may lag behind a create: the wait between two looks for a job of unknown fate."""
+    retry_min_s: float = 1.0
+    """First pause after a failed call; doubles up to ``retry_max_s``."""
+    retry_max_s: float = 120.0
+    """Longest pause after a failed call."""
+    quota_retry_min_s: float = 30.0
+    """First pause of a model's lane after a 429 on create; doubles up to ``quota_retry_max_s``."""
+    quota_retry_max_s: float = 1_200.0
+    """Longest pause after a 429 on create (such refusals were seen to clear after 15 to 20 minutes)."""
+    first_contact_s: float = 10.0
+    """How long to go on trying a server that has never answered this client before awaiters get an error."""
+    unreachable_s: float = 900.0
+    """The same for a server that has answered before."""
+    call_timeout_s: float = 120.0
+    """Total time of one HTTP call that is neither upload nor download."""
+    upload_chunk_bytes: int = 8_388_608
+    """Bytes of one upload call; a multiple of 262,144."""
+    body_bytes_max: int = 67_108_864
+    """Largest reply kept in memory."""
+    line_bytes_max: int = 67_108_864
+    """Longest line of a result file."""
+    segment_bytes: int = 1_048_576
+    """Size at which accepted requests are written as one segment (at most 8 MiB)."""
+    waiting_requests_max: int = 2_000_000
+    """Requests accepted and not yet sent; beyond it callers wait their turn."""
+    waiting_bytes_max: int = 4_000_000_000
+    """The same in bytes."""
+    store_bytes_max: int = 20_000_000_000
+    """Size of the store on disk."""
+    keep_results_s: float = 7 * _DAY_S
+    """How long results of explicit keys are kept."""
+    reuse_window_s: float = 2 * _DAY_S
+    """How old an abandoned request may be for an identical call to adopt it."""
+    delete_remote: bool = False
+    """Delete jobs and their output on the server once their results are safe. Uploaded inputs are always deleted."""
+    match_by_position: bool = False
+    """Match inline answers that came back without any key by their position, where the count is exact."""
+    on_close: OnClose = "keep"
+    """What leaving the client does with work in flight."""
+    close_timeout_s: float = 20.0
+    """How long leaving may take to send what waits."""
+    ladder: Ladder | None = None
+    """Routes of calls that name none; ``None``: ``("batch",)``, or ``CHEAP`` when a deadline is given."""
+    priority: int = 0
+    """Priority of the jobs; higher first."""
+    label: str = ""
+    """Appended to the display names of jobs: lower-case letters, digits and dashes, at most 32."""
+    prices: Mapping[str, Price] = {}
+    """List prices by model, over the bundled ones."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigurationError(f"Settings.{name} is {value!r}; it must be between {low} and {high}")
+        if self.linger_max_s < self.linger_s:
+            raise ConfigurationError("Settings.linger_max_s must not be below linger_s")
+        if self.poll_max_s < self.poll_min_s:
+            raise ConfigurationError("Settings.poll_max_s must not be below poll_min_s")
+        if self.upload_chunk_bytes % 262_144:
+            raise ConfigurationError("Settings.upload_chunk_bytes must be a multiple of 262144, as resumable uploads want it")
+        if not all(c.islower() or c.isdigit() or c == "-" for c in self.label) or len(self.label) > 32:
+            raise ConfigurationError("Settings.label takes lower-case letters, digits and dashes, at most 32")
+        if self.on_close not in ("keep", "drain", "cancel"):
+            raise ConfigurationError(f"Settings.on_close is {self.on_close!r}; it must be 'keep', 'drain' or 'cancel'")
+        if self.ladder is not None:
+            check_ladder(self.ladder)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Make settings from ``CARPOOL_<FIELD>`` variables; keyword arguments win over them.
+
+        Args:
+            environ: where to read from; the process environment if not given.
+            **overrides: fields given in code.
+
+        Raises:
+            ConfigurationError: a variable does not hold what its field takes; the message names it.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for field in msgspec.structs.fields(cls):
+            variable = f"CARPOOL_{field.name.upper()}"
+            text = environ.get(variable)
+            if text is None or field.name in overrides or field.name in _NOT_FROM_ENV:
+                continue
+            try:
+                values[field.name] = msgspec.convert(_parse(text), field.type, strict=False)
+            except (msgspec.ValidationError, InvalidOperation) as error:
+                raise ConfigurationError(f"{variable}={text!r} cannot be used: {error}") from None
+        return cls(**(values | overrides))
+
+
+def _parse(text: str) -> Any:
+    return tuple(part.strip() for part in text.split(",")) if "," in text else (None if text == "none" else text)
+
+
+def check_ladder(ladder: Any) -> Ladder:
+    """Return the ladder, or raise ``ConfigurationError`` if it is not a non-empty tuple of distinct routes."""
+    routes = tuple(ladder) if isinstance(ladder, tuple | list) else ()
+    if not routes or len(set(routes)) != len(routes) or any(route not in ROUTES for route in routes):
+        raise ConfigurationError(
+            f"ladder is {ladder!r}; it must be a tuple of distinct routes out of 'batch', 'flex', 'standard'"
+        )
+    return routes
+
+
+_NOT_FROM_ENV: Final = frozenset({"prices", "ladder"})
+_INF: Final = float("inf")
+_RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
+    ("linger_s", 0, _DAY_S),
+    ("linger_max_s", 0, _DAY_S),
+    ("batch_requests_max", 1, 1_000_000),
+    ("inline_bytes_max", 0, 20_971_520),
+    ("inline_output_bytes_max", 0, 1_000_000_000),
+    ("inline_cost_max_usd", 0, 1_000_000),
+    ("inline_requests_max", 0, 1_000_000),
+    ("file_bytes_max", 1_024, 2_147_483_648),
+    ("jobs_max", 1, 10_000),
+    ("enqueued_tokens_max", 1, 10**15),
+    ("attempts_max", 1, 100),
+    ("job_attempts_max", 1, 100),
+    ("poll_min_s", 0.001, _DAY_S),
+    ("poll_max_s", 0.001, _DAY_S),
+    ("output_grace_s", 0, 2 * _DAY_S),
+    ("lookup_wait_s", 0, _DAY_S),
+    ("retry_min_s", 0.001, _DAY_S),
+    ("retry_max_s", 0.001, _DAY_S),
+    ("quota_retry_min_s", 0.001, _DAY_S),
+    ("quota_retry_max_s", 0.001, _DAY_S),
+    ("first_contact_s", 0, _DAY_S),
+    ("unreachable_s", 0, 7 * _DAY_S),
+    ("call_timeout_s", 0.1, _DAY_S),
+    ("upload_chunk_bytes", 262_144, 1_073_741_824),
+    ("body_bytes_max", 65_536, 4_294_967_296),
+    ("line_bytes_max", 65_536, 4_294_967_296),
+    ("segment_bytes", 4_096, 8_388_608),
+    ("waiting_requests_max", 1, 10**9),
+    ("waiting_bytes_max", 1, 10**15),
+    ("store_bytes_max", 1_000_000, 10**15),
+    ("keep_results_s", 0, _INF),
+    ("reuse_window_s", 0, _INF),
+    ("close_timeout_s", 0, _DAY_S),
+    ("priority", -(2**63), 2**63 - 1),
+)

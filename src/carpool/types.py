@@ -1,0 +1,435 @@
+"""What users hold in their hands: requests, responses, receipts, outcomes, jobs.
+
+Owns the public data types. Responses decode lazily: whoever wants only bytes pays only for bytes. It must not know how
+requests travel.
+"""
+
+from __future__ import annotations
+
+from asyncio import wait
+from collections.abc import Callable, Generator
+from copy import copy
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from datetime import datetime, timedelta
+
+    from carpool.errors import CarpoolError
+    from carpool.settings import Ladder
+
+    Deadline: TypeAlias = str | float | int | timedelta | datetime
+
+Kind: TypeAlias = Literal["generate", "embed"]
+PICO: Final = 10**12
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, as ``generate`` and ``embed`` build it; the row type of ``submit`` and ``map``.
+
+    Args:
+        model: model name, with or without ``models/``.
+        contents: what ``generate`` or ``embed`` take.
+        kind: ``"generate"`` or ``"embed"``.
+        config: fields of google-genai's config, flat, in snake_case or camelCase.
+        key: identity of the request; the same key gives the same result as long as it is retained.
+        deadline: latest time of the answer, in any form that ``generate`` takes.
+        ladder: routes to try in order.
+        body: the finished REST request as a dict or JSON bytes, instead of ``contents`` and ``config``.
+    """
+
+    model: str
+    contents: Any = None
+    kind: Kind = "generate"
+    config: Any = None
+    key: str | None = None
+    deadline: Any = None
+    ladder: Any = None
+    body: Any = None
+
+
+class ServerError(msgspec.Struct, frozen=True, gc=False):
+    """An error as the server sent it (google.rpc.Status, or the HTTP envelope)."""
+
+    code: int = 0
+    message: str = ""
+    status: str = ""
+    details: Any = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Tokens that one answer took, as the server counted them."""
+
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    thinking_tokens: int = 0
+    cached_tokens: int = 0
+    total_tokens: int = 0
+
+
+class RequestReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one answer took. Money is ``None`` where the model's price or the token count is not known."""
+
+    route: str
+    job: str
+    waited_s: float
+    list_usd: Decimal | None
+    paid_usd: Decimal | None
+    reused: bool = False
+    reused_age_s: float = 0.0
+
+
+class RouteTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Totals of one route: requests answered, their list price on the standard route, what they cost, the difference."""
+
+    requests: int
+    list_usd: Decimal
+    paid_usd: Decimal
+
+    @property
+    def saved_usd(self) -> Decimal:
+        """List price less what was paid."""
+        return self.list_usd - self.paid_usd
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """The account of one client, from list prices and the server's token counts."""
+
+    by_route: dict[str, RouteTotals]
+    doubles: int
+    overrun_usd: Decimal
+    unknown_cost: int
+    """Answers without a price: unknown model, or no token count in the answer."""
+
+    @property
+    def requests(self) -> int:
+        """Requests answered, over all routes."""
+        return sum(totals.requests for totals in self.by_route.values())
+
+    @property
+    def list_usd(self) -> Decimal:
+        """What the answers would have cost on the standard route."""
+        return sum((totals.list_usd for totals in self.by_route.values()), Decimal(0))
+
+    @property
+    def paid_usd(self) -> Decimal:
+        """What the answers cost."""
+        return sum((totals.paid_usd for totals in self.by_route.values()), Decimal(0))
+
+    @property
+    def saved_usd(self) -> Decimal:
+        """List price less what was paid."""
+        return self.list_usd - self.paid_usd
+
+
+class Blob(msgspec.Struct, frozen=True, gc=False):
+    """Bytes with their mime type."""
+
+    data: bytes
+    mime_type: str
+
+
+class JobStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The server's own counts of one job."""
+
+    requests: int = 0
+    pending: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+class BatchJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch job as the server shows it.
+
+    ``state`` is ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``PARTIALLY_SUCCEEDED``, ``FAILED``, ``CANCELLED``, ``EXPIRED``, or a
+    word that this version does not know, passed on as it came.
+    """
+
+    name: str
+    display_name: str = ""
+    model: str = ""
+    state: str = ""
+    created_at: str = ""
+    updated_at: str = ""
+    ended_at: str = ""
+    stats: JobStats = JobStats()
+    error: ServerError | None = None
+    output_file: str = ""
+    """Name of the result file; empty for inline output and before the end."""
+    inline_output: bool = False
+    """Whether the answer held inline responses (list leaves them out)."""
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is anything to fetch."""
+        return bool(self.output_file) or self.inline_output
+
+    @property
+    def ended(self) -> bool:
+        """Whether the state is final."""
+        return self.state in ENDED_STATES
+
+
+ENDED_STATES: Final = frozenset({"SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"})
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What all answers of one job share; responses point at it instead of each holding its own copy."""
+
+    route: str
+    job: str
+    kind: Kind
+    model: str
+    answered_at: float
+    input_picousd: int | None
+    """List price of one input token, in 1e-12 USD; ``None``: not known."""
+    output_picousd: int | None
+    paid_percent: int
+    """What the route costs, as a percentage of the list price."""
+
+
+class _Tokens(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    prompt_token_count: int = 0
+    candidates_token_count: int = 0
+    thoughts_token_count: int = 0
+    cached_content_token_count: int = 0
+    total_token_count: int = 0
+
+
+class _UsageView(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    usage_metadata: _Tokens = _Tokens()
+    token_count: int = 0
+
+
+_usage_decoder = msgspec.json.Decoder(_UsageView, strict=False)
+
+
+def read_usage(raw: bytes) -> Usage:
+    """Read the token counts out of one response's JSON bytes; all zero where the server sent none."""
+    try:
+        view = _usage_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Usage()
+    tokens = view.usage_metadata
+    prompt = tokens.prompt_token_count or view.token_count
+    return Usage(
+        prompt_tokens=prompt,
+        answer_tokens=tokens.candidates_token_count,
+        thinking_tokens=tokens.thoughts_token_count,
+        cached_tokens=tokens.cached_content_token_count,
+        total_tokens=tokens.total_token_count or prompt,
+    )
+
+
+class _Response:
+    """What both kinds of answers share: the server's bytes, untouched, and where they came from."""
+
+    __slots__ = ("_accepted_at", "_facts", "_reused", "key", "raw")
+
+    def __init__(self, key: str, raw: bytes, facts: Facts, accepted_at: float, reused: bool = False) -> None:
+        self.key = key
+        self.raw = raw
+        self._facts = facts
+        self._accepted_at = accepted_at
+        self._reused = reused
+
+    def json(self) -> Any:
+        """Decode the whole answer."""
+        return decode_json(self.raw)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens as the server counted them."""
+        return read_usage(self.raw)
+
+    @property
+    def receipt(self) -> RequestReceipt:
+        """Route, job, waiting time and money of this answer."""
+        facts = self._facts
+        listed = _list_picousd(facts, self.usage)
+        return RequestReceipt(
+            route=facts.route,
+            job=facts.job,
+            waited_s=max(0.0, facts.answered_at - self._accepted_at),
+            list_usd=None if listed is None else Decimal(listed) / PICO,
+            paid_usd=None if listed is None else Decimal(0 if self._reused else listed * facts.paid_percent // 100) / PICO,
+            reused=self._reused,
+            reused_age_s=max(0.0, facts.answered_at - self._accepted_at) if self._reused else 0.0,
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(key={self.key!r}, bytes={len(self.raw)}, route={self._facts.route!r})"
+
+
+def _list_picousd(facts: Facts, usage: Usage) -> int | None:
+    if facts.input_picousd is None or facts.output_picousd is None or not usage.total_tokens:
+        return None
+    output = usage.answer_tokens + usage.thinking_tokens
+    return usage.prompt_tokens * facts.input_picousd + output * facts.output_picousd
+
+
+class GenerateResponse(_Response):
+    """The answer to one ``generate``."""
+
+    __slots__ = ("_schema",)
+
+    def __init__(
+        self, key: str, raw: bytes, facts: Facts, accepted_at: float, reused: bool = False, schema: Any = None
+    ) -> None:
+        super().__init__(key, raw, facts, accepted_at, reused)
+        self._schema = schema
+
+    def _parts(self) -> list[dict[str, Any]]:
+        body = self.json()
+        candidates = body.get("candidates") or [{}]
+        parts = (candidates[0].get("content") or {}).get("parts") or []
+        return [part for part in parts if isinstance(part, dict)]
+
+    @property
+    def text(self) -> str:
+        """Text of the first candidate, thoughts left out; empty if it holds none (blocked, or cut while thinking)."""
+        return "".join(part["text"] for part in self._parts() if isinstance(part.get("text"), str) and not part.get("thought"))
+
+    @property
+    def parsed(self) -> Any:
+        """The JSON answer: an instance of the schema's type where one was given, else plain data; ``None`` without a schema.
+
+        Raises:
+            ValueError: the answer is not JSON, or not of that type.
+        """
+        if self._schema is None:
+            return None
+        text = self.text
+        validate = getattr(self._schema, "model_validate_json", None)
+        if validate is not None:
+            return validate(text)
+        if isinstance(self._schema, type):
+            return msgspec.json.decode(text, type=self._schema)
+        return msgspec.json.decode(text)
+
+    @property
+    def images(self) -> list[Blob]:
+        """Inline media of the first candidate."""
+        found = [part.get("inlineData") or part.get("inline_data") for part in self._parts()]
+        return [Blob(decode_base64(item["data"]), item.get("mimeType") or item.get("mime_type") or "") for item in found if item]
+
+    @property
+    def finish_reason(self) -> str:
+        """The server's word for why it stopped; empty if it gave none."""
+        candidates = self.json().get("candidates") or [{}]
+        return candidates[0].get("finishReason", "") or ""
+
+    def to_genai(self) -> Any:
+        """Return google-genai's own ``GenerateContentResponse`` (needs the extra ``genai``)."""
+        from google.genai import types  # noqa: PLC0415 - an optional extra, loaded only for those who ask
+
+        return types.GenerateContentResponse.model_validate(self.json())
+
+
+class EmbedResponse(_Response):
+    """The answer to one ``embed``."""
+
+    __slots__ = ()
+
+    @property
+    def values(self) -> list[float]:
+        """The vector."""
+        return list(_embedding_decoder.decode(self.raw).embedding.values)
+
+
+class _Values(msgspec.Struct, frozen=True, gc=False):
+    values: list[float] = []
+
+
+class _EmbeddingView(msgspec.Struct, frozen=True, gc=False):
+    embedding: _Values = _Values()
+
+
+_embedding_decoder = msgspec.json.Decoder(_EmbeddingView)
+
+Response: TypeAlias = GenerateResponse | EmbedResponse
+R_co = TypeVar("R_co", bound=Response, covariant=True)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of ``map``: the response or the error of a key."""
+
+    key: str
+    response: GenerateResponse | EmbedResponse | None = None
+    error: CarpoolError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a response."""
+        return self.error is None
+
+
+class Ticket(Generic[R_co]):
+    """A request that is on disk. ``await ticket`` gives its response, as often as wanted; or ask ``client.result(key)`` later."""
+
+    __slots__ = ("_future", "_respond", "key")
+
+    def __init__(self, key: str, future: Future[Any], respond: Callable[[Any], R_co]) -> None:
+        self.key = key
+        self._future = future
+        self._respond = respond
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        return self._response().__await__()
+
+    async def _response(self) -> R_co:
+        await wait((self._future,))  # a cancelled awaiter must not take the ticket with it
+        error = self._future.exception()
+        if error is not None:
+            raise copy(error)
+        return self._respond(self._future.result())
+
+    def done(self) -> bool:
+        """Return whether the response or the error is there."""
+        return self._future.done()
+
+    def __repr__(self) -> str:
+        return f"Ticket(key={self.key!r}, done={self._future.done()})"
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of one client."""
+
+    waiting: int
+    """Requests accepted and not yet in a job."""
+    waiting_bytes: int
+    sent: int
+    """Requests in unfinished jobs."""
+    answered: int
+    failed: int
+    retried: int
+    reused: int
+    jobs: int
+    """Unfinished jobs."""
+    jobs_created: int
+    queued_callers: int
+    """Callers that wait their turn because ``waiting_requests_max`` or ``waiting_bytes_max`` is reached."""
+    parked: int
+    """Requests of earlier processes that nobody has claimed."""
+    foreign: int
+    """Records of another origin (base URL or key) in the same home, left alone."""
+
+
+def decode_json(raw: bytes) -> Any:
+    """Decode JSON, also where it holds what a strict decoder refuses (lone surrogates, NaN)."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        import json  # noqa: PLC0415 - only for answers that the fast decoder refuses
+
+        return json.loads(raw.decode("utf-8", "replace"))
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64 in either alphabet, with or without padding."""
+    import base64  # noqa: PLC0415 - only for media
+
+    return base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4))
