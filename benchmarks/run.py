@@ -69,6 +69,8 @@ def run_once(subject: str, arguments: Sequence[str]) -> Run:
     if done.returncode:
         raise SystemExit(f"{subject} ended with {done.returncode}:\n{done.stderr}")
     run: Run = json.loads(done.stdout)
+    if run["jobs"] != 1:
+        raise SystemExit(f"{subject} used {run['jobs']} jobs, but the floor uses one: these do not compare")
     return run
 
 

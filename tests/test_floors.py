@@ -21,13 +21,15 @@ FLOORS = {
     "errors": 0,
     "types": 0,
     "settings": 0,
-    "deadline": 0,
+    "_deadline": 0,
     "_core": 1,
     "_ports": 2,
     "_gemini": 3,
     "_stores": 3,
     "_admission": 4,
     "_clock": 4,
+    "_jobs": 4,
+    "_map": 4,
     "_runtime": 4,
     "_telemetry": 4,
     "": 5,
@@ -58,7 +60,7 @@ ONLY = {
     "errors": {"msgspec"},
     "types": {"msgspec"},
     "settings": {"msgspec"},
-    "deadline": {"msgspec"},
+    "_deadline": {"msgspec"},
     "_ports": {"msgspec"},
     "emulator": {"aiohttp", "msgspec"},
 }
@@ -66,7 +68,7 @@ ONLY = {
 GOOGLE_INSIDE_FUNCTIONS = {"carpool.types"}
 
 CORE_IMPORTS = {
-    "__future__", "array", "bisect", "collections", "enum", "hashlib", "heapq", "itertools", "math", "msgspec",
+    "__future__", "array", "bisect", "collections", "decimal", "enum", "hashlib", "heapq", "itertools", "math", "msgspec", "re",
     "typing", "zlib",
 }  # fmt: skip
 UNORDERED_CALLS = {"set", "frozenset"}

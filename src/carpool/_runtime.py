@@ -12,17 +12,15 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from copy import copy
-from typing import Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
 import anyio
 import msgspec
 
 from carpool._admission import Gate
 from carpool._core.engine import Engine
-from carpool._core.keys import Claim
 from carpool._core.messages import (
     Action,
-    CallersGone,
     CancelRemote,
     Closing,
     Create,
@@ -39,24 +37,23 @@ from carpool._core.messages import (
     Report,
     Revoke,
     RowsFetched,
-    Undelivered,
     Upload,
     Woken,
     Write,
 )
-from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Meta, Place, place_of
+from carpool._core.model import ROW_BITS, ROW_MASK, Meta, Place, place_of
 from carpool._core.recovery import Recovery
 from carpool._ports import Provider, ProviderError, Store
-from carpool._runtime_awaiters import Answer, Asked, Awaiters
+from carpool._runtime_awaiters import Awaiters
 from carpool._runtime_calls import Calls, Question, facts_of
+from carpool._runtime_entrance import Entrance, Line
 from carpool._runtime_errors import ECHO_CHARS_MIN, exception_for
 from carpool._runtime_kept import KeptReads
-from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, KeyConflict, RequestTooLarge, StoreError
+from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError
 from carpool.settings import Settings
-from carpool.types import Facts, Kind, Stats
+from carpool.types import Facts, Stats
 
 logger: Final = logging.getLogger("carpool")
-Line: TypeAlias = Callable[[str, bytes], bytes]
 
 
 class Runtime:
@@ -65,14 +62,13 @@ class Runtime:
     def __init__(self, settings: Settings, provider: Provider, store: Store, line: Line) -> None:
         self.settings = settings
         self.engine: Engine
+        self.entrance: Entrance
         self._provider = provider
         self._store = store
         self._line = line
-        self._lanes: dict[tuple[Kind, str], Lane] = {}
         self._awaiters = Awaiters()
         self._gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
         self._inbox: list[Event] = []
-        self._gone: list[Place] = []
         self._spilled: list[Awaitable[None]] = []
         self._after_turn: list[asyncio.Future[None]] = []
         self._until: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -117,6 +113,9 @@ class Runtime:
             raise StoreError("the store is empty: it holds no identity")
         self.engine, step = recovery.finish(self.now())
         self._kept = KeptReads(self.engine, self._store)
+        self.entrance = Entrance(
+            self.engine, self._awaiters, self._kept, self._line, self.now, self._wake, self._spill
+        )
         self._calls = Calls(self._provider, self._store, self.engine, self._awaiters, self._settle, self.now)
         await self._store.commit(step.writes)
         if self.engine.book.foreign:
@@ -203,75 +202,6 @@ class Runtime:
         finally:
             self._wake()
 
-    def ask(
-        self,
-        kind: Kind,
-        model: str,
-        payload: bytes,
-        digest: bytes,
-        tokens: int,
-        key: str | None,
-        flags: int,
-        deadline: float | None,
-    ) -> Asked:
-        """Take a request in, or join the one that it repeats.
-
-        Raises:
-            KeyConflict: the key was given with another request.
-            RequestTooLarge: no batch file can hold the request.
-        """
-        engine, now = self.engine, self.now()
-        if key is not None:
-            claim, place = engine.claim(key, digest, now)
-        elif engine.has_abandoned:
-            claim, place = engine.adopt(digest, now)
-        else:
-            claim, place = Claim.NEW, 0
-        if claim is not Claim.NEW:
-            return self._join(claim, place, key, deadline)
-        if key is None:
-            key = engine.new_key(digest)
-        line = self._line(key, payload)
-        if len(line) > self.settings.file_bytes_max:
-            raise RequestTooLarge(
-                f"request {key!r} takes {len(line)} bytes, more than a batch file may hold; upload its media as files", key=key
-            )
-        lane = self._lanes.get((kind, model))
-        if lane is None:
-            lane = self._lanes[kind, model] = Lane(kind=kind, model=model)
-        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now)
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._awaiters.append(place, future)
-        if engine.spilled:
-            self._spill()
-        self._wake()
-        return Asked(key, place, future, now, reused=False, explicit=bool(flags))
-
-    def result(self, key: str) -> Asked | None:
-        """Ask for the result of an explicit key; ``None`` if nobody ever gave it."""
-        claim, place = self.engine.find(key)
-        return None if claim is Claim.NEW else self._join(claim, place, key, None)
-
-    def kind_of(self, asked: Asked) -> Kind:
-        """Return what kind of request was joined."""
-        no = asked.place >> ROW_BITS
-        if asked.kept:
-            return self.engine.book.results[no].lane.kind
-        return self.engine.book.segments[no].lane.kind
-
-    def gone(self, asked: Asked) -> None:
-        """Note that a caller was cancelled: withdraw its request, or keep its answer for whoever asks the same."""
-        future = asked.future
-        if future.done() and not future.cancelled() and future.exception() is None:
-            body, facts = future.result()
-            if not asked.explicit and not asked.reused:
-                digest = bytes.fromhex(asked.key[1:33])
-                lane = Lane(kind=facts.kind, model=facts.model)
-                self._inbox.append(Undelivered([(asked.place, asked.key, digest, body)], lane, facts.job))
-        elif not asked.kept and not self._awaiters.drop(asked.place, future):
-            self._gone.append(asked.place)
-        self._wake()
-
     async def turn(self) -> None:
         """Wait until everything asked for so far is on disk."""
         done: asyncio.Future[None] = self._loop.create_future()
@@ -300,27 +230,6 @@ class Runtime:
     def stats(self) -> Stats:
         """Return a snapshot."""
         return msgspec.structs.replace(self.engine.stats(), queued_callers=self._gate.queued)
-
-    # -- joining what is there already
-
-    def _join(self, claim: Claim, place: Place, key: str | None, deadline: float | None) -> Asked:
-        book = self.engine.book
-        no, row = place >> ROW_BITS, place & ROW_MASK
-        explicit = key is not None
-        if claim is Claim.KEPT:
-            head = book.results[no]
-            kept = self._kept.ask(place)
-            self._wake()
-            return Asked(head.keys[row], place, kept, head.kept_at, reused=True, kept=True, explicit=explicit)
-        segment = book.segments[no]
-        if claim is Claim.CONFLICT:
-            raise KeyConflict(f"key {key!r} was given before with a different request; use another key", key=key)
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._awaiters.attach(place, future, deadline, segment.deadlines[row] if segment.deadlines else None)
-        if deadline is not None:
-            self.engine.set_deadline(place, deadline)
-        self._wake()
-        return Asked(segment.keys[row], place, future, segment.accepted_at, reused=True, explicit=explicit)
 
     # -- the loop
 
@@ -370,9 +279,7 @@ class Runtime:
         """Take everything that came since the last turn: one step an event, one commit, then the actions."""
         self._wake_event.clear()
         events, self._inbox = self._inbox, []
-        if self._gone:
-            events.append(CallersGone(self._gone))
-            self._gone = []
+        events += self.entrance.take_departures()
         if self._draining and self.engine.book.waiting_requests:
             events.append(Flushed())
         after, self._after_turn = self._after_turn, []
@@ -432,8 +339,7 @@ class Runtime:
                         waiter.set_exception(exception_for(action.failure, key, lines.get(place, b"")))
             case Expire():
                 if self._awaiters.expire(action.place, action.deadline, self.engine.book):
-                    self._gone.append(action.place)
-                    self._wake()
+                    self.entrance.nobody_left(action.place)
             case Forget():
                 self._awaiters.forget(action.numbers)
             case Report():

@@ -6,7 +6,9 @@ Owns the futures. A request usually has one awaiter, held as its bare future; a 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+import msgspec
 
 from carpool._core.book import Book
 from carpool._core.model import ROW_BITS, ROW_MASK, Place
@@ -14,21 +16,24 @@ from carpool._runtime_errors import deadline_exceeded
 from carpool.types import EmbedResponse, Facts, GenerateResponse, Kind, Response
 
 Answer: TypeAlias = tuple[bytes, Facts]
-Waiter: TypeAlias = "asyncio.Future[Answer]"
-Cell: TypeAlias = "Waiter | list[tuple[Waiter, float | None]] | None"
+Waiter: TypeAlias = asyncio.Future[Answer]
+Cell: TypeAlias = Waiter | list[tuple[Waiter, float | None]] | None
 
 
-class Asked(NamedTuple):
-    """A request that was taken in: where its answer will come, and what the caller's receipt needs."""
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """A request that was taken in: where its answer will come, and what the caller's receipt needs.
+
+    Not tracked by the garbage collector: there is one for every call under way, and each ends with its call.
+    """
 
     key: str
     place: Place
     future: Waiter
     accepted_at: float
     reused: bool
-    kept: bool = False
+    kept: bool
     """The place is that of a stored result."""
-    explicit: bool = False
+    explicit: bool
 
     def response(self, kind: Kind, schema: Any, answer: Answer) -> Response:
         """Return what the caller gets for an answer."""

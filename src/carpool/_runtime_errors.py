@@ -5,7 +5,7 @@ Owns the wording. Text of the request is left out of what ``str()`` shows.
 
 from __future__ import annotations
 
-from typing import Any, Final, assert_never
+from typing import Any, Final, assert_never, cast
 
 from carpool._core.model import Failure
 from carpool.errors import (
@@ -86,8 +86,8 @@ def _collect(value: Any, found: list[str]) -> None:
     if isinstance(value, str):
         found.append(value)
     elif isinstance(value, dict):
-        for item in value.values():
+        for item in cast("dict[str, Any]", value).values():
             _collect(item, found)
     elif isinstance(value, list):
-        for item in value:
+        for item in cast("list[Any]", value):
             _collect(item, found)

@@ -12,7 +12,7 @@ from carpool._core.book import Book
 from carpool._core.messages import RowsFetched
 from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, RowFault, Tokens
 from carpool._runtime_awaiters import Awaiters
-from carpool.types import Facts, read_usage
+from carpool.types import Facts, view_usage
 
 
 class RowSorter:
@@ -23,7 +23,6 @@ class RowSorter:
         self._columns = awaiters.columns
         self._index = index
         self._facts = facts
-        self._priced = facts.input_picousd is not None
         self.strangers = 0
 
     def sort(self, job_id: str, op: int, block: Block) -> RowsFetched:
@@ -32,8 +31,8 @@ class RowSorter:
         delivered: list[Place] = []
         kept: list[tuple[Place, bytes]] = []
         failed: list[RowFault] = []
-        facts = self._facts
-        future_type = asyncio.Future
+        bodies: list[bytes] = []
+        facts, future_type = self._facts, asyncio.Future
         for row in block.rows:
             place = pop(row.key, -1)
             if place < 0:
@@ -43,6 +42,7 @@ class RowSorter:
                 failed.append(RowFault(place, row.error))
                 continue
             body = bytes(row.response)
+            bodies.append(body)
             no = place >> ROW_BITS
             column = columns.get(no)
             at = place & ROW_MASK
@@ -55,20 +55,20 @@ class RowSorter:
                     continue
             kept.append((place, body))
         self.strangers += block.unreadable
-        return RowsFetched(job_id, op, delivered, kept, failed, self._count(block))
+        tokens = Tokens(len(bodies)) if facts.input_picousd is None else count_tokens(bodies)
+        return RowsFetched(job_id, op, delivered, kept, failed, tokens)
 
-    def _count(self, block: Block) -> Tokens:
-        answers = prompt = output = uncounted = 0
-        for row in block.rows:
-            if row.error is not None:
-                continue
-            answers += 1
-            if not self._priced:
-                continue
-            usage = read_usage(bytes(row.response))
-            if not usage.total_tokens or usage.cached_tokens:
-                uncounted += 1
-                continue
-            prompt += usage.prompt_tokens
-            output += usage.answer_tokens + usage.thinking_tokens
-        return Tokens(answers, uncounted, prompt, output)
+
+def count_tokens(bodies: list[bytes]) -> Tokens:
+    """Return the token sums of some answers."""
+    prompt = output = uncounted = 0
+    for body in bodies:
+        view = view_usage(body)
+        usage = view.usage_metadata
+        used = usage.prompt_token_count or view.token_count
+        if not used or usage.cached_content_token_count:
+            uncounted += 1
+            continue
+        prompt += used
+        output += usage.candidates_token_count + usage.thoughts_token_count
+    return Tokens(len(bodies), uncounted, prompt, output)

@@ -25,7 +25,7 @@ from carpool._jobs import Jobs
 from carpool._map import map_requests
 from carpool._runtime import Runtime
 from carpool._stores.disk import DiskStore
-from carpool.deadline import parse_deadline
+from carpool._deadline import parse_deadline
 from carpool.errors import ConfigurationError, DeadlineExceeded, RequestError
 from carpool.settings import Settings, check_ladder
 from carpool.types import EmbedResponse, GenerateResponse, Kind, Receipt, Request, Response, Stats, Ticket
@@ -135,7 +135,7 @@ class Client:
         try:
             raw, facts = await asked.future
         except asyncio.CancelledError:
-            runtime.gone(asked)
+            runtime.entrance.gone(asked)
             raise
         return GenerateResponse(asked.key, raw, facts, asked.accepted_at, asked.reused, schema)
 
@@ -159,7 +159,7 @@ class Client:
         try:
             raw, facts = await asked.future
         except asyncio.CancelledError:
-            runtime.gone(asked)
+            runtime.entrance.gone(asked)
             raise
         return EmbedResponse(asked.key, raw, facts, asked.accepted_at, asked.reused)
 
@@ -187,14 +187,14 @@ class Client:
             RequestRejected, RequestFailed, ResultMissing: the stored verdict.
         """
         runtime = self._ready()
-        asked = runtime.result(_checked_key(key))
+        asked = runtime.entrance.find(_checked_key(key))
         if asked is None:
             raise RequestError(f"nothing is known of key {key!r}: it was never submitted here, or its result is past its time", key=key)
-        kind = runtime.kind_of(asked)
+        kind = runtime.entrance.kind_of(asked)
         try:
             answer = await asked.future
         except asyncio.CancelledError:
-            runtime.gone(asked)
+            runtime.entrance.gone(asked)
             raise
         return asked.response(kind, None, answer)
 
@@ -264,7 +264,7 @@ class Client:
             until = parse_deadline(deadline, now)
             if until <= now:
                 raise DeadlineExceeded(f"the deadline {deadline!r} has passed already; nothing was sent", key=key)
-        return self._runtime.ask(kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until)
+        return self._runtime.entrance.ask(kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until)
 
     def _encode(self, request: Request) -> Encoded:
         if request.body is not None:
@@ -307,7 +307,7 @@ class _Desk:
         return self._ask(request, EXPLICIT, occurred)
 
     def row_gone(self, asked: Asked) -> None:
-        self._ready().gone(asked)
+        self._ready().entrance.gone(asked)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
@@ -316,7 +316,7 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def _checked_key(key: str) -> str:
+def _checked_key(key: Any) -> str:
     if not isinstance(key, str) or not key or len(key) > _KEY_MAX_CHARS:
         raise ConfigurationError(f"key must be a string of 1 to {_KEY_MAX_CHARS} characters, not {key!r:.80}")
     return key

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import msgspec
 
@@ -169,7 +169,7 @@ def _parse(text: str) -> Any:
 
 def check_ladder(ladder: Any) -> Ladder:
     """Return the ladder, or raise ``ConfigurationError`` if it is not a non-empty tuple of distinct routes."""
-    routes = tuple(ladder) if isinstance(ladder, tuple | list) else ()
+    routes: Ladder = tuple(cast("Ladder", ladder)) if isinstance(ladder, tuple | list) else ()
     if not routes or len(set(routes)) != len(routes) or any(route not in ROUTES for route in routes):
         raise ConfigurationError(
             f"ladder is {ladder!r}; it must be a tuple of distinct routes out of 'batch', 'flex', 'standard'"

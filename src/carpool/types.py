@@ -10,7 +10,7 @@ from asyncio import wait
 from collections.abc import Callable, Generator
 from copy import copy
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -19,9 +19,24 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from carpool.errors import CarpoolError
-    from carpool.settings import Ladder
-
     Deadline: TypeAlias = str | float | int | timedelta | datetime
+
+__all__ = [
+    "BatchJob",
+    "Blob",
+    "EmbedResponse",
+    "GenerateResponse",
+    "JobStats",
+    "Outcome",
+    "Receipt",
+    "Request",
+    "RequestReceipt",
+    "RouteTotals",
+    "ServerError",
+    "Stats",
+    "Ticket",
+    "Usage",
+]
 
 Kind: TypeAlias = Literal["generate", "embed"]
 PICO: Final = 10**12
@@ -191,7 +206,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the route costs, as a percentage of the list price."""
 
 
-class _Tokens(msgspec.Struct, frozen=True, rename="camel", gc=False):
+class TokenCounts(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """``usageMetadata`` of a generate response."""
+
     prompt_token_count: int = 0
     candidates_token_count: int = 0
     thoughts_token_count: int = 0
@@ -199,20 +216,27 @@ class _Tokens(msgspec.Struct, frozen=True, rename="camel", gc=False):
     total_token_count: int = 0
 
 
-class _UsageView(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    usage_metadata: _Tokens = _Tokens()
+class UsageView(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What a response says of its tokens; an embedding says it in one number beside the vector."""
+
+    usage_metadata: TokenCounts = TokenCounts()
     token_count: int = 0
 
 
-_usage_decoder = msgspec.json.Decoder(_UsageView, strict=False)
+_usage_decoder = msgspec.json.Decoder(UsageView, strict=False)
+
+
+def view_usage(raw: bytes) -> UsageView:
+    """Read the token counts out of one response's JSON bytes; all zero where the server sent none."""
+    try:
+        return _usage_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return UsageView()
 
 
 def read_usage(raw: bytes) -> Usage:
-    """Read the token counts out of one response's JSON bytes; all zero where the server sent none."""
-    try:
-        view = _usage_decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Usage()
+    """Return the token counts of one response."""
+    view = view_usage(raw)
     tokens = view.usage_metadata
     prompt = tokens.prompt_token_count or view.token_count
     return Usage(
@@ -222,6 +246,40 @@ def read_usage(raw: bytes) -> Usage:
         cached_tokens=tokens.cached_content_token_count,
         total_tokens=tokens.total_token_count or prompt,
     )
+
+
+class _Media(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    data: str = ""
+    mime_type: str = ""
+
+
+class _Part(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    text: str | None = None
+    thought: bool = False
+    inline_data: _Media | None = None
+
+
+class _Content(msgspec.Struct, frozen=True, gc=False):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    content: _Content | None = None
+    finish_reason: str | None = None
+
+
+class _AnswerView(msgspec.Struct, frozen=True, gc=False):
+    candidates: list[_Candidate] | None = None
+
+
+_answer_decoder = msgspec.json.Decoder(_AnswerView)
+
+
+def _view_answer(raw: bytes) -> _AnswerView:
+    try:
+        return _answer_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.convert(decode_json(raw), _AnswerView)
 
 
 class _Response:
@@ -282,16 +340,18 @@ class GenerateResponse(_Response):
         super().__init__(key, raw, facts, accepted_at, reused)
         self._schema = schema
 
-    def _parts(self) -> list[dict[str, Any]]:
-        body = self.json()
-        candidates = body.get("candidates") or [{}]
-        parts = (candidates[0].get("content") or {}).get("parts") or []
-        return [part for part in parts if isinstance(part, dict)]
+    def _candidate(self) -> _Candidate:
+        candidates = _view_answer(self.raw).candidates
+        return candidates[0] if candidates else _Candidate()
+
+    def _parts(self) -> list[_Part]:
+        content = self._candidate().content
+        return content.parts or [] if content is not None else []
 
     @property
     def text(self) -> str:
         """Text of the first candidate, thoughts left out; empty if it holds none (blocked, or cut while thinking)."""
-        return "".join(part["text"] for part in self._parts() if isinstance(part.get("text"), str) and not part.get("thought"))
+        return "".join(part.text for part in self._parts() if part.text and not part.thought)
 
     @property
     def parsed(self) -> Any:
@@ -303,7 +363,7 @@ class GenerateResponse(_Response):
         if self._schema is None:
             return None
         text = self.text
-        validate = getattr(self._schema, "model_validate_json", None)
+        validate: Callable[[str], Any] | None = getattr(self._schema, "model_validate_json", None)
         if validate is not None:
             return validate(text)
         if isinstance(self._schema, type):
@@ -313,20 +373,19 @@ class GenerateResponse(_Response):
     @property
     def images(self) -> list[Blob]:
         """Inline media of the first candidate."""
-        found = [part.get("inlineData") or part.get("inline_data") for part in self._parts()]
-        return [Blob(decode_base64(item["data"]), item.get("mimeType") or item.get("mime_type") or "") for item in found if item]
+        media = (part.inline_data for part in self._parts())
+        return [Blob(decode_base64(item.data), item.mime_type) for item in media if item is not None]
 
     @property
     def finish_reason(self) -> str:
         """The server's word for why it stopped; empty if it gave none."""
-        candidates = self.json().get("candidates") or [{}]
-        return candidates[0].get("finishReason", "") or ""
+        return self._candidate().finish_reason or ""
 
     def to_genai(self) -> Any:
         """Return google-genai's own ``GenerateContentResponse`` (needs the extra ``genai``)."""
         from google.genai import types  # noqa: PLC0415 - an optional extra, loaded only for those who ask
 
-        return types.GenerateContentResponse.model_validate(self.json())
+        return cast("Any", types.GenerateContentResponse).model_validate(self.json())
 
 
 class EmbedResponse(_Response):

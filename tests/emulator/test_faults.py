@@ -48,7 +48,7 @@ def test_a_fault_that_is_not_planned_never_fires() -> None:
 def test_unknown_names_are_refused_with_a_hint() -> None:
     with pytest.raises(ValueError, match=r"unknown fault 'create.drop_after_apply'; did you mean create.dropped_after"):
         Plan(faults={"create.drop_after_apply": Fault()})
-    with pytest.raises(ValueError, match="unknown fault 'zzz'$"):
+    with pytest.raises(ValueError, match=r"unknown fault 'zzz'$"):
         Plan(faults={"zzz": Fault()})
     with pytest.raises(msgspec.ValidationError, match="unknown fault"):
         msgspec.json.decode(b'{"faults": {"get.dropped_midway": {}}}', type=Plan)
@@ -134,7 +134,9 @@ def test_replies_without_an_envelope() -> None:
 
 
 def test_a_create_can_take_effect_without_an_answer() -> None:
-    world = Driver(Plan(faults={"create.dropped_after_apply": Fault(count=1), "create.500_after_apply": Fault(count=1)}))
+    world = Driver(
+        Plan(faults={"create.dropped_after_apply": Fault(count=1), "create.500_after_apply": Fault(count=1)})
+    )
     body = {"batch": {"displayName": "dn", "inputConfig": {"requests": {"requests": [{"request": prompt("x")}]}}}}
     path = f"/v1beta/models/{MODEL}:batchGenerateContent"
     error = world.error("POST", path, body)
@@ -196,7 +198,9 @@ def test_an_upload_broken_midway_by_nobody_is_dropped_all_the_same() -> None:
 
 
 def test_jobs_can_be_stuck_until_they_expire() -> None:
-    world = Driver(Plan(latency_s=1.0, faults={"job.stuck_pending": Fault(count=1), "job.stuck_running": Fault(count=1)}))
+    world = Driver(
+        Plan(latency_s=1.0, faults={"job.stuck_pending": Fault(count=1), "job.stuck_running": Fault(count=1)})
+    )
     # Both are drawn for the first job; the one that comes first in the table decides.
     pending = world.create({"request": prompt("x")})
     world.world.plan = Plan(latency_s=1.0, faults={"job.stuck_running": Fault(count=1)})

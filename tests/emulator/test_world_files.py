@@ -193,7 +193,9 @@ def test_a_body_in_pieces_is_one_chunk() -> None:
     world = Driver(Plan(upload_granularity_bytes=8))
     query = world.start_upload()
     headers = {"x-goog-upload-command": "upload", "x-goog-upload-offset": "0"}
-    call = Call(method="POST", path="/upload/v1/files", query=query, headers=headers, size_bytes=8, body=b"012", more=True)
+    call = Call(
+        method="POST", path="/upload/v1/files", query=query, headers=headers, size_bytes=8, body=b"012", more=True
+    )
     logged = len(world.world.requests)
 
     assert world.world.handle(call, world.now).status == 200

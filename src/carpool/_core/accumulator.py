@@ -1,7 +1,7 @@
 """Lanes gather requests; what is ripe is cut into batches.
 
-Owns what waits: spans of segments, by lane. Triggers: count, exact bytes, tokens, linger, nearest deadline, flush. It must
-not know jobs; it is told how many may start.
+Owns what waits: spans of segments, by lane. Triggers: count, exact bytes, tokens, linger, nearest deadline, flush.
+It must not know jobs; it is told how many may start.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class _Queue:
 
     def __init__(self) -> None:
         self.spans: deque[tuple[int, int, int, float]] = deque()
-        self.groups: deque[tuple[tuple[Span, ...], bool]] = deque()
-        """Batches to be sent as they are cut already (halves of a batch with a bad row; too large inline)."""
+        self.groups: deque[tuple[tuple[Span, ...], bool, int]] = deque()
+        """Batches to be sent as they are cut already (halves of a batch with a bad row; too large inline): their spans,
+        whether as a file, their tokens."""
         self.requests = 0
         self.line_bytes = 0
         self.tokens = 0
@@ -75,18 +76,22 @@ class Accumulator:
         self._count(queue, segment, start, stop, 1)
         queue.first_at = min(queue.first_at, at)
         if segment.deadlines:
-            queue.deadline = min(queue.deadline, min(segment.deadlines[start:stop]))
+            queue.deadline = min(queue.deadline, *segment.deadlines[start:stop])
 
     def push_group(self, lane: Lane, spans: tuple[Span, ...], *, as_file: bool = False) -> None:
         """Queue rows that must travel as exactly one batch."""
         queue = self._queue(lane)
-        queue.groups.append((spans, as_file))
+        before = queue.tokens
         for no, start, stop in spans:
             self._count(queue, self._segments[no], start, stop, 1)
+        queue.groups.append((spans, as_file, queue.tokens - before))
 
     def withdraw(self, segment: Segment, row: int) -> None:
         """Count out a queued row; its state keeps it from being cut."""
-        self._count(self._queue(segment.lane), segment, row, row + 1, -1)
+        queue = self._queues[segment.lane]
+        self._count(queue, segment, row, row + 1, -1)
+        if not queue.requests:
+            del self._queues[segment.lane]
 
     def flush(self) -> None:
         """Let everything that waits now go as soon as there is room."""
@@ -135,7 +140,7 @@ class Accumulator:
         if not queue.requests:
             return NEVER
         room = self._pacing.token_room(lane)
-        if room == 0 and not self._pacing.idle(lane):
+        if room is not None and not self._pacing.idle(lane) and self._next_tokens(queue) > room:
             return NEVER
         blocked = self._pacing.blocked_until(lane)
         s = self._settings
@@ -154,12 +159,26 @@ class Accumulator:
                 due = queue.first_at
         return max(due, blocked)
 
+    def _next_tokens(self, queue: _Queue) -> int:
+        """Return the tokens of what has to be cut next: a group, or the first row."""
+        if queue.groups:
+            return queue.groups[0][2]
+        while True:
+            no, start, stop, _ = queue.spans[0]
+            segment = self._segments.get(no)
+            row = -1 if segment is None else segment.states.find(QUEUED, start, stop)
+            if segment is not None and row >= 0:
+                return segment.tokens_of(row, row + 1)
+            queue.spans.popleft()
+
     def _cut_group(self, lane: Lane, queue: _Queue) -> Batch:
-        spans, as_file = queue.groups.popleft()
+        spans, as_file, _ = queue.groups.popleft()
         batch = Batch(lane=lane, spans=(), count=0, line_bytes=0, tokens=0, as_file=as_file)
         taken: list[Span] = []
         for no, start, stop in spans:
-            segment = self._segments[no]
+            segment = self._segments.get(no)
+            if segment is None:
+                continue  # every row was withdrawn
             for low, high in queued_runs(segment, start, stop):
                 self._take(batch, taken, queue, segment, low, high)
         batch.spans = tuple(taken)
@@ -171,7 +190,9 @@ class Accumulator:
         token_room = self._pacing.token_room(lane)
         while queue.spans:
             no, start, stop, at = queue.spans.popleft()
-            segment = self._segments[no]
+            segment = self._segments.get(no)
+            if segment is None:
+                continue  # every row was withdrawn
             end = start
             for low, high in queued_runs(segment, start, stop):
                 end = self._fit(batch, segment, low, high, token_room)
@@ -203,7 +224,9 @@ class Accumulator:
             end = bisect_right(segment.tokens, before + token_room - batch.tokens, low, end)
         return low + 1 if end == low and not batch.count else end
 
-    def _take(self, batch: Batch, taken: list[Span], queue: _Queue, segment: Segment, low: int, high: int) -> None:
+    def _take(  # noqa: PLR0917 - one line's work, shared by two cuts
+        self, batch: Batch, taken: list[Span], queue: _Queue, segment: Segment, low: int, high: int
+    ) -> None:
         if high <= low:
             return
         segment.states[low:high] = bytes((SENT,)) * (high - low)

@@ -1,12 +1,12 @@
 """Everything the engine knows, and the few ways to change it.
 
-Owns the state: segments, jobs, keys, lanes, results, deadlines, and the step that is being answered. Each change that must
-survive a crash adds its write here. It must not know why a change is made: that is ``lifecycle`` and ``settlement``.
+Owns the state: segments, jobs, keys, lanes, results, deadlines, and the step that is being answered. Each change that
+must survive a crash adds its write here. It must not know why a change is made: that is for ``lifecycle`` and
+``settlement``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from array import array
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ import msgspec
 
 from carpool._core.accumulator import NEVER, Accumulator, Batch, queued_runs
 from carpool._core.keys import KeyTable
-from carpool._core.ledger import Ledger, expected_output_bytes
+from carpool._core.ledger import Ledger
 from carpool._core.messages import (
     Action,
     DropJob,
@@ -52,11 +52,11 @@ from carpool._core.model import (
     place_of,
 )
 from carpool._core.pacing import Pacing
+from carpool._core.sealing import choose_form, display_name, file_name, ulid
 from carpool.settings import Settings
 from carpool.types import ServerError
 
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-PICO_USD: Final = 10**12
+_DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 
 
 class KeptRow(msgspec.Struct, frozen=True, gc=False):
@@ -81,12 +81,14 @@ class Book:
         self.epoch = epoch
         self.segments: dict[int, Segment] = {}
         self.open: dict[Lane, Segment] = {}
-        self.full: list[Segment] = []
         self.jobs: dict[str, Job] = {}
         self.retries: dict[str, dict[Place, ServerError]] = {}
         """Rows of a job being fetched that are to be sent again once it is closed, and why."""
         self.results: dict[int, ResultsHead] = {}
         self.results_open: dict[int, int] = {}
+        self.handed: dict[Place, Place] = {}
+        """Requests of automatic keys whose stored result goes to live awaiters: others may adopt it only if these are
+        gone before they take it."""
         self.keys = KeyTable()
         self.pacing = Pacing(settings)
         self.lanes = Accumulator(settings, self.segments, self.pacing)
@@ -189,7 +191,7 @@ class Book:
             if self.keys.live.get(key) == place_of(segment.no, row):
                 del self.keys.live[key]
         elif segment.flags[row] & ABANDONED:
-            self.keys.discard(segment.digest(row), place_of(segment.no, row), kept=False)
+            self.keys.discard(segment.digest(row), segment.accepted_at, place_of(segment.no, row), kept=False)
 
     def withdraw(self, segment: Segment, row: int) -> None:
         """Take a queued row out, for good."""
@@ -237,7 +239,7 @@ class Book:
                 del self.segments[no]
                 dropped.append(no)
             else:
-                done = bytes(state == DONE for state in segment.states)
+                done = bytes(segment.states.translate(_DONE_BYTES))
                 self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
         if dropped:
             self.write(DropSegments(numbers=dropped))
@@ -248,20 +250,20 @@ class Book:
     def seal(self, batch: Batch, now: float) -> Job:
         """Make a job of a batch, and record it."""
         self.next_job += 1
-        job_id = self._ulid(now)
-        display_name = self.display_name(job_id, 1)
-        form = self._form(batch, len(display_name))
+        job_id = ulid(now, f"{self.store_id}/{self.epoch}/{self.next_job}")
+        name_bytes = len(self.display_name(job_id, self.settings.job_attempts_max))
+        form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes)
         job = Job(
             id=job_id,
             lane=batch.lane,
             origin=self.origin,
-            form="inline" if form == "inline" else "file",
+            form=form,
             spans=batch.spans,
             count=batch.count,
             line_bytes=batch.line_bytes,
             tokens=batch.tokens,
             sealed_at=now,
-            display_name=display_name,
+            display_name=self.display_name(job_id, 1),
             state=JobState.CREATING if form == "inline" else JobState.UPLOADING,
             file_name="" if form == "inline" else file_name(job_id, 1),
         )
@@ -282,15 +284,15 @@ class Book:
         """Write a job down as it stands now."""
         self.write(PutJob(job=msgspec.structs.replace(job, remote=None)))
 
-    def move(self, job: Job, state: JobState) -> None:
-        """Change a job's state along the table of transitions, and forget its last question."""
-        assert state in TRANSITIONS[job.state], f"{job.state} -> {state}"  # noqa: S101 - a bug, not an input
+    def move(self, job: Job, state: JobState, *, failing: bool = False) -> None:
+        """Change a job's state along the table of transitions; ``failing``: failed calls go on being counted."""
+        assert state in TRANSITIONS[job.state], f"{job.state} -> {state}"
         job.state = state
-        job.failures = 0
+        job.failures = job.failures if failing else 0
         job.wake_at = None
 
     def ask(self, job: Job) -> int:
-        """Number the next question about a job."""
+        """Give the next question about a job its number."""
         job.op += 1
         job.wake_at = None
         return job.op
@@ -306,6 +308,20 @@ class Book:
             self.segments[no].jobs -= 1
         self.write(DropJob(id=job.id))
         self.sweep_segments(numbers)
+
+    def shrink(self, job: Job, spans: tuple[Span, ...]) -> None:
+        """Let a job hold only some of its rows; nothing of it may be in the air."""
+        before = sorted({no for no, _, _ in job.spans})
+        after = {no for no, _, _ in spans}
+        self.pacing.ended(job.lane, job.tokens)
+        job.spans = spans
+        job.count = sum(stop - start for _, start, stop in spans)
+        job.line_bytes = sum(self.segments[no].bytes_of(start, stop) for no, start, stop in spans)
+        job.tokens = sum(self.segments[no].tokens_of(start, stop) for no, start, stop in spans)
+        self.pacing.started(job.lane, job.tokens)
+        for no in before:
+            self.segments[no].jobs -= no not in after
+        self.sweep_segments(before)
 
     def rows_in(self, job: Job, state: int) -> list[Place]:
         """Return the job's rows that are in a state, in order."""
@@ -326,29 +342,7 @@ class Book:
 
     def display_name(self, job_id: str, attempt: int) -> str:
         """Return the display name by which a job can be found again."""
-        label = self.settings.label
-        return f"cp1.{self.store_id}.{job_id}.{attempt}" + (f".{label}" if label else "")
-
-    def _form(self, batch: Batch, name_bytes: int) -> str:
-        s = self.settings
-        size = self.framing.inline_envelope_bytes + name_bytes
-        size += batch.line_bytes + batch.count * self.framing.inline_row_bytes
-        if batch.as_file or size >= s.inline_bytes_max:
-            return "file"
-        if expected_output_bytes(batch.lane, batch.count) > s.inline_output_bytes_max:
-            return "file"
-        if s.inline_cost_max_usd is None:
-            return "inline"
-        cost = self.ledger.expected_picousd(batch.lane, batch.count, batch.tokens)
-        if cost is None:
-            return "inline" if batch.count <= s.inline_requests_max else "file"
-        return "inline" if cost <= int(s.inline_cost_max_usd * PICO_USD) else "file"
-
-    def _ulid(self, now: float) -> str:
-        """Return a ULID in lower case: 48 bits of time, and 80 bits that are unique by slot, opening and count."""
-        unique = hashlib.sha256(f"{self.store_id}/{self.epoch}/{self.next_job}".encode()).digest()[:10]
-        number = (int(now * 1000) & (1 << 48) - 1) << 80 | int.from_bytes(unique, "big")
-        return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+        return display_name(self.store_id, job_id, attempt, self.settings.label)
 
     # -- results
 
@@ -372,49 +366,66 @@ class Book:
             ends=sizes.tobytes(),
         )
         self.next_results += 1
+        self.handed.update(
+            (row.place, place_of(head.no, at)) for at, row in enumerate(rows) if not row.flags & (EXPLICIT | ABANDONED)
+        )
         self.index_results(head)
         self.write(PutResults(head=head, bodies=[row.body for row in rows]))
 
     def index_results(self, head: ResultsHead) -> None:
-        """Let the keys of stored results find them."""
+        """Let the keys of stored results find them, and offer those of automatic keys that no awaiter will take."""
         self.results[head.no] = head
         self.results_open[head.no] = len(head.keys)
         for row, key in enumerate(head.keys):
             place = place_of(head.no, row)
             if head.flags[row] & EXPLICIT:
                 self.keys.kept[key] = place
-            else:
-                digest = head.digests[row * 16 : row * 16 + 16]
-                self.keys.abandon(digest, head.kept_at, place, kept=True)
+            elif head.places[row] not in self.handed:
+                self.offer_result(place)
+
+    def offer_result(self, place: Place) -> None:
+        """Let identical calls adopt the stored result of an automatic key."""
+        head, row = self.results[place >> ROW_BITS], place & ROW_MASK
+        self.keys.abandon(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+
+    def release_handed(self, now: float, age_s: float) -> None:
+        """Let go of results handed to awaiters some time ago."""
+        for request, place in list(self.handed.items()):
+            if now - self.results[place >> ROW_BITS].kept_at >= age_s:
+                del self.handed[request]
+                self.release_result(place)
 
     def release_result(self, place: Place) -> None:
         """Note that a stored result is needed no more; the last one of its record drops it."""
         no = place >> ROW_BITS
+        if no not in self.results:
+            return  # too old meanwhile
         self.results_open[no] -= 1
         if self.results_open[no] == 0:
             self.drop_results([no])
 
     def drop_results(self, numbers: list[int]) -> None:
         """Forget stored results, and every key that still leads to them."""
+        unmarked: list[int] = []
         for no in numbers:
             head = self.results.pop(no)
             del self.results_open[no]
             for row, key in enumerate(head.keys):
-                place = place_of(no, row)
+                place, request = place_of(no, row), head.places[row]
                 if self.keys.kept.get(key) == place:
                     del self.keys.kept[key]
+                elif self.handed.get(request) == place:
+                    del self.handed[request]
                 elif not head.flags[row] & EXPLICIT:
-                    self.keys.discard(head.digests[row * 16 : row * 16 + 16], place, kept=True)
+                    self.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+                unmarked.append(request >> ROW_BITS)
+        # Until its job is closed, a row counts as done on disk only by its result.
+        self.sweep_segments(no for no in unmarked if no in self.segments and self.segments[no].jobs)
         self.write(DropResults(numbers=numbers))
 
     def report(self, event: str, job: str = "", count: int = 1, detail: str = "") -> None:
         """Tell the log."""
         self.act(Report(event=event, job=job, count=count, detail=detail))
-
-
-def file_name(job_id: str, attempt: int) -> str:
-    """Return the client-chosen name of a job's input file: a second upload of it is refused, so upload is idempotent."""
-    return f"files/cp-{job_id}-{attempt}"
 
 
 def room_for(segment: Segment, segment_bytes: int) -> bool:

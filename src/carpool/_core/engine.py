@@ -1,13 +1,13 @@
-"""The engine: told what happened and what time it is, it answers with what to write down, what to do, and when to ask again.
+"""The engine: told what happened, it answers with what to write down, what to do, and when to ask again.
 
-Owns the entrance (``admit``, ``claim``, ``adopt``) and the order of a step: close what was admitted, take the event, then do
-what has become due. One task owns an engine; nothing in it waits, and the same events give the same steps.
+Owns the entrance (``admit``, ``claim``, ``adopt``) and the order of a step: close what was admitted, take the event,
+then do what has become due. One task owns an engine; nothing in it waits, and the same events give the same steps.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Final, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from carpool._core import lifecycle, settlement
 from carpool._core.book import Book, room_for
@@ -42,6 +42,7 @@ from carpool._core.model import (
     SENT,
     TICKET,
     Framing,
+    JobState,
     Lane,
     Place,
     ResultsHead,
@@ -51,6 +52,18 @@ from carpool.settings import Settings
 from carpool.types import Receipt, Stats
 
 _EXPIRY_PAUSE_S: Final = 600.0
+
+Reply: TypeAlias = Uploaded | Created | Found | Revoked | Polled | RowsFetched | FetchEnded | CallFailed
+_REPLIES: Final[dict[JobState, tuple[type, ...]]] = {
+    JobState.UPLOADING: (Uploaded, CallFailed),
+    JobState.READY: (),
+    JobState.CREATING: (Created, CallFailed),
+    JobState.LOOKING: (Found, Revoked, CallFailed),
+    JobState.RUNNING: (Polled, CallFailed),
+    JobState.FETCHING: (RowsFetched, FetchEnded, CallFailed),
+    JobState.CLOSED: (),
+}
+"""What may answer the question in the air, by the job's state."""
 
 
 class Engine:
@@ -62,7 +75,6 @@ class Engine:
         """Full segments that should be written before the next step; whoever writes them empties the list."""
         self._segment_bytes = settings.segment_bytes
         self._next_expiry = 0.0
-        self._closing = False
 
     # -- the entrance
 
@@ -72,7 +84,7 @@ class Engine:
         book.next_key += 1
         return f"a{digest.hex()}.{book.epoch:x}.{book.next_key:x}"
 
-    def admit(
+    def admit(  # noqa: PLR0917 - keywords would cost on the hot path
         self,
         lane: Lane,
         key: str,
@@ -91,7 +103,7 @@ class Engine:
             digest: 16 bytes that tell its request from others.
             line: its row of a batch file, newline included; passed on unread.
             tokens: estimate of its input tokens.
-            flags: EXPLICIT, TICKET.
+            flags: EXPLICIT, TICKET; a ticket is always EXPLICIT too.
             deadline: latest time of its answer.
             now: the time.
         """
@@ -124,13 +136,14 @@ class Engine:
     def claim(self, key: str, digest: bytes, now: float) -> tuple[Claim, Place]:
         """Ask what an explicit key names.
 
-        A key whose stored result is an error, or too old, is NEW: a rejected request cost nothing and may be tried again.
+        A key whose stored result is an error, or too old, is NEW: a rejected request cost nothing, and may be tried
+        again.
         """
         book = self.book
         place = book.keys.live.get(key)
         if place is not None:
             segment, row = book.at(place)
-            assert segment is not None  # noqa: S101 - live keys lead to live rows
+            assert segment is not None, f"live key {key!r} leads nowhere"
             if segment.digest(row) != digest:
                 return Claim.CONFLICT, place
             self._wake_row(segment, row, now)
@@ -150,9 +163,12 @@ class Engine:
         return Claim.KEPT, place
 
     def find(self, key: str) -> tuple[Claim, Place]:
-        """Look an explicit key up without knowing its request."""
+        """Look an explicit key up without knowing its request; what was parked is sent, since somebody asks for it."""
         place = self.book.keys.live.get(key)
         if place is not None:
+            segment, row = self.book.at(place)
+            assert segment is not None, f"live key {key!r} leads nowhere"
+            self._wake_row(segment, row, segment.accepted_at)
             return Claim.LIVE, place
         place = self.book.keys.kept.get(key)
         return (Claim.NEW, 0) if place is None else (Claim.KEPT, place)
@@ -190,9 +206,9 @@ class Engine:
 
     def offer_again(self, place: Place) -> None:
         """Note that whoever adopted a stored result did not live to take it."""
-        head, row = self.book.results[place >> ROW_BITS], place & ROW_MASK
-        if not head.flags[row] & EXPLICIT:
-            self.book.keys.abandon(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+        head = self.book.results.get(place >> ROW_BITS)
+        if head is not None and not head.flags[place & ROW_MASK] & EXPLICIT:
+            self.book.offer_result(place)
 
     def fetch_index(self, job_id: str) -> dict[str, Place]:
         """Return the places of a job's unanswered rows by their keys."""
@@ -202,9 +218,10 @@ class Engine:
             segment = book.segments[no]
             base = no << ROW_BITS
             if segment.states.count(SENT, start, stop) == stop - start:
-                index.update(zip(segment.keys[start:stop], range(base | start, base | stop), strict=True))
+                index.update(zip(segment.keys[start:stop], range(base + start, base + stop), strict=True))
             else:
-                index.update((segment.keys[row], base | row) for row in range(start, stop) if segment.states[row] == SENT)
+                rows = (row for row in range(start, stop) if segment.states[row] == SENT)
+                index.update((segment.keys[row], base + row) for row in rows)
         return index
 
     # -- steps
@@ -282,12 +299,10 @@ class Engine:
             case _:
                 self._take_reply(event, now)
 
-    def _take_reply(
-        self, event: Uploaded | Created | Found | Revoked | Polled | RowsFetched | FetchEnded | CallFailed, now: float
-    ) -> None:
+    def _take_reply(self, event: Reply, now: float) -> None:
         book = self.book
         job = book.jobs.get(event.job)
-        if job is None or job.op != event.op or job.wake_at is not None:
+        if job is None or job.op != event.op or job.wake_at is not None or not isinstance(event, _REPLIES[job.state]):
             return
         match event:
             case Uploaded():
@@ -318,10 +333,10 @@ class Engine:
             self._next_expiry = now + _EXPIRY_PAUSE_S
         for job in list(book.jobs.values()):
             if job.wake_at is not None and job.wake_at <= now:
-                lifecycle.resume(book, job, now)
+                lifecycle.resume(book, job)
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
-                lifecycle.resume(book, book.seal(batch, now), now)
+                lifecycle.resume(book, book.seal(batch, now))
 
     def _expire_deadlines(self, now: float) -> None:
         deadlines = self.book.deadlines
@@ -334,6 +349,7 @@ class Engine:
     def _expire_kept(self, now: float) -> None:
         """Drop results past their time, and parked requests that nobody claimed."""
         book, s = self.book, self.book.settings
+        book.release_handed(now, _EXPIRY_PAUSE_S)
         old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, s)]
         if old:
             book.drop_results(old)
@@ -352,6 +368,9 @@ class Engine:
         book = self.book
         touched: list[int] = []
         for place in places:
+            handed = book.handed.pop(place, None)
+            if handed is not None:
+                book.offer_result(handed)
             segment, row = book.at(place)
             if segment is None:
                 continue
@@ -359,6 +378,9 @@ class Engine:
             overdue = bool(segment.deadlines) and segment.deadlines[row] <= now
             if state == QUEUED and (overdue or not flags & TICKET):
                 book.withdraw(segment, row)
+                touched.append(segment.no)
+            elif state == PARKED and overdue:
+                book.finish(segment, row)
                 touched.append(segment.no)
             elif state == SENT and not flags & (EXPLICIT | ABANDONED):
                 segment.flags[row] |= ABANDONED

@@ -1,12 +1,12 @@
 """Which request a key names, so that nothing is paid for twice.
 
-Owns three tables: explicit keys in flight, explicit keys with a stored result, and abandoned requests by digest. Automatic
-keys in flight are in no table: two identical live calls are two requests.
+Owns three tables: explicit keys in flight, explicit keys with a stored result, and abandoned requests by digest.
+Automatic keys in flight are in no table: two identical live calls are two requests.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, insort
 from enum import Enum
 
 import msgspec
@@ -26,8 +26,8 @@ class Claim(Enum):
     """The key was given with another request."""
 
 
-class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """An abandoned request: when it was accepted, whether its place names a stored result, and the place."""
+class Candidate(msgspec.Struct, frozen=True, gc=False, order=True):
+    """An abandoned request: when it was accepted (a stored result: kept), whether its place names a stored result."""
 
     accepted_at: float
     kept: bool
@@ -40,30 +40,31 @@ class KeyTable:
     def __init__(self) -> None:
         self.live: dict[str, Place] = {}
         self.kept: dict[str, Place] = {}
-        self.abandoned: dict[bytes, deque[Candidate]] = {}
+        self.abandoned: dict[bytes, list[Candidate]] = {}
+        """By digest, oldest first."""
 
     def abandon(self, digest: bytes, accepted_at: float, place: Place, *, kept: bool) -> None:
         """Offer a request to later identical calls."""
-        self.abandoned.setdefault(digest, deque()).append(Candidate(accepted_at, kept, place))
-
+        insort(self.abandoned.setdefault(digest, []), Candidate(accepted_at, kept, place))
 
     def adopt(self, digest: bytes) -> Candidate | None:
         """Take the oldest abandoned request of a digest out of the table."""
         waiting = self.abandoned.get(digest)
         if waiting is None:
             return None
-        candidate = waiting.popleft()
+        candidate = waiting.pop(0)
         if not waiting:
             del self.abandoned[digest]
         return candidate
 
-    def discard(self, digest: bytes, place: Place, *, kept: bool) -> None:
+    def discard(self, digest: bytes, accepted_at: float, place: Place, *, kept: bool) -> None:
         """Withdraw one offer, if it still stands."""
         waiting = self.abandoned.get(digest)
         if waiting is None:
             return
-        left = deque(c for c in waiting if c.place != place or c.kept != kept)
-        if left:
-            self.abandoned[digest] = left
-        else:
-            del self.abandoned[digest]
+        candidate = Candidate(accepted_at, kept, place)
+        at = bisect_left(waiting, candidate)
+        if at < len(waiting) and waiting[at] == candidate:
+            del waiting[at]
+            if not waiting:
+                del self.abandoned[digest]

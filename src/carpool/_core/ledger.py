@@ -1,7 +1,7 @@
 """What was answered and what it cost, in integer pico-dollars (1e-12 USD: list prices go below a nano-dollar a token).
 
-Owns the account and the bundled prices. First form: settlement from the server's token counts. A model with price tiers by
-prompt length, or with priced media output, counts as unknown: never a guess.
+Owns the account and the bundled prices. First form: settlement from the server's token counts. A model with price tiers
+by prompt length, or with priced media output, counts as unknown: never a guess.
 """
 
 from __future__ import annotations

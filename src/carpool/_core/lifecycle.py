@@ -1,7 +1,8 @@
 """The life of one job: which question to ask next, and what each reply means.
 
-Owns the order of steps by which nothing is paid twice: the intent is on record before the create, the create is sent once,
-and a create of unknown fate is looked for by its name before anything is sent again. How rows end is ``settlement``.
+Owns the order of steps by which nothing is paid twice: the intent is on record before the create, the create is sent
+once, and a create of unknown fate is looked for by its name before anything is sent again. How rows end is for
+``settlement``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final, assert_never
 import msgspec
 
 from carpool._core import settlement
-from carpool._core.book import Book, file_name
+from carpool._core.book import Book
 from carpool._core.messages import (
     CancelRemote,
     Create,
@@ -28,10 +29,11 @@ from carpool._core.messages import (
 )
 from carpool._core.model import Failure, Fault, Job, JobState
 from carpool._core.retry import Refusal, pause_s, read_refusal
-from carpool.types import ServerError
+from carpool._core.sealing import file_name
+from carpool.types import BatchJob, ServerError
 
 _LOOKS: Final = {"inline": 2, "file": 3}
-"""Looks at the list before a create counts as not having taken effect; the file form revokes its input before the last."""
+"""Looks at the list before a create counts as not having taken effect; a file is revoked before the last."""
 _LOOKS_BEFORE_REVOKE: Final = 2
 _POLL_SHARE: Final = 0.05
 """Pause between polls as a share of the job's age."""
@@ -40,11 +42,12 @@ _GONE: Final = frozenset({403, 404})
 _RPC_INVALID: Final = 3
 
 
-def resume(book: Book, job: Job, now: float) -> None:
+def resume(book: Book, job: Job) -> None:
     """Ask the question that the job's state wants asked now."""
     match job.state:
         case JobState.UPLOADING:
-            book.act(Upload(job=_copy(job), op=book.ask(job)))
+            if not settlement.drop_unwanted(book, job):
+                book.act(Upload(job=_copy(job), op=book.ask(job)))
         case JobState.READY:
             intend(book, job)
         case JobState.CREATING:
@@ -62,14 +65,19 @@ def resume(book: Book, job: Job, now: float) -> None:
 
 
 def intend(book: Book, job: Job) -> None:
-    """Record the intent to create, then create."""
-    book.move(job, JobState.CREATING)
+    """Record the intent to create, then create: what callers still want of it, as far as the input is not made yet."""
+    if job.form == "inline":
+        if not settlement.trim(book, job):
+            return
+    elif settlement.drop_unwanted(book, job):
+        return
+    book.move(job, JobState.CREATING, failing=True)
     book.record(job)
     book.act(Create(job=_copy(job), op=book.ask(job)))
 
 
 def on_uploaded(book: Book, job: Job, event: Uploaded, now: float) -> None:
-    """The input is on the server: create."""
+    """Create, since the input is on the server."""
     book.reached = True
     job.file_name = event.file.name
     job.uploaded_at = now
@@ -77,7 +85,7 @@ def on_uploaded(book: Book, job: Job, event: Uploaded, now: float) -> None:
 
 
 def on_created(book: Book, job: Job, event: Created, now: float) -> None:
-    """The job has a name: poll it."""
+    """Poll from now on, since the job has a name."""
     book.jobs_created += 1
     _named(book, job, event.name, now)
     job.wake_at = now + book.settings.poll_min_s
@@ -87,7 +95,7 @@ def on_found(book: Book, job: Job, event: Found, now: float) -> None:
     """Adopt a job that took effect without our hearing of it; else look again, revoke, or try anew."""
     book.reached = True
     if event.remotes:
-        first, *twins = event.remotes
+        first, *twins = sorted(event.remotes, key=_worth)
         _named(book, job, first.name, now)
         job.wake_at = now
         book.report("job_adopted", first.name)
@@ -109,8 +117,8 @@ def on_found(book: Book, job: Job, event: Found, now: float) -> None:
 
 
 def on_revoked(book: Book, job: Job, event: Revoked, now: float) -> None:
-    """The input is gone, so a create on its way can no longer take effect: wait out the list's lag, and look once more."""
-    assert event.job == job.id  # noqa: S101 - routed by it
+    """Wait out the list's lag and look once more: without its input, a create on its way can no longer take effect."""
+    assert event.job == job.id, "events are routed by the job"
     job.failures = 0
     job.revoked = True
     job.uploaded_at = 0.0
@@ -122,16 +130,18 @@ def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
     """Wait on, fetch, or settle without output."""
     book.reached = True
     remote = event.remote
-    job.failures = 0
     if not remote.ended:
+        job.failures = 0
         job.wake_at = now + poll_pause_s(book, job, now)
         return
     job.ended_at = job.ended_at or now
     if remote.has_output:
-        book.move(job, JobState.FETCHING)
+        # Failures go on being counted: this poll may stand between two that break off in the same place.
+        book.move(job, JobState.FETCHING, failing=True)
         job.remote = remote
         book.act(Fetch(job=_copy(job), op=book.ask(job), remote=remote))
         return
+    job.failures = 0
     error = remote.error or ServerError(message=f"the job ended as {remote.state} without output")
     match remote.state:
         case "SUCCEEDED" | "PARTIALLY_SUCCEEDED":
@@ -161,7 +171,7 @@ def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
             if fault.kind == "refused" and fault.error.code == _NOT_FOUND:
                 book.report("job_vanished", job.name)
                 book.move(job, JobState.LOOKING)
-                job.wake_at = now
+                job.wake_at = now + book.settings.poll_min_s
                 book.record(job)
             else:
                 _try_later(book, job, now)
@@ -196,6 +206,7 @@ def _upload_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
         return
     match read_refusal(fault):
         case Refusal.BACK_OFF:
+            job.failures = 0
             job.wake_at = book.pacing.refused(job.lane, now)
         case Refusal.CREDENTIALS | Refusal.FILE_GONE:
             settlement.give_back(book, job, Failure(kind="credentials", error=fault.error))
@@ -208,9 +219,7 @@ def _upload_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
 def _create_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
     match fault.kind:
         case "not_sent":
-            failures, since = job.failures, job.failing_since
-            book.move(job, JobState.READY)
-            job.failures, job.failing_since = failures, since
+            book.move(job, JobState.READY, failing=True)
             book.record(job)
             _try_later_or_give_back(book, job, fault, now)
         case "unknown":
@@ -237,9 +246,9 @@ def _create_refused(book: Book, job: Job, fault: Fault, now: float) -> None:
             _next_attempt(book, job, fault.error, now)
         case Refusal.TOO_LARGE:
             settlement.too_large(book, job, fault.error, now)
-        case Refusal.ISOLATE:
+        case Refusal.ISOLATE | Refusal.FILE_GONE:  # inline there is no input file: a row names one that is gone
             settlement.isolate(book, job, fault.error, now)
-        case Refusal.REJECT | Refusal.FILE_GONE:
+        case Refusal.REJECT:
             settlement.reject(book, job, fault.error, now)
         case _:
             assert_never(refusal)
@@ -249,19 +258,21 @@ def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
     if job.attempt >= book.settings.job_attempts_max:
         settlement.give_up(book, job, Failure(kind="failed", error=error, job=job.name), now)
         return
+    if not settlement.trim(book, job):
+        return
     job.attempt += 1
     job.display_name = book.display_name(job.id, job.attempt)
     job.looks = 0
     job.revoked = False
     job.name = ""
-    job.uploaded_at = 0.0
+    job.uploaded_at = job.created_at = job.ended_at = 0.0
     if job.form == "file":
         job.file_name = file_name(job.id, job.attempt)
         book.move(job, JobState.UPLOADING)
     else:
         book.move(job, JobState.CREATING)
     book.record(job)
-    resume(book, job, now)
+    resume(book, job)
 
 
 def _fetch_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
@@ -272,9 +283,7 @@ def _fetch_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
         book.report("output_vanished", job.name)
         settlement.settle_rest(book, job, fault.error, now, missing=True)
         return
-    failures = job.failures
-    book.move(job, JobState.RUNNING)
-    job.failures = failures
+    book.move(job, JobState.RUNNING, failing=True)
     _try_later(book, job, now)
 
 
@@ -293,6 +302,13 @@ def _try_later_or_give_back(book: Book, job: Job, fault: Fault, now: float) -> N
     patience_s = s.unreachable_s if book.reached else s.first_contact_s
     if job.wake_at is not None and job.wake_at - job.failing_since > patience_s:
         settlement.give_back(book, job, Failure(kind="unreachable", error=fault.error))
+
+
+def _worth(remote: BatchJob) -> int:
+    """Return a sort key by which a job that gave output, or still may, comes before one that ended without."""
+    if not remote.ended:
+        return 1
+    return 0 if remote.state in ("SUCCEEDED", "PARTIALLY_SUCCEEDED") else 2
 
 
 def _copy(job: Job) -> Job:

@@ -1,4 +1,4 @@
-"""What the engine is told (events, past participles), what it wants done (actions, imperatives) and written down (writes).
+"""What the engine is told (events, past participles), wants done (actions, imperatives) and written down (writes).
 
 Writes of a step are durable before its actions start.
 """
@@ -118,8 +118,6 @@ class CallFailed(msgspec.Struct, frozen=True, tag=True):
     job: str
     op: int
     fault: Fault
-
-
 
 
 class Closing(msgspec.Struct, frozen=True, tag=True):

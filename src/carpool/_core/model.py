@@ -1,7 +1,7 @@
 """The engine's data: where one request stands (a row of a segment), lanes, jobs, and the records that go to disk.
 
-Owns shapes and the transition table. Requests live in columns of a segment, not in objects of their own; a *place* (an int)
-names one row. Bodies pass through as opaque bytes. Records evolve by defaulted fields at the end only.
+Owns shapes and the transition table. Requests live in columns of a segment, not in objects of their own; a *place* (an
+int) names one row. Bodies pass through as opaque bytes. Records evolve by defaulted fields at the end only.
 """
 
 from __future__ import annotations
@@ -276,8 +276,8 @@ FaultKind: TypeAlias = Literal["not_sent", "refused", "unknown"]
 class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Why a call to the provider failed.
 
-    ``not_sent``: it never reached the server. ``refused``: the server answered that it did nothing (4xx). ``unknown``: it may
-    have taken effect (timeout, reset, 5xx, an unreadable answer).
+    ``not_sent``: it never reached the server. ``refused``: the server answered that it did nothing (4xx). ``unknown``:
+    it may have taken effect (timeout, reset, 5xx, an unreadable answer).
     """
 
     kind: FaultKind

@@ -1,7 +1,8 @@
 """Rebuild an engine from what the store holds.
 
-Owns the rules of P1 and P2 after a crash: tickets and explicit keys go on by themselves; bare awaits wait to be claimed by an
-identical call and are never sent unasked; a create in the air is of unknown fate; nothing of another origin is touched.
+Owns the rules for what a dead process left: tickets and explicit keys go on by themselves; bare awaits wait to be
+claimed by an identical call and are never sent unasked; a create in the air is of unknown fate; nothing of another
+origin is touched.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from carpool._core.engine import Engine
-from carpool._core.messages import PutMeta, Record, Step
+from carpool._core.messages import DeleteRemote, PutMeta, Record, Step
 from carpool._core.model import (
     ABANDONED,
     DONE,
@@ -64,15 +65,10 @@ class Recovery:
         """Return the engine, and the step that records its opening."""
         book = self._book
         book.write(PutMeta(meta=self._meta))
+        for job in list(book.jobs.values()):
+            self._sort_job(job, now)
         for segment in book.segments.values():
             self._sort_rows(segment)
-        for job in book.jobs.values():
-            if job.state is JobState.CREATING:
-                book.move(job, JobState.LOOKING)
-                book.record(job)
-            elif job.state is JobState.FETCHING:
-                job.state = JobState.RUNNING
-            job.wake_at = now
         book.sweep_segments([no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs])
         return self._engine, book.take_step()
 
@@ -106,6 +102,33 @@ class Recovery:
             if segment is not None:
                 _mark_done(segment, place & ROW_MASK)
         book.index_results(head)
+
+    def _sort_job(self, job: Job, now: float) -> None:
+        """Go on with a job; one that was not created yet is taken apart if nobody may want some of its rows."""
+        book = self._book
+        match job.state:
+            case JobState.UPLOADING | JobState.READY if self._holds_bare_rows(job):
+                for no, start, stop in job.spans:
+                    states = book.segments[no].states
+                    states[start:stop] = states[start:stop].replace(bytes((SENT,)), bytes((QUEUED,)))
+                book.close(job)
+                if job.form == "file":
+                    book.act(DeleteRemote(name=job.file_name))
+                return
+            case JobState.CREATING:
+                book.move(job, JobState.LOOKING)
+                job.wake_at = now
+                book.record(job)
+            case JobState.LOOKING:
+                # A restart must not shorten the wait between two looks at a list that may lag.
+                job.wake_at = min(max(now, job.wake_at or now), now + book.settings.lookup_wait_s)
+            case _:
+                job.state = JobState.RUNNING if job.state is JobState.FETCHING else job.state
+                job.wake_at = now
+
+    def _holds_bare_rows(self, job: Job) -> bool:
+        segments = self._book.segments
+        return any(not flags & EXPLICIT for no, start, stop in job.spans for flags in segments[no].flags[start:stop])
 
     def _sort_rows(self, segment: Segment) -> None:
         """Let explicit rows go on, and offer the others to identical calls."""

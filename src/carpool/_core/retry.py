@@ -16,8 +16,8 @@ from carpool.types import ServerError
 _RPC_MAX: Final = 16
 _RETRY_RPC: Final = frozenset({4, 8, 13, 14})
 _RETRY_HTTP: Final = frozenset({429, 500, 502, 503, 504})
-_LINE = re.compile(r"\bline (\d+)\b")
-_ROW = re.compile(r"\brequests\[(\d+)\]")
+_LINE = re.compile(r"\bline (\d{1,9})\b")
+_ROW = re.compile(r"\brequests\[(\d{1,9})\]")
 _KEY_WORDS: Final = ("api key not valid", "api_key_invalid", "api key expired")
 _SIZE_WORDS: Final = ("payload size exceeds", "too large", "exceeds the maximum file size")
 _FILE_WORDS: Final = "permission to access the file"
@@ -78,7 +78,7 @@ def bad_rows(message: str, count: int) -> list[int]:
 
 
 def pause_s(low_s: float, high_s: float, failures: int, seed: str) -> float:
-    """Return the pause after some failures in a row: doubling, capped, with 20 % jitter that is a function of the seed."""
+    """Return the pause after some failures in a row: doubling, capped, with 20 % jitter that follows from the seed."""
     base = min(high_s, low_s * 2.0 ** min(failures - 1, 60))
     jitter = crc32(f"{seed}/{failures}".encode()) / 0xFFFFFFFF
     return base * (0.8 + 0.2 * jitter)

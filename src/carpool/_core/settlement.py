@@ -49,9 +49,9 @@ def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
     """Close a job whose output was read to its end: rows that did not come are missing."""
     if event.unknown:
         book.report("rows_not_ours", job.name, event.unknown)
-    remote = job.remote
-    complete = remote is not None and remote.state == "SUCCEEDED"
-    error = _MISSING if complete or remote is None or remote.error is None else remote.error
+    assert job.remote is not None, "a job that is fetched has ended"
+    complete = job.remote.state == "SUCCEEDED"
+    error = _MISSING if complete or job.remote.error is None else job.remote.error
     settle_rest(book, job, error, now, missing=complete)
 
 
@@ -127,9 +127,10 @@ def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -
 
 def isolate(book: Book, job: Job, error: ServerError, now: float) -> None:
     """Part the bad row from the rest: by the server's words, else by halves. Nothing ran, so no attempt is counted."""
-    rows = bad_rows(error.message, job.count)
-    if rows or job.count == 1:
-        bad = [book.place_in(job, row) for row in rows or [0]]
+    named = [book.place_in(job, row) for row in bad_rows(error.message, job.count)]
+    bad = [place for place in named if _is_sent(book, place)]
+    if bad or job.count == 1:
+        bad = bad or book.rows_in(job, SENT)
         _fail_all(book, job, bad, Failure(kind="rejected", error=error, job=job.name), now)
         book.requeue(spans_of(_wanted(book, job)), now)
     else:
@@ -177,10 +178,36 @@ def give_back(book: Book, job: Job, failure: Failure) -> None:
 def on_undelivered(book: Book, event: Undelivered, now: float) -> None:
     """Keep answers that their callers did not live to take, for whoever asks the same again."""
     rows = [
-        KeptRow(place=place, key=key, digest=digest, flags=0, failed=False, body=body)
+        KeptRow(place=place, key=key, digest=digest, flags=ABANDONED, failed=False, body=body)
         for place, key, digest, body in event.rows
     ]
     book.keep(event.lane, event.job, rows, now)
+
+
+def trim(book: Book, job: Job) -> bool:
+    """Take out of a job whose input has to be made anew what is answered, and park what nobody awaits any more.
+
+    Returns:
+        Whether anything is left to be sent; if not, the job is closed.
+    """
+    rows = book.rows_in(job, SENT)
+    wanted = [place for place in rows if not _flags(book, place) & ABANDONED]
+    for place in rows:
+        segment, row = _row(book, place)
+        if segment.flags[row] & ABANDONED:
+            segment.states[row] = PARKED
+    if not wanted:
+        finish_job(book, job)
+        return False
+    if len(wanted) < job.count:
+        book.shrink(job, spans_of(wanted))
+    return True
+
+
+def drop_unwanted(book: Book, job: Job) -> bool:
+    """Close a job that is not created yet if nobody awaits any of its rows any more; return whether it was."""
+    flags = (book.segments[no].flags[start:stop] for no, start, stop in job.spans)
+    return all(part.count(ABANDONED) == len(part) for part in flags) and not trim(book, job)
 
 
 def finish_job(book: Book, job: Job) -> None:
@@ -193,7 +220,7 @@ def finish_job(book: Book, job: Job) -> None:
 
 
 def _wanted(book: Book, job: Job) -> list[Place]:
-    """Return the job's unanswered rows, less those that nobody awaits any more, which end here."""
+    """Return the job's unanswered rows in order, less those that nobody awaits any more, which end here."""
     wanted: list[Place] = []
     for place in book.rows_in(job, SENT):
         segment, row = _row(book, place)
@@ -213,7 +240,7 @@ def _halve(book: Book, job: Job) -> None:
 
 
 def _sort_faults(book: Book, job: Job, faults: list[RowFault], now: float) -> None:
-    """Reject rows whose error is final; hold the others until the job is closed, since a second fetch shows them again."""
+    """Reject rows whose error is final; hold the others until the job is closed: a second fetch shows them again."""
     verdicts = Verdicts()
     for fault in faults:
         if is_retryable(fault.error):
@@ -237,8 +264,13 @@ def _kept_row(book: Book, place: Place, body: bytes, *, failed: bool) -> KeptRow
 
 def _row(book: Book, place: Place) -> tuple[Segment, int]:
     segment, row = book.at(place)
-    assert segment is not None, f"place {place:#x} is forgotten"  # noqa: S101 - a job holds its segments
+    assert segment is not None, f"place {place:#x} is forgotten, although a job holds it"
     return segment, row
+
+
+def _is_sent(book: Book, place: Place) -> bool:
+    segment, row = _row(book, place)
+    return segment.states[row] == SENT
 
 
 def _flags(book: Book, place: Place) -> int:
@@ -248,6 +280,5 @@ def _flags(book: Book, place: Place) -> int:
 
 def _finish(book: Book, place: Place) -> None:
     segment, row = _row(book, place)
-    assert segment.states[row] == SENT, f"row settled twice: {place:#x}"  # noqa: S101 - rows of a fetch are SENT
+    assert segment.states[row] == SENT, f"row settled twice: {place:#x}"
     book.finish(segment, row)
-

@@ -6,7 +6,7 @@ call, not a refused batch hours later. It must not know about contents or batche
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,6 +19,7 @@ from carpool._gemini.plain import (
     encode,
     is_mapping,
     is_model,
+    is_object,
     is_sequence,
     snake,
     tidy,
@@ -219,7 +220,8 @@ def _fields(config: Any) -> Iterator[tuple[str, Any]]:
                 raise bad_value("config", f"its field name {name!r} is not a string")
             yield name, value
     elif is_model(config):
-        for name in type(config).model_fields:
+        names: Iterable[str] = config.__class__.model_fields
+        for name in names:
             yield name, getattr(config, name)
     else:
         raise bad_value("config", f"it must be a dict or google-genai's config type, not {type(config).__name__}")
@@ -271,7 +273,7 @@ def _generation_value(field: str, value: Any, path: str) -> Any:
     if field == "speechConfig" and isinstance(value, str):
         return {"voiceConfig": {"prebuiltVoiceConfig": {"voiceName": value}}}
     plain = tidy(value, path)
-    if field == "thinkingConfig" and isinstance(plain, dict) and isinstance(plain.get("thinkingLevel"), str):
+    if field == "thinkingConfig" and is_object(plain) and isinstance(plain.get("thinkingLevel"), str):
         plain["thinkingLevel"] = plain["thinkingLevel"].upper()
     return plain
 
@@ -356,7 +358,7 @@ def _declaration_refusal(message: str) -> Exception:
 
 
 def _check_names(value: Any, known: frozenset[str], path: str) -> None:
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise bad_value(path, "it must be a dict")
     for name in value:
         if name not in known:

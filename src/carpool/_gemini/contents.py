@@ -15,6 +15,7 @@ from carpool._gemini.plain import (
     encode,
     is_mapping,
     is_model,
+    is_object,
     is_sequence,
     tidy,
     unknown_field,
@@ -159,9 +160,10 @@ def _from_fields(value: Any, path: str) -> Item:
         return Item(turn, None)
     if names.keys() <= _FILE_FIELDS:
         return Item(None, {"fileData": tidy(value, path)})
+    known, what = (CONTENT_FIELDS, "a content") if "parts" in names else (PART_FIELDS, "a part")
     for field, name in names.items():
-        if field not in PART_FIELDS:
-            raise unknown_field(str(name), PART_FIELDS | CONTENT_FIELDS, f"{path}: a part or content")
+        if field not in known:
+            raise unknown_field(str(name), known, f"{path}: {what}")
     part = tidy(value, path)
     if not isinstance(part.get("text", ""), str):
         raise bad_value(f"{path}.text", f"it must be a string, not {type(value['text']).__name__}")
@@ -169,7 +171,7 @@ def _from_fields(value: Any, path: str) -> Item:
         nested = part.get(field)
         if nested is None:
             continue
-        if not isinstance(nested, dict):
+        if not is_object(nested):
             raise bad_value(f"{path}.{names[field]}", f"it must be an object, not {type(nested).__name__}")
         for name in nested:
             if name not in known:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 from carpool._core.model import Block, Fault, Framing, Job, RemoteFile
@@ -94,7 +95,9 @@ class DeveloperProvider:
             name = _checked(job.file_name, "files/")
             body = wire.file_body(job.display_name, name, job.lane.kind, self._settings.priority)
         else:
-            rows = [row async for some in lines for row in wire.inline_rows(some)]
+            rows: list[bytes] = []
+            async for some in lines:
+                rows += wire.inline_rows(some)
             if len(rows) != job.count:
                 raise unreadable(f"{len(rows)} rows were given for a job of {job.count}", "not_sent")
             body = wire.inline_body(job.display_name, rows, self._settings.priority)
@@ -113,7 +116,7 @@ class DeveloperProvider:
         found = [job async for job in self.list_jobs() if job.display_name == display_name]
         return sorted(found, key=lambda job: (job.created_at.removesuffix("Z"), job.name))
 
-    async def list_jobs(self) -> AsyncIterator[BatchJob]:
+    async def list_jobs(self) -> AsyncGenerator[BatchJob]:
         """Iterate over all jobs, newest first, page by page."""
         token, seen = "", set[str]()
         for _ in range(_PAGES_MAX):
@@ -145,7 +148,7 @@ class DeveloperProvider:
             raise unreadable("the server's description of the job cannot be read")
         return job
 
-    async def fetch(self, job: BatchJob) -> AsyncIterator[Block]:
+    async def fetch(self, job: BatchJob) -> AsyncGenerator[Block]:
         """Stream the output of an ended job: its result file, or the rows inside its description."""
         output_file = job.output_file
         if not output_file:
@@ -164,10 +167,11 @@ class DeveloperProvider:
                 yield block
             if items:
                 return
-        async for piece in self._files.download(_checked(output_file, "files/")):
-            block = wire.decode_block(piece.data)
-            block.unreadable += piece.skipped
-            yield block
+        async with aclosing(self._files.download(_checked(output_file, "files/"))) as pieces:
+            async for piece in pieces:
+                block = wire.decode_block(piece.data)
+                block.unreadable += piece.skipped
+                yield block
 
     async def cancel(self, name: str) -> None:
         """Cancel a job."""

@@ -23,7 +23,17 @@ from carpool._gemini.config import (
     place_generate,
 )
 from carpool._gemini.contents import contents_of, count_tokens
-from carpool._gemini.plain import bad_value, camel, encode, is_mapping, is_sequence, is_utf8, to_json, unknown_field
+from carpool._gemini.plain import (
+    bad_value,
+    camel,
+    encode,
+    is_mapping,
+    is_object,
+    is_sequence,
+    is_utf8,
+    to_json,
+    unknown_field,
+)
 from carpool.errors import ConfigurationError, NotBatchable
 
 _CACHED_CONFIGS_MAX: Final = 256
@@ -47,7 +57,7 @@ class Encoded(NamedTuple):
     """What ``GenerateResponse.parsed`` reads with; ``None`` where no schema was given."""
 
 
-def model_name(model: str) -> str:
+def model_name(model: Any) -> str:
     """Return a model's name as it goes into a URL, without ``models/``.
 
     Raises:
@@ -191,19 +201,18 @@ def _finished(body: Any) -> tuple[bytes, dict[str, Any]]:
     """Return a finished request on one line, and its fields."""
     if is_mapping(body):
         payload = to_json(dict(body), "body")
-        fields = msgspec.json.decode(payload)
         _no_nan(body, "body")
-        return payload, fields
+        return payload, msgspec.json.decode(payload)
     if not isinstance(body, bytes | bytearray | str):
         raise bad_value("body", f"it must be a dict or JSON, not {type(body).__name__}")
     try:
         payload = body.encode() if isinstance(body, str) else bytes(body)
-        fields = msgspec.json.decode(payload)
+        fields: Any = msgspec.json.decode(payload)
         if b"\n" in payload or b"\r" in payload:
             payload = msgspec.json.format(payload, indent=-1)
     except (ValueError, RecursionError) as error:
         raise bad_value("body", f"it is not JSON ({error})") from None
-    if not isinstance(fields, dict):
+    if not is_object(fields):
         raise bad_value("body", "it is not a JSON object")
     return payload, fields
 

@@ -128,7 +128,7 @@ class Files:
 
     def _may_follow(self, url: URL) -> bool:
         google = url.scheme == "https" and f".{url.host}".endswith(_REDIRECT_HOSTS)
-        return google or url.origin() == self._http.base.origin()
+        return google or self._http.is_own(url)
 
 
 class LineCutter:

@@ -33,7 +33,7 @@ _PIECE_BYTES: Final = 262_144
 _CONNECT_S: Final = 30.0
 _SENT_BYTES_PER_S: Final = 32_768
 """Slowest line that large bodies are given time for."""
-_CONNECTIONS_MAX: Final = 64
+_CONNECTIONS_MAX: Final = 128
 _KEY = re.compile(r"[\x21-\x7e]+")
 _TRANSPORT: Final = (aiohttp.ClientError, OSError, EOFError, ValueError)
 _NOT_SENT: Final = (
@@ -113,7 +113,6 @@ class Http:
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX, limit_per_host=_CONNECTIONS_MAX),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"carpool/{_version()}", "Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_S, self._settings.call_timeout_s)),
             auto_decompress=False,
             trust_env=False,
             proxy=_proxy(self.base),
@@ -132,9 +131,14 @@ class Http:
     def own(self, text: str) -> URL:
         """Return a server-given URL, or raise ``ProviderError`` if it leads away from the configured origin."""
         url = parse_url(text)
-        if url is None or url.origin() != self.base.origin():
+        if url is None or not self.is_own(url):
             raise unreadable("the server gave a URL that leads away from the configured origin; it was not called")
         return url
+
+    def is_own(self, url: URL) -> bool:
+        """Return whether a URL has the configured scheme, host and port."""
+        base = self.base
+        return (url.scheme, url.host, url.port) == (base.scheme, base.host, base.port)
 
     def patience_s(self, size_bytes: int) -> float:
         """Return how long a call with a body of this size may take in all."""
@@ -228,12 +232,14 @@ class Http:
             raise unreadable("the provider is closed", "not_sent")
         sent = dict(headers or {})
         if keyed:
-            if url.origin() != self.base.origin():
+            if not self.is_own(url):
                 raise unreadable("the key goes to the configured origin only", "not_sent")
             sent["x-goog-api-key"] = self._key
         if method != "GET":
             sent["Content-Length"] = str(sum(map(len, body)))
             sent.setdefault("Content-Type", "application/json")
+        # Shorter than the call's own limit: a connection that does not come about was certainly not used.
+        connect_s = min(_CONNECT_S, self._settings.call_timeout_s / 2)
         quiet_s = max(self._floor.window_s, self._settings.call_timeout_s)
         return await session.request(
             method,
@@ -241,9 +247,7 @@ class Http:
             data=_pieces(body) if any(body) else None,
             headers=sent,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=min(_CONNECT_S, self._settings.call_timeout_s), sock_read=quiet_s
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=quiet_s),
         )
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:

@@ -57,7 +57,7 @@ def dump(value: Any, path: str) -> dict[str, Any]:
         dumped: Any = value.model_dump(mode="json", by_alias=True, exclude_none=True)
     except Exception as error:  # noqa: BLE001 - whatever the model's own code raises; pydantic's errors are not importable
         raise bad_value(path, f"{type(value).__name__} cannot be encoded ({type(error).__name__})") from None
-    if not isinstance(dumped, dict):
+    if not is_object(dumped):
         raise bad_value(path, f"{type(value).__name__} is not an object")
     return dumped
 
@@ -125,7 +125,7 @@ def _scalar(value: Any, path: str) -> Any:
         return str(value)
     if isinstance(value, int):
         return int(value)
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, bytes | bytearray):
         return base64.urlsafe_b64encode(value).decode("ascii")
     if isinstance(value, date):
         return value.isoformat()
@@ -135,6 +135,11 @@ def _scalar(value: Any, path: str) -> Any:
 def is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
     """Return whether this is a dict or behaves as one."""
     return isinstance(value, Mapping)
+
+
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Return whether this is plain data's kind of object."""
+    return isinstance(value, dict)
 
 
 def is_sequence(value: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:

@@ -133,7 +133,7 @@ def schema_of(value: Any, path: str) -> tuple[Mapping[str, Any], Any]:
     make = getattr(value, "model_json_schema", None)
     if make is not None:
         return make(), value
-    if isinstance(value, str | bytes | int | float | list | tuple):
+    if is_sequence(value) or isinstance(value, str | bytes | int | float):
         raise bad_value(path, f"a schema must be a dict or a type, not {type(value).__name__}")
     try:
         schema: Any = msgspec.json.schema(value)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from carpool._core.model import Block, Framing, Row
+from carpool._gemini.plain import is_object, is_sequence
 from carpool.types import BatchJob, JobStats, Kind, ServerError
 
 BLOCK_ROWS: Final = 256
@@ -263,10 +264,10 @@ def inline_items(body: bytes) -> list[msgspec.Raw]:
 def _items(output: _Output) -> list[msgspec.Raw]:
     """Return the items of an output: in a list, or in an object around a list of the same name."""
     for raw in (output.inlined_responses, output.inlined_embed_content_responses):
-        view = bytes(memoryview(raw)[:1])
-        if view == b"{":
+        start = memoryview(raw)[:1]
+        if start == b"{":
             found = _inlined.decode(raw).inlined_responses or []
-        elif view == b"[":
+        elif start == b"[":
             found = _raws.decode(raw)
         else:
             continue
@@ -301,8 +302,6 @@ def _item_row(raw: msgspec.Raw) -> Row | None:
 # ------------------------------------------------------------------------------------------------------- result lines
 
 _lines = msgspec.json.Decoder(Row, strict=False)
-_EMPTY: Final = msgspec.Raw()
-_OBJECT: Final = ord("{")
 _NEITHER: Final = ServerError(13, "the row came back with neither a response nor an error", "INTERNAL")
 _json = JSONDecoder()
 
@@ -314,8 +313,8 @@ def decode_block(data: bytes) -> Block:
     except (ValueError, RecursionError):
         return _decode_one_by_one(data)
     for row in rows:
-        if row.error is None and (row.response is _EMPTY or memoryview(row.response)[0] != _OBJECT):
-            _judged(row)
+        if row.error is None and memoryview(row.response)[:1] != b"{":
+            row.error = _NEITHER
     return Block(rows=rows)
 
 
@@ -339,8 +338,7 @@ def _decode_one_by_one(data: bytes) -> Block:
 
 def _judged(row: Row) -> Row:
     """Return the row as it is, or as an error if it holds neither an answer nor an error."""
-    view = memoryview(row.response)
-    if row.error is None and (not view.nbytes or view[0] != _OBJECT):
+    if row.error is None and memoryview(row.response)[:1] != b"{":
         row.error = _NEITHER
     return row
 
@@ -356,7 +354,7 @@ def _salvaged(line: bytes) -> Row | None:
         raw_key = _value(text, spans.get("key"))
         if raw_key is None and "metadata" in spans:
             metadata = _value(text, spans["metadata"])
-            raw_key = metadata.get("key") if isinstance(metadata, dict) else None
+            raw_key = metadata.get("key") if is_object(metadata) else None
         raw_error = _value(text, spans.get("error"))
     except (ValueError, RecursionError):
         return None
@@ -402,15 +400,14 @@ def _value(text: str, span: tuple[int, int] | None) -> Any:
 
 
 def _lenient_error(value: Any) -> ServerError:
-    if not isinstance(value, dict):
+    if not is_object(value):
         return ServerError(13, str(value)[:1_000], "")
-    fields: dict[str, Any] = value
-    code = fields.get("code")
+    code = value.get("code")
     return ServerError(
         code if isinstance(code, int) else int(code) if isinstance(code, str) and code.isdecimal() else 0,
-        str(fields.get("message") or ""),
-        str(fields.get("status") or ""),
-        fields.get("details"),
+        str(value.get("message") or ""),
+        str(value.get("status") or ""),
+        value.get("details"),
     )
 
 
@@ -423,12 +420,12 @@ def http_error(status: int, body: bytes) -> ServerError:
         decoded: Any = msgspec.json.decode(body)
     except (ValueError, RecursionError):
         decoded = None
-    if isinstance(decoded, list) and decoded:
+    if is_sequence(decoded) and decoded:
         decoded = decoded[0]
-    error = decoded.get("error") if isinstance(decoded, dict) else None
+    error: Any = decoded.get("error") if is_object(decoded) else None
     if isinstance(error, str):
         return ServerError(status, error, phrase(status))
-    if not isinstance(error, dict):
+    if not is_object(error):
         return ServerError(status, phrase(status), "")
     found = _lenient_error(error)
     return ServerError(found.code or status, found.message or phrase(status), found.status, found.details)

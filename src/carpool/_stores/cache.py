@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+import sys
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
@@ -24,6 +25,7 @@ ROW_BYTES: Final = 8_388_608
 """Larger values take several rows."""
 BUSY_S: Final = 5.0
 _NEVER: Final = 2**62
+_CHECKPOINT: Final = "sqlite_wal_autocheckpoint"
 _PART: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 SETTINGS: Final[dict[str, int | str]] = {
@@ -46,7 +48,7 @@ SETTINGS: Final[dict[str, int | str]] = {
     "sqlite_mmap_size": 0,
     "sqlite_cache_size": 2_048,
     # Pages; and what the log may keep on disk after a large transaction, in bytes.
-    "sqlite_wal_autocheckpoint": 4_096,
+    _CHECKPOINT: 4_096,
     "sqlite_journal_size_limit": 67_108_864,
     # What is deleted is overwritten: prompts do not outlive their use. SQLite's default differs from build to build.
     "sqlite_secure_delete": 1,
@@ -74,8 +76,8 @@ class Cache(Protocol):
         """Make all changes within one."""
         ...
 
-    def reset(self, key: str) -> int | str:
-        """Return a setting as it is stored."""
+    def reset(self, key: str, value: int | str = ...) -> int | str:
+        """Return a setting as it is stored, or change it."""
         ...
 
     def close(self) -> None:
@@ -144,7 +146,9 @@ def open_cache(folder: Path) -> Cache:
     cache = cast("Cache", diskcache.Cache.__new__(diskcache.Cache))
     make: Callable[..., None] = cache.__init__  # type: ignore[misc]
     try:
-        make(str(folder), timeout=BUSY_S, disk=BytesDisk, **SETTINGS)
+        # No checkpoint before it is open: on a nearly full disk, that takes the room that opening needs.
+        make(str(folder), timeout=BUSY_S, disk=BytesDisk, **SETTINGS | {_CHECKPOINT: 0})
+        cache.reset(_CHECKPOINT, SETTINGS[_CHECKPOINT])
         verify(cache)
     except BaseException:
         cache.close()
@@ -163,14 +167,17 @@ def verify(cache: Cache) -> None:
             raise StoreError(f"the database does not take the setting {key} = {value!r}: it says {found!r}")
 
 
-def survey(folder: Path, *, thorough: bool) -> tuple[dict[str, int], bool]:
-    """Look at everything that diskcache would take on trust, before it does.
+@contextmanager
+def survey(folder: Path, *, thorough: bool) -> Generator[tuple[dict[str, int], bool]]:
+    """Look at everything that diskcache would take on trust, before it does; hold the database until diskcache has it.
+
+    Whoever closes a database last makes a checkpoint, which takes room on a disk that may be full.
 
     Args:
         folder: where the database is.
         thorough: whether to check the whole database.
 
-    Returns:
+    Yields:
         The size of each value by name, and whether there was a database.
 
     Raises:
@@ -190,7 +197,7 @@ def survey(folder: Path, *, thorough: bool) -> tuple[dict[str, int], bool]:
             known = {*SETTINGS, *METADATA}
             if any(name not in known for (name,) in connection.execute("SELECT key FROM Settings")):
                 raise StoreCorrupt("the database has settings that carpool did not write")
-        return (_sizes(connection) if "Cache" in tables else {}), bool(tables)
+        yield (_sizes(connection) if "Cache" in tables else {}), bool(tables)
 
 
 def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
@@ -216,12 +223,17 @@ def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PRIMARY: Final = 0xFF
+_SHARED_MEMORY_BYTES: Final = 65_536
 
 
-def meaning(error: BaseException) -> StoreError:
+def meaning(error: BaseException, folder: Path) -> StoreError:
     """Return what an error means, as a new exception object.
 
     The last in its chain that is known counts: diskcache hides SQLite's errors behind others.
+
+    Args:
+        error: what was raised.
+        folder: where the database is.
     """
     causes: list[BaseException] = []
     cause: BaseException | None = error
@@ -238,9 +250,19 @@ def meaning(error: BaseException) -> StoreError:
             return StoreCorrupt(f"the database is damaged ({cause})")
         if code in _LOCKED:
             return StoreLocked("another program holds the database: end it")
+        if code == sqlite3.SQLITE_IOERR and _is_full(folder):
+            return StoreFull("the disk is full: make room")
         if code == sqlite3.SQLITE_IOERR:
             return StoreError("the disk reports an error: nothing more is written")
     return StoreError(f"the store does not work ({type(error).__name__}: {error})")
+
+
+def _is_full(folder: Path) -> bool:
+    # SQLite's shared memory grows by 32 KiB; a disk that is too full for that is an "I/O error" to SQLite.
+    if sys.platform == "win32":
+        return False
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize < _SHARED_MEMORY_BYTES
 
 
 def again(error: StoreError) -> StoreError:

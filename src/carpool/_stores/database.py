@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -29,19 +29,11 @@ from carpool._stores.cache import (
     verify,
 )
 from carpool._stores.segments import Changes
-from carpool._stores.slots import Slot
+from carpool._stores.slots import BALLAST_BYTES, Slot
 from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreVersion
 
 BUSY_TRIES: Final = 3
 _ID_CHARS: Final = string.ascii_lowercase + string.digits
-
-
-class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one commit changes."""
-
-    changes: Changes
-    grows: bool
-    """Whether it takes in new requests."""
 
 
 class Group(msgspec.Struct, kw_only=True, gc=False):
@@ -73,19 +65,29 @@ class Database:
     # -- open and close
 
     def open(self) -> None:
-        """Check the database and open it; a full disk gives the ballast's room for that.
+        """Check the database and open it. A full disk must not stop that: it gets the ballast's room.
 
         Raises:
             StoreError: or one of its kinds; nothing is held open then.
         """
         try:
-            if self._with_ballast(self._open):
-                self._slot.keep_ballast()
+            unclean = not self._slot.is_clean
+            try:
+                self._open(unclean=unclean)
+            except StoreFull:
+                if not self._slot.drop_ballast():
+                    raise
+            else:
+                self._slot.keep_ballast(BALLAST_BYTES)
+                return
+            self._open(unclean=unclean)
+            # One part of the room for what has to be written now, the other for the next time.
+            self._slot.keep_ballast(BALLAST_BYTES // 2)
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, *, unclean: bool) -> None:
         self.close()
         with self._errors():
             expected = self._slot.read_store_id()
@@ -93,12 +95,11 @@ class Database:
             if expected is not None and not (path.exists() and path.stat().st_size):
                 raise StoreCorrupt("the database is gone, but store-id says that there was one")
             make_private(self._slot.path)
-            unclean = not self._slot.is_clean
-            self._sizes, existed = survey(self._slot.path, thorough=unclean)
-            self._used_bytes = sum(self._sizes.values())
-            self.checked = unclean and existed
-            self._slot.mark_in_use()
-            self._cache = open_cache(self._slot.path)
+            with survey(self._slot.path, thorough=unclean) as (self._sizes, existed):
+                self._used_bytes = sum(self._sizes.values())
+                self.checked = unclean and existed
+                self._slot.mark_in_use()
+                self._cache = open_cache(self._slot.path)
             self._identify(expected)
 
     def _identify(self, expected: str | None) -> None:
@@ -110,7 +111,7 @@ class Database:
             self.store_id = meta.store_id
         elif expected is None and not self._sizes:
             self.store_id = "".join(secrets.choice(_ID_CHARS) for _ in range(8))
-            self._apply({segments.META: segments.encode(segments.META, Meta(store_id=self.store_id))})
+            self.apply({segments.META: segments.encode(segments.META, Meta(store_id=self.store_id))})
         else:
             raise StoreCorrupt("the database was emptied")
         if expected is None:
@@ -124,8 +125,12 @@ class Database:
     def close(self) -> None:
         """Close the database; do nothing if it is not open."""
         if self._cache is not None:
-            self._cache.close()
-            self._cache = None
+            # First, since closing makes a checkpoint, which takes what room there is.
+            try:
+                self._slot.keep_ballast(BALLAST_BYTES)
+            finally:
+                self._cache.close()
+                self._cache = None
 
     # -- read
 
@@ -180,7 +185,7 @@ class Database:
         """Return an empty group of commits."""
         return Group(changes={}, used_bytes=self._used_bytes)
 
-    def stage(self, writes: Sequence[Write], group: Group) -> Commit:
+    def stage(self, writes: Sequence[Write], group: Group) -> Changes:
         """Return what a commit changes, having checked that it can be stored, and add it to those before it.
 
         Raises:
@@ -199,20 +204,14 @@ class Database:
             )
         group.changes.update(changes)
         group.used_bytes = used
-        return Commit(changes=changes, grows=grows)
+        return changes
 
-    def apply(self, commit: Commit) -> None:
-        """Make these changes, durably, all or none. On a full disk, those without requests may use the ballast's room.
+    def apply(self, changes: Changes) -> None:
+        """Make these changes, durably, all or none.
 
         Raises:
             StoreError: or one of its kinds; nothing was changed.
         """
-        if commit.grows:
-            self._apply(commit.changes)
-        else:
-            self._with_ballast(lambda: self._apply(commit.changes))
-
-    def _apply(self, changes: Changes) -> None:
         for left in reversed(range(BUSY_TRIES)):
             try:
                 self._transact(changes)
@@ -258,24 +257,13 @@ class Database:
 
     # -- errors
 
-    def _with_ballast(self, action: Callable[[], None]) -> bool:
-        """Do something, in the ballast's room if there is no other; return whether there was other room."""
-        try:
-            action()
-            return True
-        except StoreFull:
-            if not self._slot.drop_ballast():
-                raise
-        action()
-        return False
-
     @contextmanager
     def _errors(self) -> Generator[None]:
         """Turn whatever goes wrong below into a StoreError that says where."""
         try:
             yield
         except Exception as error:
-            raise self._located(meaning(error)) from error
+            raise self._located(meaning(error, self._slot.path)) from error
 
     def _located(self, error: StoreError) -> StoreError:
         where = f"{self._slot.path}: "

@@ -24,7 +24,8 @@ from carpool._core.messages import Record, Write
 from carpool._core.model import ROW_BITS, ROW_MASK, Place, Span
 from carpool._stores import segments
 from carpool._stores.cache import again
-from carpool._stores.database import Commit, Database
+from carpool._stores.database import Database
+from carpool._stores.segments import Changes
 from carpool._stores.slots import SLOTS_MAX, Slot, take_slot
 from carpool.errors import ConfigurationError, StoreError, StoreFull
 from carpool.settings import Settings
@@ -92,12 +93,12 @@ class DiskStore:
     @property
     def path(self) -> Path:
         """The folder of the slot; the store must have been opened."""
-        return self._live().path
+        return self._opened().path
 
     @property
     def checked(self) -> bool:
         """Whether ``open`` found that the slot was not closed in order, and checked the whole database."""
-        return self._live().checked
+        return self._opened().checked
 
     async def open(self) -> None:
         """Take the lowest free slot of the home, and check it.
@@ -216,21 +217,29 @@ class DiskStore:
             if ahead is not None:
                 ahead.cancel()
 
-    def _live(self) -> _Writer:
+    def _opened(self) -> _Writer:
         self._check_process()
         if self._writer is None:
             raise StoreError("the store is not open")
+        return self._writer
+
+    def _live(self) -> _Writer:
+        writer = self._opened()
         if self._closed is not None:
             raise StoreError("the store is closed")
         self._check_loop()
-        return self._writer
+        return writer
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise StoreError("the store was made before this process was forked: make a new one in the child")
 
     def _check_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
+        try:
+            loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop:
             raise StoreError("the store was opened on another event loop: make a new one on this one")
 
 
@@ -293,24 +302,23 @@ class _Writer:
     def _commit_group(self, database: Database, first: _Commit) -> list[_Outcome]:
         group = database.group()
         outcomes: list[_Outcome] = []
-        staged: list[tuple[asyncio.Future[None], Commit]] = []
+        staged: list[tuple[asyncio.Future[None], Changes]] = []
         size_bytes = 0
         for item in self._queued_commits(first):
             try:
-                commit = database.stage(item.writes, group)
+                changes = database.stage(item.writes, group)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
                 outcomes.append((item.done, None, _typed(error)))
                 continue
-            staged.append((item.done, commit))
-            size_bytes += sum(len(value or b"") for value in commit.changes.values())
+            staged.append((item.done, changes))
+            size_bytes += sum(len(value or b"") for value in changes.values())
             if size_bytes >= GROUP_BYTES_MAX:
                 break
-        whole = Commit(changes=group.changes, grows=any(commit.grows for _, commit in staged))
-        failure = _applied(database, whole)
+        failure = _applied(database, group.changes) if staged else None
         if failure is None or len(staged) == 1 or database.broken is not None:
             return outcomes + [(done, None, _again(failure)) for done, _ in staged]
         # One of them may be the reason: each for itself, in their order.
-        return outcomes + [(done, None, _applied(database, commit)) for done, commit in staged]
+        return outcomes + [(done, None, _applied(database, changes)) for done, changes in staged]
 
     def _queued_commits(self, first: _Commit) -> Iterator[_Commit]:
         yield first
@@ -325,9 +333,9 @@ class _Writer:
             yield item
 
 
-def _applied(database: Database, commit: Commit) -> BaseException | None:
+def _applied(database: Database, changes: Changes) -> BaseException | None:
     try:
-        database.apply(commit)
+        database.apply(changes)
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
         return _typed(error)
     return None

@@ -15,7 +15,7 @@ import stat
 import sys
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,8 @@ if sys.platform != "win32":
     import fcntl
 
 SLOTS_MAX: Final = 64
-BALLAST_BYTES: Final = 1_048_576
+BALLAST_BYTES: Final = 2_097_152
+_BALLAST_WRITE_BYTES: Final = 65_536
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SLOT: Final = re.compile(r"slot-\d+")
 _STORE_ID: Final = re.compile(r"[a-z0-9]{8}")
@@ -87,20 +88,22 @@ class Slot:
             new.replace(self.path / "store-id")
             _sync_folder(self.path)
 
-    def keep_ballast(self) -> None:
-        """Take up some room on the disk, if there is any: what ``drop_ballast`` can give back later."""
-        path = self.path / "ballast"
-        with suppress(FileNotFoundError):
-            if path.stat().st_size == BALLAST_BYTES:
-                return
-        try:
-            # Random: a file system that packs zeros would keep no room for them.
-            _write(path, os.urandom(BALLAST_BYTES))
-        except OSError as error:
-            if error.errno not in FULL_ERRNOS:
-                raise StoreError(f"{path} cannot be written: {error.strerror}") from error
-            # A full disk has no room for ballast; half of one would be worse than none.
-            self.drop_ballast()
+    def keep_ballast(self, size_bytes: int) -> None:
+        """Take up some room on the disk, as far as there is any: what ``drop_ballast`` can give back later."""
+        with _disk_errors(self.path):
+            handle = os.open(self.path / "ballast", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                missing = size_bytes - os.fstat(handle).st_size
+                while missing > 0:
+                    # Random: a file system that packs zeros would keep no room for them.
+                    missing -= os.write(handle, os.urandom(min(missing, _BALLAST_WRITE_BYTES)))
+                os.fsync(handle)
+            except OSError as error:
+                # Then some of it is there, or none; that there is no more room is what it is for.
+                if error.errno not in FULL_ERRNOS:
+                    raise
+            finally:
+                os.close(handle)
 
     def drop_ballast(self) -> bool:
         """Give back the room that was kept; return whether there was any."""

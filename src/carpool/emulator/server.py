@@ -86,10 +86,10 @@ class Emulator:
         """
         if self._runner is not None:
             raise RuntimeError("the emulator listens already")
-        runner = web.ServerRunner(web.Server(self._serve, access_log=None), handle_signals=False)
+        runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=_DRAIN_S)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port, shutdown_timeout=_DRAIN_S).start()
+            await web.TCPSite(runner, self._host, self._port).start()
         except OSError:
             await runner.cleanup()
             raise

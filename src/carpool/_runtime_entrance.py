@@ -1,0 +1,154 @@
+"""Where requests come in: take a new one, join the one that it repeats, let go of one whose caller is gone.
+
+Owns what happens in the caller's own turn, without waiting: one future, one row of a segment. The loop does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
+
+from carpool._core.engine import Engine
+from carpool._core.keys import Claim
+from carpool._core.messages import CallersGone, Event, Undelivered
+from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
+from carpool._runtime_awaiters import Answer, Asked, Awaiters
+from carpool._runtime_kept import KeptReads
+from carpool.errors import KeyConflict, RequestTooLarge
+from carpool.types import Kind
+
+Line: TypeAlias = Callable[[str, bytes], bytes]
+"""Makes the row of a batch file out of a key and an encoded request."""
+
+
+class Entrance:
+    """Takes requests in for one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        awaiters: Awaiters,
+        kept: KeptReads,
+        line: Line,
+        now: Callable[[], float],
+        wake: Callable[[], None],
+        spill: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._awaiters = awaiters
+        self._kept = kept
+        self._line = line
+        self._now = now
+        self._wake = wake
+        self._spill = spill
+        self._loop = asyncio.get_running_loop()
+        self._line_bytes_max = engine.book.settings.file_bytes_max
+        self._lanes: dict[tuple[Kind, str], Lane] = {}
+        self._undelivered: list[Event] = []
+        self._gone: list[Place] = []
+
+    def ask(
+        self,
+        kind: Kind,
+        model: str,
+        payload: bytes,
+        digest: bytes,
+        tokens: int,
+        key: str | None,
+        flags: int,
+        deadline: float | None,
+    ) -> Asked:
+        """Take a request in, or join the one that it repeats.
+
+        Raises:
+            KeyConflict: the key was given with another request.
+            RequestTooLarge: no batch file can hold the request.
+        """
+        engine, now = self._engine, self._now()
+        if key is not None:
+            claim, place = engine.claim(key, digest, now)
+            if claim is not Claim.NEW:
+                return self.join(claim, place, key, deadline)
+        else:
+            if engine.has_abandoned:
+                claim, place = engine.adopt(digest, now)
+                if claim is not Claim.NEW:
+                    return self.join(claim, place, None, deadline)
+            key = engine.new_key(digest)
+        line = self._line(key, payload)
+        if len(line) > self._line_bytes_max:
+            raise RequestTooLarge(
+                f"request {key!r} takes {len(line)} bytes, more than a batch file may hold; upload its media as files", key=key
+            )
+        lane = self._lanes.get((kind, model))
+        if lane is None:
+            lane = self._lanes[kind, model] = Lane(kind, model.removeprefix("models/"))
+        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now)
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._awaiters.append(place, future)
+        if engine.spilled:
+            self._spill()
+        self._wake()
+        return Asked(key, place, future, now, False, False, flags != 0)  # noqa: FBT003 - keywords cost on the hot path
+
+    def find(self, key: str) -> Asked | None:
+        """Join the request of an explicit key; ``None`` if nobody ever gave it."""
+        claim, place = self._engine.find(key)
+        return None if claim is Claim.NEW else self.join(claim, place, key, None)
+
+    def join(self, claim: Claim, place: Place, key: str | None, deadline: float | None) -> Asked:
+        """Await a request that is there already, or its stored result.
+
+        Args:
+            claim: what was found.
+            place: where.
+            key: the explicit key that led there, if one did.
+            deadline: of this awaiter.
+        """
+        if claim is Claim.CONFLICT:
+            raise KeyConflict(f"key {key!r} was given before with a different request; use another key", key=key)
+        explicit = key is not None
+        book, no, row = self._engine.book, place >> ROW_BITS, place & ROW_MASK
+        self._wake()
+        if claim is Claim.KEPT:
+            head = book.results[no]
+            answer = self._kept.ask(place)
+            return Asked(head.keys[row], place, answer, head.kept_at, reused=True, kept=True, explicit=explicit)
+        segment = book.segments[no]
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._awaiters.attach(place, future, deadline, segment.deadlines[row] if segment.deadlines else None)
+        if deadline is not None:
+            self._engine.set_deadline(place, deadline)
+        return Asked(segment.keys[row], place, future, segment.accepted_at, reused=True, kept=False, explicit=explicit)
+
+    def kind_of(self, asked: Asked) -> Kind:
+        """Return what kind of request was joined."""
+        book, no = self._engine.book, asked.place >> ROW_BITS
+        return book.results[no].lane.kind if asked.kept else book.segments[no].lane.kind
+
+    def gone(self, asked: Asked) -> None:
+        """Note that a caller was cancelled: withdraw its request, or keep its answer for whoever asks the same."""
+        future = asked.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            body, facts = future.result()
+            if not asked.explicit and not asked.reused:
+                digest = bytes.fromhex(asked.key[1:33])
+                lane = Lane(facts.kind, facts.model)
+                self._undelivered.append(Undelivered([(asked.place, asked.key, digest, body)], lane, facts.job))
+        elif not asked.kept and not self._awaiters.drop(asked.place, future):
+            self._gone.append(asked.place)
+        self._wake()
+
+    def nobody_left(self, place: Place) -> None:
+        """Note that the last awaiter of a request ended otherwise."""
+        self._gone.append(place)
+        self._wake()
+
+    def take_departures(self) -> list[Event]:
+        """Return the events of callers gone since the last turn."""
+        events, self._undelivered = self._undelivered, []
+        if self._gone:
+            events.append(CallersGone(self._gone))
+            self._gone = []
+        return events

@@ -1,0 +1,124 @@
+"""The command line: ``carpool`` and ``python -m carpool``.
+
+Owns the program: which commands there are, and how the process ends when one of them fails. Each group of commands has a
+module of its own. Nothing here is loaded by ``import carpool``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from carpool.cli.console import Exit, UsageError, lose_output, say, tell_warnings
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+__all__ = ["main"]
+
+_HELP: Final = """\
+Gemini calls through the Batch API, at half the list price.
+
+See it work, without a key and without a network:
+
+    carpool demo
+
+Answer every row of a file; rerun the same command after a kill, and it goes on:
+
+    export GEMINI_API_KEY=...
+    carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash
+
+Try your own program against an emulated service first:
+
+    carpool emulate --port 8700
+    export CARPOOL_BASE_URL=http://127.0.0.1:8700"""
+
+_EPILOGUE: Final = """\
+Environment: GOOGLE_API_KEY or GEMINI_API_KEY is the key. CARPOOL_BASE_URL is where to call, CARPOOL_HOME where state is
+kept, and CARPOOL_<SETTING> is one of carpool.Settings, such as CARPOOL_LINGER_S or CARPOOL_JOBS_MAX.
+
+Exit codes: 0 ok, 1 something failed, 2 usage, 130 interrupted."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, and return the exit code of the process.
+
+    Args:
+        arguments: of the command line; ``None`` for the process's own.
+    """
+    import cyclopts
+
+    from carpool.errors import CarpoolError, ConfigurationError, DeadlineExceeded
+
+    app = program()
+    with tell_warnings():
+        try:
+            code = app(arguments, exit_on_error=False, print_error=False)
+        except cyclopts.CycloptsError as error:
+            say(f"{error} Try '{_command_of(error)} --help'.")
+            return Exit.USAGE
+        except (UsageError, ConfigurationError) as error:
+            say(str(error))
+            return Exit.USAGE
+        except DeadlineExceeded as error:
+            say(str(error))
+            return Exit.LATE
+        except CarpoolError as error:
+            say(str(error))
+            return Exit.FAILED
+        except KeyboardInterrupt:
+            say("interrupted")
+            return Exit.INTERRUPTED
+        except BrokenPipeError:
+            lose_output()
+            return Exit.FAILED
+        except OSError as error:
+            say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            return Exit.FAILED
+    return int(code or 0)
+
+
+def program() -> App:
+    """Return the program with all its commands."""
+    import cyclopts
+
+    from carpool.cli.demo import demo
+    from carpool.cli.emulate import emulate
+    from carpool.cli.jobs import cancel_job, list_jobs, show_job
+    from carpool.cli.map import map_rows
+
+    app = cyclopts.App(
+        name="carpool",
+        help=_HELP,
+        help_epilogue=_EPILOGUE,
+        help_format="plaintext",
+        version=_version,
+        version_flags=["--version"],
+        default_parameter=cyclopts.Parameter(negative=()),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    app["--version"].help = "Show the version and exit."
+    app["--help"].help = "Show this help and exit."
+    app.command(demo, help_epilogue="")
+    app.command(emulate, help_epilogue="")
+    app.command(map_rows, name="map")
+    jobs = cyclopts.App(
+        name="jobs", help="Look at batch jobs on the server, whoever created them.", help_epilogue="", version_flags=[]
+    )
+    jobs.command(list_jobs, name="ls")
+    jobs.command(show_job, name="show")
+    jobs.command(cancel_job, name="cancel")
+    app.command(jobs)
+    return app
+
+
+def _version() -> str:
+    import carpool
+
+    return f"carpool {carpool.__version__}"
+
+
+def _command_of(error: object) -> str:
+    chain: Sequence[str] = getattr(error, "command_chain", None) or ()
+    return " ".join(("carpool", *chain))

@@ -1,0 +1,113 @@
+"""What all commands share: exit codes, lines on stderr, JSON on stdout, and how a command runs on an event loop.
+
+Owns the streams of the process. It must not know any command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Coroutine, Generator
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any, Final
+
+import msgspec
+
+_encoder: Final = msgspec.json.Encoder(decimal_format="number")
+
+
+class Exit(IntEnum):
+    """How the process ends."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    LATE = 3
+    INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The command was called wrongly, or its input cannot be used. Nothing was sent."""
+
+
+def say(text: str) -> None:
+    """Print one line to stderr."""
+    print(f"carpool: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON to stdout."""
+    write_line(_encoder.encode(value))
+
+
+def write_line(line: bytes) -> None:
+    """Write one line to stdout, whatever the encoding of the terminal."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def lose_output() -> None:
+    """Let go of a stdout that nobody reads any more, so that the interpreter does not complain about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def usd(amount: Decimal) -> str:
+    """Return an amount for people: the smaller it is, the more digits."""
+    digits = 2 if amount >= 100 else 4 if amount >= 1 else 6  # noqa: PLR2004 - dollars
+    return f"${amount:,.{digits}f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is due."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def run(command: Coroutine[Any, Any, int]) -> int:
+    """Run a command on an event loop. SIGTERM ends it as Ctrl-C does.
+
+    Raises:
+        KeyboardInterrupt: it was ended by either, and has cleaned up behind itself.
+    """
+    try:
+        return asyncio.run(_stoppable(command))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def _stoppable(command: Coroutine[Any, Any, int]) -> int:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that runs is in a task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await command
+
+
+@contextlib.contextmanager
+def tell_warnings() -> Generator[None]:
+    """Print the library's warnings as lines of ours."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        say(f"warning: {message}")
+
+    handler = _Lines(logging.WARNING)
+    logger = logging.getLogger("carpool")
+    logger.addHandler(handler)
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    """Log records as lines on stderr, wherever that leads at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {record.getMessage()}")

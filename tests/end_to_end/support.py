@@ -1,0 +1,159 @@
+"""What the end-to-end tests share: quick settings, a client at an emulator, conditions to wait for, and counts.
+
+Owns the spelling of what many tests do. It must not know what any of them promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pytest
+
+from carpool import Client, MemoryStore, Settings
+from carpool.emulator import Emulator, JobView, Logged, expected_text, request_digest
+
+MODEL: Final = "gemini-3.5-flash"
+EMBED_MODEL: Final = "gemini-embedding-001"
+API_KEY: Final = "AIza-end-to-end-0123456789"
+PATIENCE_S: Final = 60.0
+"""A net under every wait: whatever takes so long hangs. No test measures anything by it."""
+
+INLINE: Final[dict[str, Any]] = {"inline_cost_max_usd": None, "inline_output_bytes_max": 1_000_000_000}
+"""Settings by which a batch goes inline up to its exact limit of bytes."""
+FILE: Final[dict[str, Any]] = {"inline_cost_max_usd": Decimal(0)}
+"""Settings by which every batch goes as a file."""
+FORMS: Final = pytest.mark.parametrize("form", [pytest.param(INLINE, id="inline"), pytest.param(FILE, id="file")])
+
+_QUICK: Final[dict[str, Any]] = {
+    "linger_s": 0.02,
+    "linger_max_s": 0.1,
+    "poll_min_s": 0.02,
+    "poll_max_s": 0.2,
+    "retry_min_s": 0.02,
+    "retry_max_s": 0.2,
+    "quota_retry_min_s": 0.02,
+    "quota_retry_max_s": 0.2,
+    "lookup_wait_s": 0.05,
+    "first_contact_s": 30.0,
+}
+_T = TypeVar("_T")
+
+
+def quick(**changes: Any) -> Settings:
+    """Return settings that wait for next to nothing."""
+    values = _QUICK | changes
+    values["linger_max_s"] = max(values["linger_max_s"], values["linger_s"])
+    values["poll_max_s"] = max(values["poll_max_s"], values["poll_min_s"])
+    return Settings(**values)
+
+
+def make_client(
+    emulator: Emulator,
+    home: Path | None = None,
+    *,
+    api_key: str = API_KEY,
+    store: MemoryStore | None = None,
+    **settings: Any,
+) -> Client:
+    """Return a client that is not open yet: over a store on disk, or in memory where there is no home."""
+    if home is None and store is None:
+        store = MemoryStore()
+    return Client(api_key=api_key, base_url=emulator.base_url, home=home, store=store, settings=quick(**settings))
+
+
+@asynccontextmanager
+async def opened(emulator: Emulator, home: Path | None = None, **more: Any) -> AsyncGenerator[Client]:
+    """Open a client; whatever hangs inside, or on the way out, ends as a ``TimeoutError``."""
+    async with asyncio.timeout(PATIENCE_S), make_client(emulator, home, **more) as client:
+        yield client
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Let others run until a condition holds.
+
+    Args:
+        condition: looked at between turns of the loop.
+        what: named if it never does.
+    """
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_at, f"never came: {what}"
+        await asyncio.sleep(0.002)
+
+
+async def settled(*calls: Awaitable[_T]) -> list[_T | BaseException]:
+    """Await calls together; whatever happens to each is its place in the list. None may hang."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
+# -- what came out
+
+
+def prompts(count: int, about: str = "prompt") -> list[str]:
+    """Return distinct prompts."""
+    return [f"{about} {index}" for index in range(count)]
+
+
+async def ask_all(client: Client, texts: Iterable[str], **more: Any) -> list[Any]:
+    """Ask for all prompts at once, and insist on an answer to each."""
+    return await asyncio.gather(*(client.generate(MODEL, text, **more) for text in texts))
+
+
+def assert_own(texts: Iterable[str], answers: Iterable[Any]) -> None:
+    """Insist that each answer is the one to its own prompt."""
+    wrong = [
+        (text, answer)
+        for text, answer in zip(texts, answers, strict=True)
+        if getattr(answer, "text", None) != expected_text(text)
+    ]
+    assert not wrong, f"{len(wrong)} answers are not those to their prompts, such as {wrong[0]}"
+
+
+# -- what the server saw
+
+
+def calls_of(emulator: Emulator, *ops: str) -> list[Logged]:
+    """Return the calls of some operations, oldest first."""
+    return [call for call in emulator.requests if call.op in ops]
+
+
+def ops_of(emulator: Emulator) -> Counter[str]:
+    """Return how often each operation was called."""
+    return Counter(call.op for call in emulator.requests)
+
+
+def jobs_of(emulator: Emulator) -> list[JobView]:
+    """Return all jobs that the server ever made, oldest first."""
+    return emulator.world.jobs(time.time())
+
+
+def rows_of_jobs(emulator: Emulator) -> list[int]:
+    """Return how many rows each job has, oldest first."""
+    return [job.rows for job in jobs_of(emulator)]
+
+
+def prompt_digest(text: str, model: str = MODEL) -> str:
+    """Return the digest under which the emulator's books hold a plain prompt."""
+    return request_digest(model, {"contents": [{"parts": [{"text": text}], "role": "user"}]})
+
+
+def billed(emulator: Emulator, texts: Iterable[str]) -> list[int]:
+    """Return how often each prompt was billed, however it was keyed."""
+    books: Mapping[str, int] = emulator.ledger().billed_by_request
+    return [books.get(prompt_digest(text), 0) for text in texts]
+
+
+def assert_billed_once(emulator: Emulator, texts: Iterable[str]) -> None:
+    """Insist that each prompt was paid for exactly once, and nothing else was."""
+    texts = list(texts)
+    times = billed(emulator, texts)
+    assert times == [1] * len(texts), f"not billed once: {[pair for pair in zip(texts, times, strict=True) if pair[1] != 1][:3]}"
+    assert emulator.ledger().rows_billed == len(texts)

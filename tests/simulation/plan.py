@@ -1,0 +1,174 @@
+"""What happens in one seed: settings, callers, faults, crashes. Everything that is random is drawn here or by ``chance``.
+
+Owns the odds. It must not know the engine.
+"""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from carpool._core.model import Lane
+from carpool.settings import Settings
+
+START: Final = 1_790_000_000.0
+HOUR: Final = 3_600.0
+MODELS: Final = ("gemini-2.5-flash", "model-without-price")
+CrashPoint: TypeAlias = Literal["before_commit", "during_commit", "after_commit", "among_actions", "any_time"]
+
+CREATE_FAULTS: Final = (
+    "not_sent", "quota", "overloaded", "lost", "applied_500", "slow", "twin", "credentials", "file_gone", "too_large",
+    "billing", "row_file_gone",
+)  # fmt: skip
+JOB_FATES: Final = (
+    "partial", "failed", "failed_with_output", "expired", "cancelled", "stuck", "output_late", "output_never", "vanished",
+    "output_vanished", "strange_word",
+)  # fmt: skip
+ROW_FAULTS: Final = ("missing", "garbled", "error_13", "error_8", "error_429", "error_400", "doubled", "doubled_other")
+
+
+class Ask(msgspec.Struct, kw_only=True):
+    """One line of the user's script: awaited again in the next process if this one dies before it is answered."""
+
+    id: int
+    lane: Lane
+    prompt: str
+    key: str | None
+    ticket: bool
+    deadline_s: float | None
+    at: float
+    cancel_after_s: float | None
+    size_bytes: int
+    insists: bool
+    """Whether the script asks again after a restart."""
+
+
+class Crash(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process ends."""
+
+    point: CrashPoint
+    turn: int
+    """In which turn that writes something; for ``any_time`` the time is drawn."""
+    clean: bool = False
+    """Leave by closing, in order, instead."""
+    down_s: float = 0.0
+
+
+class Plan:
+    """The draw of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = rng = random.Random(seed)
+        self.faults_end = START + rng.choice((2 * HOUR, 12 * HOUR, 30 * HOUR))
+        calm = rng.random() < 0.1
+        self.create_faults = {} if calm else self._odds(CREATE_FAULTS, 0.35)
+        self.job_fates = {} if calm else self._odds(JOB_FATES, 0.3)
+        self.row_faults = {} if calm else self._odds(ROW_FAULTS, 0.2)
+        self.call_fault_odds = 0.0 if calm else rng.choice((0.0, 0.05, 0.2))
+        self.list_lag_s = rng.choice((0.0, 5.0, 40.0))
+        self.assumptions_hold = rng.random() > 0.05
+        """A1 a create without its input is refused, A2 deletion is immediate, A3 lists lag less than the wait."""
+        self.refuses_at_create = rng.random() < 0.5
+        self.names_bad_rows = rng.random() < 0.6
+        self.outages = self._windows(0.25)
+        self.lockouts = self._windows(0.1)
+        self.settings = self._settings()
+        if not self.assumptions_hold:
+            self.list_lag_s = self.settings.lookup_wait_s * 3
+        self.asks = self._asks()
+        self.crashes = [self._crash() for _ in range(rng.choice((0, 0, 1, 1, 2, 3, 4)))]
+
+    def chance(self, odds: float) -> bool:
+        """Draw."""
+        return odds > 0 and self.rng.random() < odds
+
+    def pick(self, odds: dict[str, float]) -> str:
+        """Draw at most one of some faults; empty: none."""
+        at = self.rng.random()
+        for name, share in odds.items():
+            at -= share
+            if at < 0:
+                return name
+        return ""
+
+    def seconds(self, low: float, high: float) -> float:
+        """Draw a time, short ones as often as long ones."""
+        return float(low * (high / low) ** self.rng.random())
+
+    def _odds(self, names: tuple[str, ...], total: float) -> dict[str, float]:
+        chosen = self.rng.sample(names, self.rng.randint(0, min(5, len(names))))
+        return {name: self.rng.random() * total / len(chosen) for name in chosen}
+
+    def _windows(self, odds: float) -> list[tuple[float, float]]:
+        if self.rng.random() >= odds:
+            return []
+        start = START + self.rng.random() * 2 * HOUR
+        return [(start, start + self.seconds(5, 2 * HOUR))]
+
+    def _settings(self) -> Settings:
+        rng = self.rng
+        limits: dict[str, Any] = {
+            "linger_s": rng.choice((0.0, 1.0, 10.0)),
+            "linger_max_s": rng.choice((10.0, 300.0)),
+            "batch_requests_max": rng.choice((1, 3, 8, 50)),
+            "inline_requests_max": rng.choice((0, 2, 5, 1_000)),
+            "inline_cost_max_usd": rng.choice((Decimal(0), Decimal("0.01"), Decimal(1), None)),
+            "inline_bytes_max": rng.choice((600, 3_000, 20_000_000)),
+            "file_bytes_max": rng.choice((1_024, 6_000, 2_000_000_000)),
+            "jobs_max": rng.choice((1, 2, 5, 100)),
+            "enqueued_tokens_max": rng.choice((None, None, 30, 400)),
+            "attempts_max": rng.choice((1, 2, 3)),
+            "job_attempts_max": rng.choice((1, 2, 3)),
+            "poll_min_s": rng.choice((1.0, 30.0)),
+            "poll_max_s": 1_800.0,
+            "output_grace_s": rng.choice((0.0, 600.0)),
+            "quota_retry_max_s": rng.choice((60.0, 1_200.0)),
+            "first_contact_s": rng.choice((0.0, 10.0)),
+            "unreachable_s": rng.choice((60.0, 900.0)),
+            "segment_bytes": rng.choice((4_096, 1_048_576)),
+            "reuse_window_s": rng.choice((0.5 * HOUR, 48 * HOUR)),
+            "keep_results_s": rng.choice((7, 14)) * 24 * HOUR,
+            "delete_remote": rng.random() < 0.3,
+            "label": rng.choice(("", "nightly")),
+        }
+        return Settings(**limits)
+
+    def _asks(self) -> list[Ask]:
+        rng = self.rng
+        lanes = [Lane(rng.choice(("generate", "embed")), rng.choice(MODELS)) for _ in range(rng.choice((1, 1, 2)))]
+        span_s = rng.choice((1.0, 60.0, HOUR))
+        asks: list[Ask] = []
+        for number in range(rng.choice((1, 4, 12, 30))):
+            keyed = rng.random() < 0.4
+            # Few prompts and keys, so that calls repeat each other.
+            prompt = rng.choice(("plain", "plain", "plain", "bad", "cursed")) if rng.random() < 0.3 else "plain"
+            about = rng.randint(0, 5) if rng.random() < 0.4 else number + 100
+            asks.append(
+                Ask(
+                    id=number,
+                    lane=rng.choice(lanes),
+                    prompt=f"{prompt}-{about}",
+                    key=f"key-{about}" if keyed else None,
+                    ticket=keyed and rng.random() < 0.4,
+                    deadline_s=self.seconds(1, 20 * HOUR) if rng.random() < 0.2 else None,
+                    at=START + rng.random() * span_s,
+                    cancel_after_s=self.seconds(0.01, 5 * HOUR) if rng.random() < 0.2 else None,
+                    size_bytes=rng.choice((20, 20, 20, 2_000)),
+                    insists=rng.random() < 0.7,
+                )
+            )
+        return asks
+
+    def _crash(self) -> Crash:
+        rng = self.rng
+        points: tuple[CrashPoint, ...] = ("before_commit", "during_commit", "after_commit", "among_actions", "any_time")
+        return Crash(
+            point=rng.choice(points),
+            turn=rng.choice((1, 2, 3, 5, 8, 13)),
+            clean=rng.random() < 0.15,
+            down_s=self.seconds(0.1, 3 * HOUR),
+        )

@@ -1,0 +1,96 @@
+"""A store that keeps what was committed and loses what was not.
+
+Owns the durable records, as bytes: nothing in them is shared with the engine that wrote them. It must not know time; who
+commits says when a commit is durable.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from carpool._core.messages import (
+    DropJob,
+    DropResults,
+    DropSegments,
+    PutJob,
+    PutMarks,
+    PutMeta,
+    PutResults,
+    PutSegment,
+    Record,
+    Write,
+)
+from carpool._core.model import Job, Marks, Meta, Place, ResultsHead, SegmentHead, Span
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class DurableStore:
+    """Committed records of one slot."""
+
+    def __init__(self, store_id: str) -> None:
+        self.meta = _encode(Meta(store_id=store_id))
+        self.segments: dict[int, tuple[bytes, list[bytes]]] = {}
+        self.marks: dict[int, bytes] = {}
+        self.jobs: dict[str, bytes] = {}
+        self.results: dict[int, tuple[bytes, list[bytes]]] = {}
+
+    def apply(self, writes: Sequence[Write]) -> None:
+        """Make the writes of one commit durable, all at once."""
+        for write in writes:
+            match write:
+                case PutMeta(meta=meta):
+                    self.meta = _encode(meta)
+                case PutSegment(head=head, lines=lines):
+                    assert array("Q", head.ends).tolist()[-1] == sum(map(len, lines)), "ends tell the sizes of the lines"
+                    self.segments[head.no] = _encode(head), list(lines)
+                case PutMarks(marks=marks):
+                    assert marks.no in self.segments, "marks belong to a segment that is there"
+                    self.marks[marks.no] = _encode(marks)
+                case DropSegments(numbers=numbers):
+                    for no in numbers:
+                        del self.segments[no]
+                        self.marks.pop(no, None)
+                case PutJob(job=job):
+                    self.jobs[job.id] = _encode(job)
+                case DropJob(id=job_id):
+                    del self.jobs[job_id]
+                case PutResults(head=head, bodies=bodies):
+                    assert head.no not in self.results, "results numbers are not used twice"
+                    assert array("Q", head.ends).tolist()[-1] == sum(map(len, bodies)), "ends tell the sizes of the bodies"
+                    self.results[head.no] = _encode(head), list(bodies)
+                case DropResults(numbers=numbers):
+                    for no in numbers:
+                        del self.results[no]
+
+    def load(self) -> Iterator[Record]:
+        """Yield all records: the identity, segments, marks, jobs, results."""
+        yield msgspec.msgpack.decode(self.meta, type=Meta)
+        for no in sorted(self.segments):
+            yield msgspec.msgpack.decode(self.segments[no][0], type=SegmentHead)
+        for no in sorted(self.marks):
+            yield msgspec.msgpack.decode(self.marks[no], type=Marks)
+        for job_id in sorted(self.jobs):
+            yield self.job(job_id)
+        for no in sorted(self.results):
+            yield self.results_head(no)
+
+    def job(self, job_id: str) -> Job:
+        """Return a job as it was written last."""
+        return msgspec.msgpack.decode(self.jobs[job_id], type=Job)
+
+    def results_head(self, no: int) -> ResultsHead:
+        """Return the head of stored results."""
+        return msgspec.msgpack.decode(self.results[no][0], type=ResultsHead)
+
+    def lines(self, spans: Sequence[Span]) -> list[bytes]:
+        """Return the lines of some rows."""
+        return [line for no, start, stop in spans for line in self.segments[no][1][start:stop]]
+
+    def result(self, place: Place, row_bits: int) -> bytes:
+        """Return the body of a stored result."""
+        return self.results[place >> row_bits][1][place & ((1 << row_bits) - 1)]

@@ -1,0 +1,279 @@
+"""The store on disk and its thread: what is done together, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carpool._core.messages import DropResults, DropSegments
+from carpool._core.model import Marks, Meta, SegmentHead
+from carpool._stores import segments
+from carpool._stores.database import Database
+from carpool._stores.disk import DiskStore
+from carpool.errors import ConfigurationError, StoreError, StoreLocked
+from carpool.settings import Settings
+
+from ..contract.records import put_job, put_marks, put_results, put_segment  # noqa: TID252 - no packages
+from .helpers import blocked, everything, modes, opened, sql
+
+# -- the thread and the loop
+
+
+async def test_commits_that_wait_together_are_one_transaction(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    applying = Database.apply
+
+    def apply(database: Database, changes: segments.Changes) -> None:
+        sizes.append(len(changes))
+        applying(database, changes)
+
+    monkeypatch.setattr(Database, "apply", apply)
+    go_on = blocked(store)
+    waiting = [store.commit([put_segment(no)]) for no in range(60)]
+    reading = asyncio.ensure_future(store.results([]))
+    waiting += [store.commit([put_marks(no)]) for no in range(5)]
+    go_on()
+    await asyncio.gather(*waiting, reading)
+    assert sizes == [65]
+
+
+async def test_groups_are_bounded(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    applying = Database.apply
+
+    def apply(database: Database, changes: segments.Changes) -> None:
+        sizes.append(len(changes))
+        applying(database, changes)
+
+    monkeypatch.setattr(Database, "apply", apply)
+    monkeypatch.setattr("carpool._stores.disk.GROUP_BYTES_MAX", 10_000)
+    monkeypatch.setattr("carpool._stores.disk.GROUP_COMMITS_MAX", 4)
+    go_on = blocked(store)
+    waiting = [store.commit([put_segment(no, [b"x" * 6_000])]) for no in range(4)]
+    waiting += [store.commit([put_marks(no)]) for no in range(10)]
+    go_on()
+    await asyncio.gather(*waiting)
+    assert sizes == [2, 2, 4, 4, 2]
+    assert len(await everything(store)) == 1 + 4 + 10 + 4
+
+
+async def test_a_question_between_commits_is_answered_between_them(store: DiskStore) -> None:
+    go_on = blocked(store)
+    waiting = [store.commit([put_segment(no)]) for no in range(10)]
+    asked = store._call(lambda database: len(database.slices(100, 10**9)[0]))
+    waiting += [store.commit([put_segment(no)]) for no in range(10, 20)]
+    go_on()
+    assert await asked == 11
+    await asyncio.gather(*waiting)
+
+
+async def test_a_bug_in_the_thread_is_told_and_does_not_end_it(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("with a SECRET in it")
+
+    with pytest.raises(StoreError, match="ZeroDivisionError") as caught:
+        await store._call(fails)
+    assert "SECRET" not in str(caught.value)
+    monkeypatch.setattr(Database, "stage", fails)
+    with pytest.raises(StoreError, match="ZeroDivisionError"):
+        await store.commit([put_segment(1)])
+    monkeypatch.undo()
+    monkeypatch.setattr(Database, "apply", fails)
+    with pytest.raises(StoreError, match="ZeroDivisionError"):
+        await store.commit([put_segment(1)])
+    monkeypatch.undo()
+    await store.commit([put_segment(2)])
+    assert [record.no for record in await everything(store) if isinstance(record, SegmentHead)] == [2]
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "carpool-store"]
+
+
+async def test_one_thread_of_its_own_name_lives_as_long_as_the_store_is_open(home: Path) -> None:
+    before = len(threads())
+    store = DiskStore(home, Settings())
+    assert len(threads()) == before
+    await store.open()
+    assert len(threads()) == before + 1
+    assert all(thread.daemon for thread in threads())
+    await store.close()
+    assert len(threads()) == before
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - it is a thread that makes it true
+            await asyncio.sleep(0.005)
+
+
+async def test_a_store_that_is_forgotten_lets_go_by_itself(home: Path, slot: Path) -> None:
+    before = len(threads())
+    store = await opened(home)
+    await store.commit([put_segment(1)])
+    del store
+    gc.collect()
+    await settled(lambda: len(threads()) == before)
+    assert (slot / "clean").exists()
+
+
+async def test_an_open_that_is_cancelled_lets_go_by_itself(home: Path) -> None:
+    before = len(threads())
+    opening = asyncio.ensure_future(DiskStore(home, Settings()).open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await settled(lambda: len(threads()) == before)
+    store = DiskStore(home, Settings(), slots_max=1)
+    await store.open()
+    await store.close()
+
+
+async def test_a_close_that_is_cancelled_goes_on(home: Path) -> None:
+    store = await opened(home)
+    go_on = blocked(store)
+    written = store.commit([put_segment(1)])
+    closing_task = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    closing_task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing_task
+    go_on()
+    await written
+    await store.close()
+    assert repr(store).endswith("closed>")
+
+
+async def test_what_is_queued_before_close_is_written(home: Path) -> None:
+    store = await opened(home)
+    go_on = blocked(store)
+    for no in range(30):
+        store.commit([put_segment(no)])
+    reading = asyncio.ensure_future(everything(store))
+    await asyncio.sleep(0)
+    closing_task = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    go_on()
+    await closing_task
+    with pytest.raises(StoreError, match="closed"):
+        await reading
+    store = await opened(home)
+    assert len(await everything(store)) == 61
+    await store.close()
+
+
+def test_a_loop_that_is_closed_under_the_store_does_not_end_the_thread_noisily(home: Path, slot: Path) -> None:
+    loop = asyncio.new_event_loop()
+    store = DiskStore(home, Settings())
+    loop.run_until_complete(store.open())
+    go_on = blocked_outside(loop, store)
+    loop.run_until_complete(queued(store))
+    loop.close()
+    go_on()
+    del store
+    gc.collect()
+    deadline = threading.Event()
+    for _ in range(6_000):
+        if (slot / "clean").exists():
+            break
+        deadline.wait(0.005)
+    assert (slot / "clean").exists()
+    assert sql(slot, "SELECT count(*) FROM Cache WHERE key = 's1'") == [(1,)]
+
+
+def blocked_outside(loop: asyncio.AbstractEventLoop, store: DiskStore) -> Callable[[], None]:
+    async def block() -> Callable[[], None]:
+        return blocked(store)
+
+    return loop.run_until_complete(block())
+
+
+async def queued(store: DiskStore) -> None:
+    store.commit([put_segment(1)])
+
+
+async def test_a_store_belongs_to_the_loop_that_opened_it(store: DiskStore) -> None:
+    def elsewhere() -> str:
+        async def use() -> None:
+            await store.commit([put_segment(1)])
+
+        with pytest.raises(StoreError) as caught:
+            asyncio.run(use())
+        return str(caught.value)
+
+    assert "another event loop" in await asyncio.to_thread(elsewhere)
+    with pytest.raises(StoreError, match="another event loop"):
+        await asyncio.to_thread(lambda: store.commit([]))
+
+
+async def test_a_home_that_cannot_be_used_is_told_by_open(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="CARPOOL_HOME"):
+        await DiskStore(tmp_path / "file", Settings()).open()
+    with pytest.raises(ConfigurationError):
+        await DiskStore(Path("/proc/carpool"), Settings()).open()
+
+
+async def test_when_no_slot_is_free_open_says_so(store: DiskStore, home: Path) -> None:
+    with pytest.raises(StoreLocked, match="all 1 slots"):
+        await DiskStore(home, Settings(), slots_max=1).open()
+    second = DiskStore(home, Settings(), slots_max=2)
+    await second.open()
+    assert (store.path.name, second.path.name) == ("slot-0", "slot-1")
+    await second.close()
+
+
+async def test_prompts_do_not_outlive_their_use(home: Path, slot: Path) -> None:
+    secret = b"SECRET-PROMPT-" * 500
+    store = await opened(home)
+    await store.commit([put_segment(1, [secret + b"\n"]), put_results(1, [secret])])
+    await store.commit([put_marks(1), DropSegments([1])])
+    await store.commit([DropResults([1])])
+    await store.close()
+    assert modes(slot).keys() == {"ballast", "cache.db", "clean", "lock", "store-id"}
+    assert b"SECRET-PROMPT" not in (slot / "cache.db").read_bytes()
+
+
+async def test_a_store_says_where_it_is_and_how_it_stands(home: Path, slot: Path) -> None:
+    store = DiskStore(home, Settings())
+    assert repr(store) == f"<DiskStore {home} not open>"
+    with pytest.raises(StoreError, match="not open"):
+        _ = store.path
+    await store.open()
+    assert repr(store) == f"<DiskStore {slot} open>"
+    await store.close()
+    assert repr(store) == f"<DiskStore {slot} closed>"
+
+
+async def test_loading_goes_in_slices(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.commit([put_marks(no) for no in range(150)])
+    await store.commit([put_segment(no, [b"x" * 3_000_000]) for no in range(4)])
+    slices = await store._call(lambda database: database.slices(64, 8_388_608))
+    assert [len(names) for names in slices] == [3, 64, 64, 24]
+    assert slices[0] == ["meta", "s0", "s1"]
+    seen: list[int] = []
+    records = Database.records
+
+    def counted(database: Database, names: list[str]) -> Any:
+        seen.append(len(names))
+        return records(database, names)
+
+    monkeypatch.setattr(Database, "records", counted)
+    assert sum(isinstance(record, Marks) for record in [record async for record in store.load()]) == 150
+    assert seen == [3, 64, 64, 24]
+
+
+async def test_meta_comes_first_whatever_was_written_before(store: DiskStore) -> None:
+    await store.commit([put_job("a"), put_segment(0)])
+    assert isinstance(await anext(store.load()), Meta)

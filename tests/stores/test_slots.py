@@ -1,0 +1,181 @@
+"""The home and its slots: who gets which, who may look in, and where a home cannot be."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from carpool._stores import slots
+from carpool._stores.slots import filesystem_of, take_slot
+from carpool.errors import ConfigurationError, StoreCorrupt, StoreLocked
+
+MOUNTS = r"""
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+25 22 0:22 / /proc rw,nosuid - proc proc rw
+30 22 0:30 / /home rw shared:9 master:2 - nfs4 server:/export/home rw,vers=4.2
+31 30 0:31 / /home/me/local rw - xfs /dev/vdb rw
+32 22 0:32 / /mnt/with\040space\134x rw - cifs //server/share rw
+33 22 0:33 / /over rw - nfs a:/b rw
+34 22 0:34 / /over rw - tmpfs tmpfs rw
+35 22 0:35 / /homestead rw - btrfs /dev/vdc rw
+a line without what it should have
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "ext4"),
+        ("/var/lib/carpool", "ext4"),
+        ("/home", "nfs4"),
+        ("/home/you/state", "nfs4"),
+        ("/home/me/local/state", "xfs"),
+        ("/homestead/x", "btrfs"),
+        ("/homes", "ext4"),
+        ("/mnt/with space\\x/y", "cifs"),
+        ("/over/x", "tmpfs"),
+    ],
+)
+def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> None:
+    assert filesystem_of(Path(path), MOUNTS) == kind
+
+
+def test_without_a_list_of_mounts_the_file_system_is_not_known() -> None:
+    assert filesystem_of(Path("/home"), "") == ""
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs"])
+def test_a_home_on_the_network_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"1 1 0:1 / / rw - {kind} server rw\n")
+    monkeypatch.setattr(slots, "_MOUNTS", mounts)
+    with pytest.raises(ConfigurationError, match=rf"network file system \({kind}\).*CARPOOL_HOME"):
+        take_slot(tmp_path / "home")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay", "tmpfs", "9p", "fuse.gvfs", "virtiofs", "zfs", "apfs"])
+def test_a_home_on_what_containers_have_is_not(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"1 1 0:1 / / rw - {kind} x rw\n")
+    monkeypatch.setattr(slots, "_MOUNTS", mounts)
+    take_slot(tmp_path / "home").release()
+
+
+def test_the_lowest_free_slot_is_taken(tmp_path: Path) -> None:
+    first, second, third = (take_slot(tmp_path / "home") for _ in range(3))
+    assert [slot.path.name for slot in (first, second, third)] == ["slot-0", "slot-1", "slot-2"]
+    second.release()
+    again = take_slot(tmp_path / "home")
+    assert again.path.name == "slot-1"
+    for slot in (first, again, third):
+        slot.release()
+
+
+def test_when_all_slots_are_taken_it_says_what_to_do(tmp_path: Path) -> None:
+    taken = [take_slot(tmp_path / "home", 2) for _ in range(2)]
+    with pytest.raises(StoreLocked, match=r"all 2 slots of .* end one of them, or name another home"):
+        take_slot(tmp_path / "home", 2)
+    for slot in taken:
+        slot.release()
+    take_slot(tmp_path / "home", 2).release()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_is_made_is_private(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        slot = take_slot(tmp_path / "a" / "home")
+        slot.write_store_id("abcdefgh")
+        slot.mark_clean()
+        slot.keep_ballast(1_000)
+    finally:
+        os.umask(before)
+    slot.release()
+    assert mode(tmp_path / "a" / "home") == 0o700
+    assert mode(slot.path) == 0o700
+    files = {path.name: mode(path) for path in slot.path.iterdir()}
+    assert files == dict.fromkeys(["ballast", "clean", "lock", "store-id"], 0o600)
+
+
+def test_a_folder_that_is_nothing_but_a_home_is_made_private(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "slot-0").mkdir(parents=True)
+    home.chmod(0o755)
+    (home / "slot-0").chmod(0o755)
+    take_slot(home).release()
+    assert (mode(home), mode(home / "slot-0")) == (0o700, 0o700)
+
+
+def test_a_folder_with_other_things_in_it_stays_as_it_is(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.tex").touch()
+    home.chmod(0o755)
+    take_slot(home).release()
+    assert (mode(home), mode(home / "slot-0")) == (0o755, 0o700)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "file/below/that"])
+def test_a_home_that_is_or_lies_under_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigurationError, match=r"not a folder\. Name a folder that you may write to.*CARPOOL_HOME"):
+        take_slot(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_home_that_cannot_be_made_is_refused() -> None:
+    # Not even root may make a folder there.
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        take_slot(Path("/proc/carpool/home"))
+
+
+def test_a_path_that_would_be_read_as_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELSEWHERE", "other")
+    with pytest.raises(ConfigurationError, match="plain path"):
+        take_slot(tmp_path / "$ELSEWHERE")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_marks_of_a_slot_can_be_set_and_taken_back(tmp_path: Path) -> None:
+    slot = take_slot(tmp_path / "home")
+    assert (slot.is_clean, slot.read_store_id()) == (False, None)
+    slot.mark_clean()
+    slot.write_store_id("abcd1234")
+    assert (slot.is_clean, slot.read_store_id()) == (True, "abcd1234")
+    slot.mark_in_use()
+    slot.mark_in_use()
+    assert slot.is_clean is False
+    slot.release()
+    slot.release()
+
+
+@pytest.mark.parametrize("text", ["", "abcd", "ABCDEFGH", "abcd123é", "abcd1234abcd1234"])
+def test_a_damaged_store_id_is_noticed(text: str, tmp_path: Path) -> None:
+    slot = take_slot(tmp_path / "home")
+    (slot.path / "store-id").write_text(text)
+    with pytest.raises(StoreCorrupt, match="store-id is damaged"):
+        slot.read_store_id()
+    slot.release()
+
+
+def test_ballast_takes_room_once_and_gives_it_back(tmp_path: Path) -> None:
+    slot = take_slot(tmp_path / "home")
+    assert slot.drop_ballast() is False
+    slot.keep_ballast(100_000)
+    before = (slot.path / "ballast").read_bytes()
+    assert len(before) == 100_000
+    slot.keep_ballast(50_000)
+    assert (slot.path / "ballast").read_bytes() == before
+    slot.keep_ballast(200_000)
+    assert (slot.path / "ballast").stat().st_size == 200_000
+    assert slot.drop_ballast() is True
+    assert not (slot.path / "ballast").exists()
+    slot.release()
