@@ -280,8 +280,8 @@ class Runtime:
         self._wake_event.clear()
         events, self._inbox = self._inbox, []
         events += self.entrance.take_departures()
-        if self._draining and self.engine.book.waiting_requests:
-            events.append(Flushed())
+        if self._draining:
+            events.append(Flushed())  # after the events: what they queue again is not to linger
         after, self._after_turn = self._after_turn, []
         now = self.now()
         writes: list[Write] = []

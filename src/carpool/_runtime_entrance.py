@@ -149,6 +149,7 @@ class Entrance:
         """Return the events of callers gone since the last turn."""
         events, self._undelivered = self._undelivered, []
         if self._gone:
-            events.append(CallersGone(self._gone))
+            # Whoever was asked for again since has an awaiter, and is not gone.
+            events.append(CallersGone([place for place in self._gone if not self._awaiters.has(place)]))
             self._gone = []
         return events

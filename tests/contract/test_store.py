@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import shutil
 from abc import ABC, abstractmethod
 from array import array
@@ -394,6 +396,31 @@ async def test_before_open_and_after_close_every_call_says_so(world: World, call
         with pytest.raises(StoreError, match=words):
             await call(store)
         assert words in repr(store)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_in_a_forked_child_every_call_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: Callable[[Store], Any]
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(StoreError, match="forked"):
+        await call(store)
+    monkeypatch.undo()
+    await store.commit([put_segment(1)])
+
+
+async def test_errors_of_what_was_read_ahead_are_nobodys(store: Store) -> None:
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    reader = store.read([(7, 0, 1), (8, 0, 1), (9, 0, 1)])
+    with pytest.raises(StoreCorrupt, match="s7"):
+        await anext(reader)
+    # By now the answer about the next one is there as well.
+    await store.commit([])
+    del reader
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
 
 
 async def test_closing_twice_is_fine_and_opening_twice_is_not(world: World) -> None:

@@ -22,7 +22,7 @@ from carpool.emulator import Emulator, JobView, Logged, expected_text, request_d
 MODEL: Final = "gemini-3.5-flash"
 EMBED_MODEL: Final = "gemini-embedding-001"
 API_KEY: Final = "AIza-end-to-end-0123456789"
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 30.0
 """A net under every wait: whatever takes so long hangs. No test measures anything by it."""
 
 INLINE: Final[dict[str, Any]] = {"inline_cost_max_usd": None, "inline_output_bytes_max": 1_000_000_000}
@@ -94,6 +94,13 @@ async def settled(*calls: Awaitable[_T]) -> list[_T | BaseException]:
         return await asyncio.gather(*calls, return_exceptions=True)
 
 
+async def refused(kind: type[BaseException], *calls: Awaitable[Any]) -> list[Any]:
+    """Insist that each call ends with an error of exactly this type, and return the errors."""
+    outcomes = await settled(*calls)
+    assert [type(outcome) for outcome in outcomes] == [kind] * len(calls), outcomes
+    return outcomes
+
+
 # -- what came out
 
 
@@ -152,8 +159,10 @@ def billed(emulator: Emulator, texts: Iterable[str]) -> list[int]:
 
 
 def assert_billed_once(emulator: Emulator, texts: Iterable[str]) -> None:
-    """Insist that each prompt was paid for exactly once, and nothing else was."""
+    """Insist that each prompt was paid for exactly once, and nothing else was or will be."""
     texts = list(texts)
+    under_way = [job.state for job in jobs_of(emulator) if job.state in ("PENDING", "RUNNING")]
+    assert not under_way, f"{len(under_way)} jobs are under way, whose bill is still to come"
     times = billed(emulator, texts)
     assert times == [1] * len(texts), f"not billed once: {[pair for pair in zip(texts, times, strict=True) if pair[1] != 1][:3]}"
     assert emulator.ledger().rows_billed == len(texts)

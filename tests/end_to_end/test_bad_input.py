@@ -19,7 +19,6 @@ from carpool import (
     NotBatchable,
     Request,
     RequestRejected,
-    Settings,
 )
 from carpool.emulator import Emulator, Fault, Plan
 
@@ -33,6 +32,8 @@ from .support import (
     opened,
     ops_of,
     prompts,
+    quick,
+    refused,
     rows_of_jobs,
     settled,
 )
@@ -78,13 +79,12 @@ async def test_a_model_of_the_other_kind_is_rejected_by_the_server(form: dict[st
 async def test_models_that_have_no_batches_are_refused_at_the_call(model: str) -> None:
     async with Emulator() as emulator:
         async with opened(emulator) as client:
-            for call in (
+            await refused(
+                NotBatchable,
                 client.generate(model, "a cat"),
                 client.embed(model, "a cat"),
                 client.submit(Request(model=model, contents="a cat")),
-            ):
-                with pytest.raises(NotBatchable):
-                    await call
+            )
         assert not emulator.requests
 
 
@@ -117,13 +117,12 @@ BAD_CONTENTS = [
 async def test_contents_that_cannot_be_sent_are_refused_at_the_call(contents: Any) -> None:
     async with Emulator() as emulator:
         async with opened(emulator) as client:
-            for call in (
+            await refused(
+                ConfigurationError,
                 client.generate(MODEL, contents),
                 client.embed(EMBED_MODEL, contents),
                 client.submit(Request(model=MODEL, contents=contents)),
-            ):
-                with pytest.raises(ConfigurationError):
-                    await call
+            )
             assert client.stats().waiting == 0
             assert_own(["still works"], [await client.generate(MODEL, "still works")])
         assert rows_of_jobs(emulator) == [1]
@@ -257,13 +256,12 @@ BAD_DEADLINES = [
 async def test_deadlines_that_make_no_sense_are_refused_at_the_call(deadline: Any) -> None:
     async with Emulator() as emulator:
         async with opened(emulator) as client:
-            for call in (
+            await refused(
+                ConfigurationError,
                 client.generate(MODEL, "a", deadline=deadline),
                 client.embed(EMBED_MODEL, "a", deadline=deadline),
                 client.submit(Request(model=MODEL, contents="a", deadline=deadline)),
-            ):
-                with pytest.raises(ConfigurationError):
-                    await call
+            )
         assert not emulator.requests
 
 
@@ -302,14 +300,13 @@ async def test_ladders_that_make_no_sense_are_refused_at_the_call(ladder: Any) -
 async def test_keys_that_make_no_sense_are_refused_at_the_call(key: Any) -> None:
     async with Emulator() as emulator:
         async with opened(emulator) as client:
-            for call in (
+            await refused(
+                ConfigurationError,
                 client.generate(MODEL, "a", key=key),
                 client.embed(EMBED_MODEL, "a", key=key),
                 client.submit(Request(model=MODEL, contents="a", key=key)),
                 client.result(key),
-            ):
-                with pytest.raises(ConfigurationError):
-                    await call
+            )
         assert not emulator.requests
 
 
@@ -327,9 +324,7 @@ async def test_a_key_that_utf_8_cannot_carry_is_refused_at_the_call_and_leaves_n
 async def test_model_names_that_are_none_are_refused_at_the_call(model: Any) -> None:
     async with Emulator() as emulator:
         async with opened(emulator) as client:
-            for call in (client.generate(model, "a"), client.embed(model, "a")):
-                with pytest.raises(ConfigurationError):
-                    await call
+            await refused(ConfigurationError, client.generate(model, "a"), client.embed(model, "a"))
         assert not emulator.requests
 
 
@@ -373,7 +368,7 @@ async def test_the_key_is_taken_from_either_variable(name: str, monkeypatch: pyt
     monkeypatch.setenv(name, API_KEY)
     async with Emulator(Plan(api_keys=frozenset({API_KEY}))) as emulator:
         monkeypatch.setenv("CARPOOL_BASE_URL", emulator.base_url)
-        async with Client(store=MemoryStore(), settings=Settings(linger_s=0, poll_min_s=0.02)) as client:
+        async with Client(store=MemoryStore(), settings=quick()) as client:
             assert_own(["a"], [await client.generate(MODEL, "a")])
 
 
@@ -382,14 +377,14 @@ async def test_of_both_variables_google_s_counts_with_a_warning(monkeypatch: pyt
     monkeypatch.setenv("GEMINI_API_KEY", "another")
     async with Emulator(Plan(api_keys=frozenset({API_KEY}))) as emulator:
         with pytest.warns(UserWarning, match="GOOGLE_API_KEY"):
-            client = Client(base_url=emulator.base_url, store=MemoryStore(), settings=Settings(linger_s=0))
+            client = Client(base_url=emulator.base_url, store=MemoryStore(), settings=quick())
         async with client:
             assert_own(["a"], [await client.generate(MODEL, "a")])
 
 
 async def test_a_base_url_of_one_s_own_needs_no_key() -> None:
     async with Emulator() as emulator:
-        client = Client(base_url=emulator.base_url, store=MemoryStore(), settings=Settings(linger_s=0))
+        client = Client(base_url=emulator.base_url, store=MemoryStore(), settings=quick())
         async with client:
             assert_own(["a"], [await client.generate(MODEL, "a")])
         assert ops_of(emulator)["create"] == 1

@@ -205,11 +205,9 @@ async def test_half_a_chunk_that_arrived_is_not_sent_again(world: Any) -> None:
 
     uploads.granularity = ""
     uploads.breaks[3] = half
-    found = await send(provider)
+    assert await send(provider) == WHOLE
     assert uploads.got == DATA
     assert opened == [0, STEP + 1_000]
-    # Part of the file went by unseen, so there is no digest of ours to report.
-    assert (found.size_bytes, found.sha256) == (len(DATA), "")
 
 
 async def test_503_without_a_body_is_mended(world: Any, tools: Any) -> None:
@@ -235,7 +233,7 @@ async def test_a_wrong_offset_is_put_right(world: Any) -> None:
         return False
 
     uploads.breaks[3] = behind
-    assert (await send(provider)).size_bytes == len(DATA)
+    assert await send(provider) == WHOLE
     assert uploads.got == DATA
 
 
@@ -251,9 +249,10 @@ async def test_an_upload_that_gets_no_further_is_given_up(world: Any) -> None:
 
 async def test_tries_are_counted_anew_whenever_it_gets_further(world: Any) -> None:
     provider, uploads, _ = world
-    for at in (1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15):
+    for at in (1, 2, 3, 6, 7, 8, 11, 12, 13):
         uploads.breaks[at] = dropped
-    assert (await send(provider)).size_bytes == len(DATA)
+    assert await send(provider) == WHOLE
+    assert not uploads.breaks
 
 
 async def test_the_same_name_and_bytes_are_taken_as_they_are(world: Any) -> None:
@@ -472,7 +471,7 @@ async def test_a_file_comes_in_blocks_of_whole_lines(provider_at: Any, tools: An
         provider = await provider_at(server.url)
         blocks = [block async for block in provider.fetch(_ended())]
         assert [row.key for block in blocks for row in block.rows] == [f"k{number}" for number in range(8_000)]
-        assert len(blocks) >= len(data) // STEP
+        assert len(data) // STEP <= len(blocks) <= len(data) // 60_000
         assert sum(block.unreadable for block in blocks) == 0
         (asked,) = server.asked
         assert asked.target == "/download/v1beta/files/batch-a:download?alt=media"
@@ -493,10 +492,8 @@ async def test_a_line_beyond_the_cap_fails_alone(provider_at: Any, tools: Any) -
     data = row("a") + row("huge", 5_000_000) + row("b") + row("large", 100_000) + row("c") * 9_000
     async with tools.Server(tools.reply(body=data)) as server:
         keys, unreadable = await rows_of(await provider_at(server.url), tools)
-        # The cap is 64 KiB here; a line that fits in one block anyway may be longer.
-        assert [key for key in keys if key != "c"] in (["a", "b"], ["a", "b", "large"])
-        assert keys.count("c") == 9_000
-        assert unreadable >= 1
+        assert keys == ["a", "b"] + ["c"] * 9_000
+        assert unreadable == 2
 
 
 async def test_a_download_that_breaks_off_does_not_end_normally(provider_at: Any, tools: Any) -> None:
@@ -603,7 +600,7 @@ def test_lines_come_out_whole_in_order_or_are_counted(
     sizes: list[int], line_max: int, block: int, step: int, ended: bool
 ) -> None:
     lines = [bytes([97 + number % 26]) * size for number, size in enumerate(sizes)]
-    data = b"\n".join(lines) + (b"\n" if ended else b"")
+    data = b"\n".join(lines) + (b"\n" if ended and lines else b"")
     cutter = LineCutter(block, line_max)
     out: list[bytes] = []
     for start in range(0, len(data), step):
@@ -611,12 +608,9 @@ def test_lines_come_out_whole_in_order_or_are_counted(
         assert len(cutter._held) <= max(line_max, block) + step
     out.append(cutter.finish())
     assert all(part.endswith(b"\n") for part in out[:-1])
-    got = b"".join(out).split(b"\n")
-    wanted = [line for line in data.split(b"\n") if len(line) <= line_max]
-    kept_long = [line for line in got if len(line) > line_max]
-    # A long line may come through if it never had to be held beyond a block; it is lost or whole, never cut.
-    assert all(line in lines and len(line) < block for line in kept_long)
-    assert [line for line in got if line and len(line) <= line_max] == [line for line in wanted if line]
-    long = [line for line in lines if len(line) > line_max]
-    assert cutter.take_skipped() == len(long) - len(kept_long)
+    whole = [line + b"\n" for line in lines]
+    if whole and not ended:
+        whole[-1] = lines[-1]
+    assert b"".join(out) == b"".join(text for text, line in zip(whole, lines, strict=True) if len(line) <= line_max)
+    assert cutter.take_skipped() == sum(len(line) > line_max for line in lines)
     assert cutter.take_skipped() == 0

@@ -44,6 +44,10 @@ class Ask(msgspec.Struct, kw_only=True):
     size_bytes: int
     insists: bool
     """Whether the script asks again after a restart."""
+    flushes: bool
+    """Whether the script asks for everything to be sent at once."""
+    looks_up: bool
+    """Whether it asks for the key's result, without naming the request, where the key is known."""
 
 
 class Crash(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +57,7 @@ class Crash(msgspec.Struct, frozen=True, kw_only=True):
     turn: int
     """In which turn that writes something; for ``any_time`` the time is drawn."""
     clean: bool = False
-    """Leave by closing, in order, instead."""
+    """By closing, in order."""
     down_s: float = 0.0
 
 
@@ -79,6 +83,7 @@ class Plan:
         self.settings = self._settings()
         if not self.assumptions_hold:
             self.list_lag_s = self.settings.lookup_wait_s * 3
+        self.sets_clock = rng.random() < 0.1
         self.asks = self._asks()
         self.crashes = [self._crash() for _ in range(rng.choice((0, 0, 1, 1, 2, 3, 4)))]
 
@@ -98,6 +103,10 @@ class Plan:
     def seconds(self, low: float, high: float) -> float:
         """Draw a time, short ones as often as long ones."""
         return float(low * (high / low) ** self.rng.random())
+
+    def clock_error_s(self) -> float:
+        """Draw how wrong the clock of the next process is."""
+        return self.rng.choice((-24 * HOUR, 0.0, 24 * HOUR)) if self.sets_clock else 0.0
 
     def _odds(self, names: tuple[str, ...], total: float) -> dict[str, float]:
         chosen = self.rng.sample(names, self.rng.randint(0, min(5, len(names))))
@@ -159,6 +168,8 @@ class Plan:
                     cancel_after_s=self.seconds(0.01, 5 * HOUR) if rng.random() < 0.2 else None,
                     size_bytes=rng.choice((20, 20, 20, 2_000)),
                     insists=rng.random() < 0.7,
+                    flushes=rng.random() < 0.05,
+                    looks_up=keyed and rng.random() < 0.1,
                 )
             )
         return asks
@@ -166,9 +177,10 @@ class Plan:
     def _crash(self) -> Crash:
         rng = self.rng
         points: tuple[CrashPoint, ...] = ("before_commit", "during_commit", "after_commit", "among_actions", "any_time")
+        clean = rng.random() < 0.15
         return Crash(
-            point=rng.choice(points),
+            point="any_time" if clean else rng.choice(points),
             turn=rng.choice((1, 2, 3, 5, 8, 13)),
-            clean=rng.random() < 0.15,
+            clean=clean,
             down_s=self.seconds(0.1, 3 * HOUR),
         )

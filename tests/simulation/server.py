@@ -24,7 +24,9 @@ NOT_SENT: Final = Fault(kind="not_sent", error=ServerError(message="connection r
 QUOTA: Final = Fault(kind="refused", error=ServerError(429, "Resource has been exhausted.", "RESOURCE_EXHAUSTED"))
 BAD_KEY: Final = Fault(kind="refused", error=ServerError(400, "API key not valid.", "INVALID_ARGUMENT"))
 FILE_GONE: Final = Fault(kind="refused", error=ServerError(403, FILE_WORDS, "PERMISSION_DENIED"))
-TOO_LARGE: Final = Fault(kind="refused", error=ServerError(400, "Request payload size exceeds the limit.", "INVALID_ARGUMENT"))
+TOO_LARGE: Final = Fault(
+    kind="refused", error=ServerError(400, "Request payload size exceeds the limit.", "INVALID_ARGUMENT")
+)
 BILLING: Final = Fault(kind="refused", error=ServerError(400, "Billing is not set up.", "FAILED_PRECONDITION"))
 TERMINAL_S: Final = 48 * HOUR
 
@@ -62,8 +64,8 @@ class RemoteJob(msgspec.Struct, kw_only=True):
     fate: str
     ends_at: float
     twin: bool = False
-    unasked: bool = False
-    """Its creator was told that nobody knows whether it exists."""
+    known: bool = False
+    """Whether its name was ever on record at the client's."""
     state: str = "PENDING"
     error: ServerError | None = None
     output: list[OutputRow] | None = None
@@ -184,18 +186,24 @@ class Server:
                 self.clock.after(delay_s, lambda: self._create_late(display_name, form, file_name, lines))
                 return TIMEOUT
             case "lost" | "applied_500" | "twin":
-                self._add(display_name, form, file_name, lines, unasked=True)
+                self._add(display_name, form, file_name, lines)
                 if choice == "twin":
                     self._add(display_name, form, file_name, lines, twin=True)
                 return BUSY if choice == "applied_500" else TIMEOUT
         if fault is not None:
             if self.plan.chance(0.5):
-                self._add(display_name, form, file_name, lines, unasked=True)
+                self._add(display_name, form, file_name, lines)
             return fault
         return self._add(display_name, form, file_name, lines).name
 
     def _refusal(self, choice: str, form: str, file_name: str, lines: list[bytes]) -> Fault | None:
-        simple = {"not_sent": NOT_SENT, "quota": QUOTA, "credentials": BAD_KEY, "billing": BILLING, "too_large": TOO_LARGE}
+        simple = {
+            "not_sent": NOT_SENT,
+            "quota": QUOTA,
+            "credentials": BAD_KEY,
+            "billing": BILLING,
+            "too_large": TOO_LARGE,
+        }
         if choice in simple:
             return simple[choice]
         if choice == "file_gone" and form == "file":
@@ -225,10 +233,10 @@ class Server:
     def _create_late(self, display_name: str, form: str, file_name: str, lines: list[bytes]) -> None:
         if form == "file" and file_name not in self.files and self.plan.assumptions_hold:
             return
-        self._add(display_name, form, file_name, lines, unasked=True)
+        self._add(display_name, form, file_name, lines)
 
     def _add(
-        self, display_name: str, form: str, file_name: str, lines: list[bytes], *, twin: bool = False, unasked: bool = False
+        self, display_name: str, form: str, file_name: str, lines: list[bytes], *, twin: bool = False
     ) -> RemoteJob:
         fate = self.plan.pick(self.plan.job_fates) if self._may_fail() else ""
         lasts_s = TERMINAL_S if fate == "stuck" else self.plan.seconds(5, 2 * HOUR)
@@ -242,7 +250,6 @@ class Server:
             fate=fate,
             ends_at=self.clock.now + lasts_s,
             twin=twin,
-            unasked=unasked or twin,
         )
         self.jobs[job.name] = job
         self.clock.at(job.ends_at, lambda: self._end(job))
@@ -297,7 +304,9 @@ class Server:
             if fault.startswith("error_"):
                 job.output.append(OutputRow(key, error=ServerError(int(fault[6:]), f"row failed: {fault}")))
                 continue
-            bill = Bill(serial=len(self.bills), key=key, prompt=prompt, job=job.name, good=fault not in ("missing", "garbled"))
+            bill = Bill(
+                serial=len(self.bills), key=key, prompt=prompt, job=job.name, good=fault not in ("missing", "garbled")
+            )
             self.bills.append(bill)
             job.bills.append(bill)
             body = f"{prompt}#{bill.serial}".encode()

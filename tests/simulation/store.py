@@ -46,7 +46,9 @@ class DurableStore:
                 case PutMeta(meta=meta):
                     self.meta = _encode(meta)
                 case PutSegment(head=head, lines=lines):
-                    assert array("Q", head.ends).tolist()[-1] == sum(map(len, lines)), "ends tell the sizes of the lines"
+                    assert array("Q", head.ends).tolist()[-1] == sum(map(len, lines)), (
+                        "ends tell the sizes of the lines"
+                    )
                     self.segments[head.no] = _encode(head), list(lines)
                 case PutMarks(marks=marks):
                     assert marks.no in self.segments, "marks belong to a segment that is there"
@@ -61,7 +63,9 @@ class DurableStore:
                     del self.jobs[job_id]
                 case PutResults(head=head, bodies=bodies):
                     assert head.no not in self.results, "results numbers are not used twice"
-                    assert array("Q", head.ends).tolist()[-1] == sum(map(len, bodies)), "ends tell the sizes of the bodies"
+                    assert array("Q", head.ends).tolist()[-1] == sum(map(len, bodies)), (
+                        "ends tell the sizes of the bodies"
+                    )
                     self.results[head.no] = _encode(head), list(bodies)
                 case DropResults(numbers=numbers):
                     for no in numbers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from carpool._core.messages import DropResults, PutMarks
 from carpool._core.model import Marks, SegmentHead
 from carpool._stores.disk import DiskStore
 from carpool.settings import Settings
@@ -133,3 +135,34 @@ async def test_on_a_disk_error_nothing_more_is_written_and_everything_stays_read
     assert found[:done] == list(range(done))
     assert len(found) <= done + 1
     await store.close()
+
+
+async def test_after_power_loss_a_commit_is_there_whole_or_not_at_all_and_those_before_it_are_there(
+    tmp_path: Path,
+) -> None:
+    home, log = tmp_path / "home", Path("slot-0") / "cache.db-wal"
+    store = await opened(home)
+    await store.commit([segment(1), PutMarks(Marks(no=1, done=b"\1", attempts=b"\1"))])
+    before, acknowledged_bytes = await records(store), (home / log).stat().st_size
+    await store.commit([segment(2), PutMarks(Marks(no=1, done=b"\2", attempts=b"\2")), DropResults([1]), segment(3)])
+    after, whole_bytes = await records(store), (home / log).stat().st_size
+    assert before != after
+    outcomes: list[bool] = []
+    # What was not synced may be missing, or be anything.
+    for cut in [*range(acknowledged_bytes, whole_bytes, 1_777), whole_bytes - 1, whole_bytes]:
+        for rest in (b"", bytes(whole_bytes - cut)):
+            copy = tmp_path / f"copy-{len(outcomes)}"
+            shutil.copytree(home, copy, ignore=shutil.ignore_patterns("*-shm"))
+            (copy / log).write_bytes((home / log).read_bytes()[:cut] + rest)
+            again = await opened(copy)
+            found = await records(again)
+            await again.close()
+            assert found in (before, after)
+            outcomes.append(found == after)
+    assert outcomes == sorted(outcomes)
+    assert outcomes[-2:] == [True, True]
+    await store.close()
+
+
+async def records(store: DiskStore) -> list[object]:
+    return [record async for record in store.load()]

@@ -105,11 +105,11 @@ async def test_a_full_disk_gives_the_ballasts_room_for_opening(
     opening = caches.open_cache
     tried: list[bool] = []
 
-    def full(folder: Path) -> Any:
+    def full(folder: Path, *, existed: bool) -> Any:
         tried.append((folder / "ballast").exists())
         if tried[-1]:
             raise OSError(28, "No space left on device")
-        return opening(folder)
+        return opening(folder, existed=existed)
 
     monkeypatch.setattr("carpool._stores.database.open_cache", full)
     store = await opened(home)
@@ -127,7 +127,7 @@ async def test_a_full_disk_without_ballast_cannot_be_opened_and_says_so(
     await filled(home)
     (slot / "ballast").unlink()
 
-    def full(folder: Path) -> Any:
+    def full(folder: Path, *, existed: bool) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("carpool._stores.database.open_cache", full)

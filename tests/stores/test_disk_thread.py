@@ -16,7 +16,8 @@ from carpool._core.model import Marks, Meta, SegmentHead
 from carpool._stores import segments
 from carpool._stores.database import Database
 from carpool._stores.disk import DiskStore
-from carpool.errors import ConfigurationError, StoreError, StoreLocked
+from carpool._stores.slots import Slot, take_slot
+from carpool.errors import ConfigurationError, StoreError, StoreFull, StoreLocked
 from carpool.settings import Settings
 
 from ..contract.records import put_job, put_marks, put_results, put_segment  # noqa: TID252 - no packages
@@ -138,6 +139,39 @@ async def test_an_open_that_is_cancelled_lets_go_by_itself(home: Path) -> None:
     store = DiskStore(home, Settings(), slots_max=1)
     await store.open()
     await store.close()
+
+
+async def test_closing_on_a_full_disk_is_no_error_but_leaves_the_slot_to_be_checked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Slot) -> None:
+        raise StoreFull("no room for a mark")
+
+    store = await opened(home)
+    monkeypatch.setattr(Slot, "mark_clean", full)
+    await store.close()
+    monkeypatch.undo()
+    store = await opened(home)
+    assert store.checked
+    await store.close()
+
+
+async def test_what_else_goes_wrong_when_closing_is_told_and_the_slot_let_go(home: Path, slot: Path) -> None:
+    store = await opened(home)
+    (slot / "clean").mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        await store.close()
+    take_slot(home, 1).release()
+
+
+async def test_a_question_that_nobody_asks_any_more_is_not_answered(store: DiskStore) -> None:
+    asked: list[object] = []
+    go_on = blocked(store)
+    question = store._call(asked.append)
+    question.cancel()
+    go_on()
+    await store.commit([])
+    assert asked == []
 
 
 async def test_a_close_that_is_cancelled_goes_on(home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from carpool._core.model import FORMAT
 from carpool._stores import cache as caches
 from carpool._stores.database import Database
 from carpool._stores.disk import DiskStore
-from carpool.errors import StoreCorrupt, StoreError, StoreVersion
+from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreVersion
 from carpool.settings import Settings
 
 from ..contract.records import line, lines, put_marks, put_results, put_segment  # noqa: TID252 - no packages
@@ -47,8 +48,43 @@ async def test_every_setting_is_what_it_was_asked_to_be(store: DiskStore) -> Non
 
 async def test_a_setting_that_is_not_taken_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 2**40)
-    with pytest.raises(StoreError, match="does not take the setting sqlite_max_page_count"):
-        await DiskStore(home, Settings()).open()
+    assert "does not take the setting sqlite_max_page_count" in str(await refused(home))
+
+
+async def test_every_connection_is_closed_whatever_happens(
+    home: Path, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[sqlite3.Connection] = []
+    closed: list[sqlite3.Connection] = []
+    connecting = sqlite3.connect
+
+    class Connection(sqlite3.Connection):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        made.append(connecting(*args, **kwargs, factory=Connection))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    await filled(home)
+    await filled(home)
+    monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 20)
+    store = await opened(home)
+    with pytest.raises(StoreFull):
+        await store.commit([put_segment(1, [b"x" * 1_000_000])])
+    await store.close()
+    monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 2**40)
+    await refused(home)
+    monkeypatch.setitem(caches.SETTINGS, "sqlite_nonsense\0", 1)
+    await refused(home)
+    monkeypatch.undo()
+    sql(slot, "INSERT INTO Settings VALUES ('planted', 1)")
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    await refused(home)
+    assert len(made) > 10
+    assert set(map(id, made)) == set(map(id, closed))
 
 
 async def test_nothing_but_the_slots_own_files_is_made_and_all_are_private(
@@ -63,6 +99,9 @@ async def test_nothing_but_the_slots_own_files_is_made_and_all_are_private(
 
 async def test_a_disk_for_files_or_objects_cannot_be_had() -> None:
     disk = caches.BytesDisk("unused", min_file_size=1, pickle_protocol=0)
+    assert disk.put("name") == ("name", True)
+    assert disk.get("name", raw=True) == "name"
+    assert disk.fetch(caches.MODE_RAW, None, b"value", False) == b"value"
     for call in (
         lambda: disk.put(1),
         lambda: disk.put(b"name"),
@@ -256,6 +295,33 @@ async def test_a_page_that_went_bad_never_gives_wrong_data(home: Path, slot: Pat
         await store.close()
     # A page may hold nothing of worth; then it does not matter.
     assert isinstance(found, StoreError) or found == before
+
+
+async def test_what_only_a_check_of_the_whole_database_finds_is_found_after_an_unclean_stop(
+    home: Path, slot: Path
+) -> None:
+    store = await opened(home)
+    await store.commit([put_segment(1, [b"x" * 100_000])])
+    await store.commit([DropSegments([1])])
+    await store.close()
+    content = bytearray((slot / "cache.db").read_bytes())
+    # The count of free pages, in the header: nothing else depends on it.
+    content[36:40] = (5).to_bytes(4, "big")
+    (slot / "cache.db").write_bytes(content)
+    (slot / "clean").unlink()
+    error = await refused(home)
+    assert isinstance(error, StoreCorrupt)
+    assert "the database is damaged: " in str(error)
+    assert "reelist" in str(error)
+
+
+async def test_a_damaged_identity_is_noticed_and_told_once(home: Path, slot: Path) -> None:
+    await filled(home)
+    sql(slot, "UPDATE Cache SET value = x'00' WHERE key = 'meta'")
+    error = await refused(home)
+    assert isinstance(error, StoreCorrupt)
+    assert str(error).count(str(slot)) == 1
+    assert str(error).count("restore") == 1
 
 
 async def test_a_file_that_is_no_database_is_noticed(home: Path, slot: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from carpool._stores import slots
 from carpool._stores.slots import filesystem_of, take_slot
-from carpool.errors import ConfigurationError, StoreCorrupt, StoreLocked
+from carpool.errors import ConfigurationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 
 MOUNTS = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -164,6 +166,51 @@ def test_a_damaged_store_id_is_noticed(text: str, tmp_path: Path) -> None:
     with pytest.raises(StoreCorrupt, match="store-id is damaged"):
         slot.read_store_id()
     slot.release()
+
+
+def test_ballast_takes_what_room_there_is(tmp_path: Path) -> None:
+    slot = take_slot(tmp_path / "home")
+    (slot.path / "ballast").symlink_to("/dev/full")
+    slot.keep_ballast(100_000)
+    assert slot.drop_ballast() is True
+    slot.release()
+
+
+def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:
+    slot = take_slot(tmp_path / "home")
+    (slot.path / "store-id.new").symlink_to("/dev/full")
+    with pytest.raises(StoreFull, match=r"the disk under .* is full"):
+        slot.write_store_id("abcdefgh")
+    for name in ("ballast", "clean", "store-id"):
+        (slot.path / name).mkdir()
+    with pytest.raises(StoreError, match="cannot be used: Is a directory"):
+        slot.keep_ballast(1_000)
+    with pytest.raises(StoreError, match="cannot be used: Is a directory"):
+        slot.mark_clean()
+    with pytest.raises(StoreError, match="cannot be used: Is a directory"):
+        slot.read_store_id()
+    slot.release()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOLCK, ConfigurationError), (errno.ENOSPC, StoreFull)])
+def test_a_slot_that_cannot_be_locked_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    before = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(kind):
+        take_slot(tmp_path / "home")
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_a_folder_that_is_made_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(slots, "_sync_folder", synced.append)
+    take_slot(tmp_path / "a" / "b" / "home").release()
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "home"}
 
 
 def test_ballast_takes_room_once_and_gives_it_back(tmp_path: Path) -> None:

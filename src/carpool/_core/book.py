@@ -228,8 +228,8 @@ class Book:
         self.waiting_requests -= stop - start
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
-    def sweep_segments(self, numbers: Iterable[int]) -> None:
-        """Forget segments that nothing needs any more, and record the state of the others."""
+    def sweep_segments(self, numbers: Iterable[int], *, awaited: bool = False) -> None:
+        """Drop segments that nothing needs any more, and record the state of the others; ``awaited``: by callers still."""
         dropped: list[int] = []
         for no in sorted(set(numbers)):
             segment = self.segments.get(no)
@@ -243,7 +243,8 @@ class Book:
                 self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
         if dropped:
             self.write(DropSegments(numbers=dropped))
-            self.act(Forget(numbers=dropped))
+            if not awaited:
+                self.act(Forget(numbers=dropped))
 
     # -- jobs
 

@@ -347,7 +347,7 @@ class Engine:
                 self.book.act(Expire(place=place, deadline=deadline))
 
     def _expire_kept(self, now: float) -> None:
-        """Drop results past their time, and parked requests that nobody claimed."""
+        """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""
         book, s = self.book, self.book.settings
         book.release_handed(now, _EXPIRY_PAUSE_S)
         old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, s)]
@@ -355,11 +355,15 @@ class Engine:
             book.drop_results(old)
         touched: list[int] = []
         for segment in book.segments.values():
-            if now - segment.accepted_at > s.reuse_window_s and segment.states.find(PARKED) >= 0:
-                touched.append(segment.no)
-                for row, state in enumerate(segment.states):
-                    if state == PARKED and not segment.flags[row] & EXPLICIT:
-                        book.finish(segment, row)
+            if segment.states.find(PARKED) < 0:
+                continue
+            overage = now - segment.accepted_at > s.reuse_window_s
+            for row, state in enumerate(segment.states):
+                if state == PARKED and segment.flags[row] & TICKET:
+                    self._wake_row(segment, row, now)
+                elif state == PARKED and overage and not segment.flags[row] & EXPLICIT:
+                    book.finish(segment, row)
+                    touched.append(segment.no)
         book.sweep_segments(touched)
         book.drop_stale_deadlines()
 
@@ -398,7 +402,7 @@ class Engine:
                 if state == QUEUED and not segment.flags[row] & EXPLICIT:
                     book.withdraw(segment, row)
                     touched.append(segment.no)
-        book.sweep_segments(touched)
+        book.sweep_segments(touched, awaited=True)
         if send:
             book.lanes.flush()
 

@@ -119,9 +119,9 @@ class Recovery:
                 book.move(job, JobState.LOOKING)
                 job.wake_at = now
                 book.record(job)
-            case JobState.LOOKING:
-                # A restart must not shorten the wait between two looks at a list that may lag.
-                job.wake_at = min(max(now, job.wake_at or now), now + book.settings.lookup_wait_s)
+            case JobState.LOOKING if job.looks:
+                # Neither a restart nor a clock that was set meanwhile may shorten the wait between two looks.
+                job.wake_at = now + book.settings.lookup_wait_s
             case _:
                 job.state = JobState.RUNNING if job.state is JobState.FETCHING else job.state
                 job.wake_at = now

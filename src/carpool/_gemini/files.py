@@ -135,7 +135,8 @@ class LineCutter:
     """Cuts a stream at line feeds only, into blocks of whole lines. A line beyond the cap is dropped, not held."""
 
     def __init__(self, block_bytes: int, line_bytes_max: int) -> None:
-        self._block_bytes = block_bytes
+        # No larger than the longest line, its end included: what fits in a block is then never too long.
+        self._block_bytes = min(block_bytes, line_bytes_max + 1)
         self._line_bytes_max = line_bytes_max
         self._held = bytearray()
         self._searched = 0
@@ -172,10 +173,6 @@ class LineCutter:
 
     def finish(self) -> bytes:
         """Return what is left at the end: complete lines, and a last one that may have no line break."""
-        self._dropping = False
-        if len(self._held) - self._held.rfind(b"\n") - 1 > self._line_bytes_max:
-            self._skipped += 1
-            del self._held[self._held.rfind(b"\n") + 1 :]
         rest = bytes(self._held)
         self._held.clear()
         return rest

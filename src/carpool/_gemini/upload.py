@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,9 @@ from carpool._gemini.http import Http, Reply, ok, server_fault, unreadable
 from carpool._ports import OpenAt, ProviderError
 from carpool.settings import Settings
 from carpool.types import ServerError
+
+_STEP_BYTES_MAX: Final = 67_108_864
+"""Largest unit of a chunk that a server may ask for: a chunk is held in memory."""
 
 
 class _File(msgspec.Struct, frozen=True, rename="camel"):
@@ -110,8 +113,8 @@ class Upload:
         granularity = reply.headers.get("X-Goog-Upload-Chunk-Granularity", "")
         if granularity.isdecimal() and int(granularity):
             step = int(granularity)
-            if step > self._settings.body_bytes_max:
-                raise unreadable("the server wants chunks that are larger than Settings.body_bytes_max", "refused")
+            if step > _STEP_BYTES_MAX:
+                raise unreadable(f"the server wants chunks of {step} bytes; at most {_STEP_BYTES_MAX} are held", "refused")
             self._chunk_bytes = max(step, self._settings.upload_chunk_bytes // step * step)
         self.offset = 0
         return None
@@ -121,7 +124,7 @@ class Upload:
         size = min(self._chunk_bytes, self._size_bytes - self.offset)
         last = self.offset + size == self._size_bytes
         self._in_doubt = False
-        chunk = await self._source.take(self.offset, size)
+        chunk = await self._take(self.offset, size)
         self._in_doubt = True
         reply = await self._command("upload, finalize" if last else "upload", chunk)
         if last and reply.status == 409:
@@ -130,10 +133,6 @@ class Upload:
         if last and reply.headers.get("X-Goog-Upload-Status", "").lower() != "final":
             raise unreadable("the server did not finish the upload")
         self._in_doubt = False
-        if self._digested == self.offset:
-            for part in chunk:
-                self._digest.update(part)
-            self._digested += size
         self.offset += size
         if not last:
             return None
@@ -185,20 +184,21 @@ class Upload:
             found = _file.decode(ok(reply))
         except (ValueError, RecursionError):
             raise unreadable("the server's description of the file cannot be read") from None
-        if found.sha256_hash and self._digested != self._size_bytes:
-            await self._digest_all()
+        if found.sha256_hash:
+            while self._digested < self._size_bytes:
+                await self._take(self._digested, min(self._chunk_bytes, self._size_bytes - self._digested))
         return found
 
-    async def _digest_all(self) -> None:
-        """Read all there is to upload, to compare it with what is there."""
-        digest = hashlib.sha256()
-        at = 0
-        while at < self._size_bytes:
-            size = min(self._chunk_bytes, self._size_bytes - at)
-            for part in await self._source.take(at, size):
-                digest.update(part)
-            at += size
-        self._digest, self._digested = digest, self._size_bytes
+    async def _take(self, offset: int, size_bytes: int) -> list[bytes]:
+        """Read bytes to upload, and digest what has not been yet."""
+        chunk = await self._source.take(offset, size_bytes)
+        at = offset
+        for part in chunk:
+            if at <= self._digested < at + len(part):
+                self._digest.update(part[self._digested - at :])
+                self._digested = at + len(part)
+            at += len(part)
+        return chunk
 
     def _checked(self, found: _File) -> RemoteFile:
         """Return the uploaded file, or raise if it is not what was to be uploaded."""

@@ -26,6 +26,7 @@ ROW_BYTES: Final = 8_388_608
 BUSY_S: Final = 5.0
 _NEVER: Final = 2**62
 _CHECKPOINT: Final = "sqlite_wal_autocheckpoint"
+_SYNCHRONOUS: Final = "sqlite_synchronous"
 _PART: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 SETTINGS: Final[dict[str, int | str]] = {
@@ -41,7 +42,7 @@ SETTINGS: Final[dict[str, int | str]] = {
     "disk_pickle_protocol": 0,
     # Durable when the commit returns, on power loss too.
     "sqlite_journal_mode": "wal",
-    "sqlite_synchronous": 2,
+    _SYNCHRONOUS: 2,
     # Moving pages at each commit costs more than the room is worth: it is used again.
     "sqlite_auto_vacuum": 0,
     # A read error must be an error, not the signal that a mapped page makes of it.
@@ -135,8 +136,12 @@ def make_private(folder: Path) -> None:
     path.chmod(0o600)
 
 
-def open_cache(folder: Path) -> Cache:
+def open_cache(folder: Path, *, existed: bool) -> Cache:
     """Open the diskcache of a folder, every setting given and read back.
+
+    Args:
+        folder: where the database is.
+        existed: whether there was a database with tables in it.
 
     Raises:
         StoreError: a setting was not taken.
@@ -147,8 +152,14 @@ def open_cache(folder: Path) -> Cache:
     make: Callable[..., None] = cache.__init__  # type: ignore[misc]
     try:
         # No checkpoint before it is open: on a nearly full disk, that takes the room that opening needs.
-        make(str(folder), timeout=BUSY_S, disk=BytesDisk, **SETTINGS | {_CHECKPOINT: 0})
-        cache.reset(_CHECKPOINT, SETTINGS[_CHECKPOINT])
+        first = SETTINGS | {_CHECKPOINT: 0}
+        if existed:
+            # diskcache writes some fifty settings, each on its own. Without a checkpoint they go to the end of the log,
+            # where power loss costs no more than them; the log is synced as a whole at the first commit that is.
+            first[_SYNCHRONOUS] = 0
+        make(str(folder), timeout=BUSY_S, disk=BytesDisk, **first)
+        for name in (_SYNCHRONOUS, _CHECKPOINT):
+            cache.reset(name, SETTINGS[name])
         verify(cache)
     except BaseException:
         cache.close()

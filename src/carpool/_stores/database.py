@@ -99,7 +99,7 @@ class Database:
                 self._used_bytes = sum(self._sizes.values())
                 self.checked = unclean and existed
                 self._slot.mark_in_use()
-                self._cache = open_cache(self._slot.path)
+                self._cache = open_cache(self._slot.path, existed=existed)
             self._identify(expected)
 
     def _identify(self, expected: str | None) -> None:
@@ -212,14 +212,16 @@ class Database:
         Raises:
             StoreError: or one of its kinds; nothing was changed.
         """
-        for left in reversed(range(BUSY_TRIES)):
+        tries = 1
+        while True:
             try:
                 self._transact(changes)
                 break
             except StoreLocked:
-                # Whoever holds it (a backup, a curious user) had its time.
-                if not left:
+                # Whoever holds it (a backup, a curious user) has a little more time.
+                if tries == BUSY_TRIES:
                     raise
+                tries += 1
         for name, value in changes.items():
             self._used_bytes += len(value or b"") - self._sizes.pop(name, 0)
             if value is not None:

@@ -12,11 +12,12 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -163,9 +164,10 @@ class DiskStore:
 
     async def _load(self) -> AsyncIterator[Record]:
         slices = await self._call(lambda database: database.slices(LOAD_RECORDS, LOAD_BYTES))
-        async for records in self._ahead(partial(Database.records, names=names) for names in slices):
-            for record in records:
-                yield record
+        async with aclosing(self._ahead(partial(Database.records, names=names) for names in slices)) as found:
+            async for records in found:
+                for record in records:
+                    yield record
 
     def read(self, spans: Sequence[Span]) -> AsyncIterator[bytes]:
         """Iterate over the lines of these rows: one chunk a span. A segment is fetched while the one before is used."""
@@ -177,9 +179,10 @@ class DiskStore:
             partial(Database.lines, name=segments.segment_name(no), rows=[(start, stop) for _, start, stop in group])
             for no, group in groupby(spans, key=lambda span: span[0])
         )
-        async for chunks in self._ahead(segment_rows):
-            for chunk in chunks:
-                yield chunk
+        async with aclosing(self._ahead(segment_rows)) as found:
+            async for chunks in found:
+                for chunk in chunks:
+                    yield chunk
 
     async def results(self, places: Sequence[Place]) -> list[bytes]:
         """Return the bodies of stored results; a place here is a results number and a row."""
@@ -202,7 +205,7 @@ class DiskStore:
         writer.queue.put(_Call(function, done))
         return done
 
-    async def _ahead(self, functions: Iterable[Callable[[Database], T]]) -> AsyncIterator[T]:
+    async def _ahead(self, functions: Iterable[Callable[[Database], T]]) -> AsyncGenerator[T]:
         """Iterate over what the functions return, the next one being under way while one is used."""
         waiting: Iterator[Callable[[Database], T]] = iter(functions)
         ahead: asyncio.Future[T] | None = None
@@ -214,8 +217,9 @@ class DiskStore:
             if ahead is not None:
                 yield await ahead
         finally:
-            if ahead is not None:
-                ahead.cancel()
+            # Whoever stops early leaves an answer behind; if that is an error, nobody is to be told.
+            if ahead is not None and not ahead.cancel() and not ahead.cancelled():
+                ahead.exception()
 
     def _opened(self) -> _Writer:
         self._check_process()
@@ -297,6 +301,8 @@ class _Writer:
                     _post([_outcome(item, database)])
             case _Stop():
                 return item
+            case _:
+                assert_never(item)
         return None
 
     def _commit_group(self, database: Database, first: _Commit) -> list[_Outcome]:
@@ -378,8 +384,6 @@ def _typed(error: Exception) -> StoreError | ConfigurationError:
 
 def _post(outcomes: list[_Outcome]) -> None:
     """Tell those who wait, all in one turn of their loop."""
-    if not outcomes:
-        return
     try:
         outcomes[0][0].get_loop().call_soon_threadsafe(_settle, outcomes)
     except RuntimeError:

@@ -11,7 +11,7 @@ import os
 import secrets
 import string
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 import msgspec
 
@@ -112,6 +112,8 @@ class MemoryStore:
                 return [(segments.results_name(head.no), _with_rows(head, rows))]
             case DropResults(numbers):
                 return [(segments.results_name(no), None) for no in numbers]
+            case _:
+                assert_never(write)
 
     def load(self) -> AsyncIterator[Record]:
         """Iterate over all records as they stood when it began: identity, segments, marks, jobs, results."""

@@ -13,7 +13,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
@@ -186,6 +186,8 @@ def _name_of(found: Record) -> str:
             return job_name(found.id)
         case ResultsHead():
             return results_name(found.no)
+        case _:
+            assert_never(found)
 
 
 def lines(name: str, value: Value, rows: Iterable[tuple[int, int]]) -> list[bytes]:
@@ -239,6 +241,8 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
                 changes[results_name(head.no)] = _encode_rows(results_name(head.no), head, rows)
             case DropResults(numbers):
                 changes.update((results_name(no), None) for no in numbers)
+            case _:
+                assert_never(write)
     return changes
 
 

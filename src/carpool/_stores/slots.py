@@ -125,7 +125,7 @@ def _let_go_after_fork() -> None:
         slot.release()
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
@@ -145,6 +145,7 @@ def take_slot(home: Path, slots_max: int = SLOTS_MAX) -> Slot:
         with _home_errors(home):
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
+            _sync_folder(home)
             lock = _lock(path / "lock")
         if lock is not None:
             return Slot(path, lock)
@@ -171,7 +172,10 @@ def _make_home(home: Path) -> None:
     if os.path.expandvars(os.path.expanduser(text)) != text:  # noqa: PTH111 - this is what diskcache does to it
         raise ConfigurationError(f"home is {text!r}; it must be a plain path without ~ and $")
     with _home_errors(home):
+        made = [folder for folder in (home, *home.parents) if not folder.exists()]
         home.mkdir(parents=True, mode=0o700, exist_ok=True)
+        for folder in made:
+            _sync_folder(folder.parent)
         # A folder that is ours alone is made private. One that holds other things as well stays as its owner wants it:
         # the slots in it are private anyhow.
         if stat.S_IMODE(home.stat().st_mode) != 0o700 and all(_SLOT.fullmatch(path.name) for path in home.iterdir()):

@@ -1,7 +1,7 @@
 """The command line: ``carpool`` and ``python -m carpool``.
 
-Owns the program: which commands there are, and how the process ends when one of them fails. Each group of commands has a
-module of its own. Nothing here is loaded by ``import carpool``.
+Owns the program: which commands there are, and how the process ends when one of them fails. Each group of commands has
+a module of its own. Nothing here is loaded by ``import carpool``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Try your own program against an emulated service first:
     export CARPOOL_BASE_URL=http://127.0.0.1:8700"""
 
 _EPILOGUE: Final = """\
-Environment: GOOGLE_API_KEY or GEMINI_API_KEY is the key. CARPOOL_BASE_URL is where to call, CARPOOL_HOME where state is
-kept, and CARPOOL_<SETTING> is one of carpool.Settings, such as CARPOOL_LINGER_S or CARPOOL_JOBS_MAX.
+Environment: GOOGLE_API_KEY or GEMINI_API_KEY is the key, CARPOOL_BASE_URL is where to call, CARPOOL_HOME where state \
+is kept, and CARPOOL_<SETTING> is one of carpool.Settings, such as CARPOOL_LINGER_S or CARPOOL_JOBS_MAX.
 
 Exit codes: 0 ok, 1 something failed, 2 usage, 130 interrupted."""
 

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Coroutine, Generator
 from decimal import Decimal
@@ -41,16 +42,12 @@ def say(text: str) -> None:
     print(f"carpool: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as one line of JSON to stdout."""
-    write_line(_encoder.encode(value))
-
-
-def write_line(line: bytes) -> None:
-    """Write one line to stdout, whatever the encoding of the terminal."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+def print_json(value: Any, *, to_stderr: bool = False) -> None:
+    """Print a value as one line of JSON to stdout, whatever the encoding of the terminal."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.flush()
+    stream.buffer.write(_encoder.encode(value) + b"\n")
+    stream.buffer.flush()
 
 
 def lose_output() -> None:
@@ -60,7 +57,7 @@ def lose_output() -> None:
 
 def usd(amount: Decimal) -> str:
     """Return an amount for people: the smaller it is, the more digits."""
-    digits = 2 if amount >= 100 else 4 if amount >= 1 else 6  # noqa: PLR2004 - dollars
+    digits = 2 if amount >= 100 or not amount else 4 if amount >= 1 else 6 if amount >= Decimal("0.01") else 9
     return f"${amount:,.{digits}f}"
 
 
@@ -83,8 +80,9 @@ def run(command: Coroutine[Any, Any, int]) -> int:
 
 async def _stoppable(command: Coroutine[Any, Any, int]) -> int:
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine that runs is in a task
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):  # Windows: SIGTERM ends the process at once
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await command
 
 
@@ -92,7 +90,7 @@ async def _stoppable(command: Coroutine[Any, Any, int]) -> int:
 def tell_warnings() -> Generator[None]:
     """Print the library's warnings as lines of ours."""
 
-    def show(message: Warning | str, *_: Any) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
         say(f"warning: {message}")
 
     handler = _Lines(logging.WARNING)
@@ -111,3 +109,5 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(f"{record.levelname.lower()}: {record.getMessage()}")
+        if record.exc_info:  # a bug of ours: whoever reports it needs this
+            traceback.print_exception(*record.exc_info)

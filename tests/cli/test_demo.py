@@ -1,0 +1,87 @@
+"""``carpool demo``: what a newcomer sees first, without key and network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import carpool.emulator
+from carpool.cli import demo, main
+
+from .program import API_KEY, Program, finish
+
+
+def test_the_demo_as_it_is_typed_sends_files_and_inline_batches_and_all_checks_hold(tmp_path: Path) -> None:
+    """Both shows run side by side: their jobs take some seconds, so that a person can see something."""
+    program = Program(tmp_path)
+    # Whatever the environment holds stays outside: this would break every call, or leave this machine.
+    hostile = {
+        "CARPOOL_BASE_URL": "http://127.0.0.1:9",
+        "CARPOOL_JOBS_MAX": "nonsense",
+        "CARPOOL_HOME": str(tmp_path / "home"),
+        "GOOGLE_API_KEY": API_KEY,
+        "TMPDIR": str(tmp_path),
+    }
+    with program.start("demo", "--json") as whole, program.start("demo", "--requests", "60", **hostile) as small:
+        done, shown = finish(whole), finish(small)
+
+    assert done.code == 0, done.err
+    data = done.data
+    assert data["receipt"]["requests"] == 2_500
+    assert data["checks"] == {"answers": True, "ledger": True}
+    assert data["emulator"] is True
+    assert data["jobs"] == sum(data["jobs_by_form"].values())
+    assert all(number > 0 for number in data["jobs_by_form"].values())
+    assert data["receipt"]["paid_usd"] > 0
+    assert data["receipt"]["saved_usd"] == pytest.approx(data["receipt"]["paid_usd"])
+    assert "2,500 of 2,500 done" in done.err
+
+    assert shown.code == 0, shown.err
+    for words in ("Receipt", "list price", "paid", "saved", "560 awaited calls", "no money was spent", "emulator"):
+        assert words in shown.out
+    assert "WRONG" not in shown.out
+    assert API_KEY not in shown.out + shown.err
+    assert os.listdir(tmp_path) == [], "the home of a demonstration goes away"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_LATENCY_S", (0.0, 0.1))
+
+
+def run_demo(*arguments: str) -> int:
+    return main(["demo", "--requests", "7", "--embeds", "3", *arguments])
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_wrong_answer_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(carpool.emulator, "expected_text", lambda prompt: "something else")
+    assert run_demo() == 1
+    assert "WRONG: 7 answers do not belong to their prompt" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("at_once")
+def test_books_that_do_not_agree_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = carpool.emulator.Emulator.ledger
+
+    def billed_more(self: Any) -> Any:
+        ledger = real(self)
+        return type("Ledger", (), {"rows_billed": ledger.rows_billed + 1, "live_calls": 0, "twice": ["k1"]})
+
+    monkeypatch.setattr(carpool.emulator.Emulator, "ledger", billed_more)
+    assert run_demo() == 1
+    assert "WRONG: the emulator billed 11 requests, 1 of them twice" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("at_once")
+def test_progress_goes_to_stderr_and_only_the_object_to_stdout(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run_demo("--json") == 0
+    out, err = capfdbinary.readouterr()
+    assert out.count(b"\n") == 1
+    assert out.startswith(b"{")
+    assert b"10 of 10 done" in err

@@ -1,0 +1,144 @@
+"""What happened in one world, and whether it was right.
+
+Owns the record that callers, stores and server leave behind, and the promises that are read off it at the end. It must
+not know how the engine came to what it did.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from carpool._core.model import Failure
+
+from .plan import Ask
+from .server import Server
+
+INVALID_ARGUMENT: Final = 3
+Ending: TypeAlias = Literal["", "value", "failed", "expired", "cancelled", "closed", "died", "conflict", "unknown"]
+
+
+class Violation(Exception):
+    """A promise was broken."""
+
+
+class Call(msgspec.Struct, kw_only=True, eq=False):
+    """One await in one process."""
+
+    ask: Ask
+    epoch: int
+    asked_at: float
+    key: str = ""
+    """As the engine named the request."""
+    place: int = -1
+    joined: bool = False
+    kept: bool = False
+    deadline: float | None = None
+    ending: Ending = ""
+    body: bytes = b""
+    failure: Failure | None = None
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """One result that became durable."""
+
+    key: str
+    explicit: bool
+    failed: bool
+    body: bytes
+    at: float
+
+
+class History:
+    """The record of one world."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.stored: list[Stored] = []
+        self.accepted: dict[str, int] = {}
+        """Explicit keys that became durable, and how often they were taken as new."""
+        self.let_go: set[str] = set()
+        """Explicit keys whose last awaiter left, or whose deadline passed, before they were answered."""
+        self.given_back: set[str] = set()
+        """Keys whose awaiters were told that nothing can be sent now."""
+        self.reports: Counter[str] = Counter()
+
+    # -- the promises
+
+    def check(self, server: Server, *, assumptions_hold: bool, attempts_max: int) -> None:
+        """Raise if a promise was broken."""
+        self._check_awaits()
+        self._check_explicit_keys()
+        self._check_automatic_keys()
+        if assumptions_hold:
+            self._check_bills(server)
+            self._check_runs(server, attempts_max)
+            self._check_nothing_lost(server)
+
+    def _check_awaits(self) -> None:
+        for call in self.calls:
+            expect(call.ending, f"an await never ended: {call}")
+            if call.ending == "value" and not call.ask.looks_up:
+                prompt = call.body.decode().partition("#")[0]
+                expect(prompt == call.ask.prompt, f"somebody else's answer {call.body!r}: {call}")
+                expect(not prompt.startswith(("bad", "cursed")), f"an answer to what cannot be answered: {call}")
+
+    def _check_explicit_keys(self) -> None:
+        answers: dict[str, list[Stored]] = defaultdict(list)
+        for result in self.stored:
+            if result.explicit and not result.failed:
+                answers[result.key].append(result)
+        for key, results in answers.items():
+            expect(len(results) == 1, f"more than one answer is recorded for {key}: {results}")
+        for call in self.calls:
+            if call.ask.key is not None and call.ending == "value":
+                bodies = [result.body for result in answers[call.ask.key]]
+                expect(bodies == [call.body], f"got {call.body!r}, recorded is {bodies}: {call}")
+        for key in self.accepted:
+            ended = any(result.key == key for result in self.stored)
+            expect(ended or key in self.let_go, f"{key} was accepted, and ended neither in an answer nor in an error")
+
+    def _check_automatic_keys(self) -> None:
+        taken = Counter(
+            (call.epoch, call.body) for call in self.calls if call.ask.key is None and call.ending == "value"
+        )
+        for (epoch, body), times in taken.items():
+            expect(times == 1, f"{body!r} was given to {times} calls of process {epoch}")
+
+    def _check_bills(self, server: Server) -> None:
+        """No answer is paid for twice if the earlier one could be had; inline, a create of unknown fate may double."""
+        by_key: dict[str, list[str]] = defaultdict(list)
+        for bill in server.bills:
+            job = server.jobs[bill.job]
+            if bill.good and not job.twin and (job.known or job.form == "file"):
+                by_key[bill.key].append(bill.job)
+        for key, names in by_key.items():
+            expect(len(names) == 1, f"{key} was paid for more than once: {[server.jobs[name] for name in names]}")
+
+    def _check_runs(self, server: Server, attempts_max: int) -> None:
+        """A request is not sent more often than its attempts allow."""
+        runs: Counter[str] = Counter()
+        for job in server.jobs.values():
+            invalid = job.error is not None and job.error.code == INVALID_ARGUMENT
+            if job.known and not job.twin and not invalid and job.fate != "vanished":
+                runs.update(key for key, _ in job.rows)
+        for key, times in runs.items():
+            limit = attempts_max * max(1, self.accepted.get(key, 1))
+            expect(times <= limit, f"{key} was sent {times} times, the limit is {limit}")
+
+    def _check_nothing_lost(self, server: Server) -> None:
+        """What was paid for and could be had was given to somebody, or stored."""
+        seen = {call.body.removesuffix(b"#other") for call in self.calls if call.ending == "value"}
+        seen |= {result.body.removesuffix(b"#other") for result in self.stored}
+        for bill in server.bills:
+            job = server.jobs[bill.job]
+            if bill.good and job.known and not job.twin:
+                expect(f"{bill.prompt}#{bill.serial}".encode() in seen, f"paid for and lost: {bill} of {job}")
+
+
+def expect(truth: object, message: str) -> None:
+    """Raise if something is not as promised."""
+    if not truth:
+        raise Violation(message)
