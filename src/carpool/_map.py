@@ -41,6 +41,7 @@ class _Window:
         self._number = 0
         self.done: deque[Outcome] = deque()
         self.changed = asyncio.Event()
+        self.room = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -76,24 +77,39 @@ async def map_requests(
 ) -> AsyncIterator[Outcome]:
     """Iterate over outcomes; see ``Client.map``."""
     window = _Window(desk)
-    rows = requests if isinstance(requests, AsyncIterable) else _aiter(requests)
+    feeding = asyncio.get_running_loop().create_task(_feed(window, desk, requests, window_rows))
     try:
-        async for request in rows:
-            await desk.wait_for_room()
-            window.ask(request)
-            while window.done or len(window) >= window_rows:
-                yield await _next(window)
-        while window.done or len(window):
-            yield await _next(window)
+        while True:
+            while window.done:
+                yield window.done.popleft()
+            window.room.set()
+            if feeding.done() and (feeding.exception() is not None or not len(window)):
+                break
+            window.changed.clear()
+            await window.changed.wait()
+        feeding.result()
     finally:
+        feeding.cancel()
+        await asyncio.wait((feeding,))
         window.withdraw()
 
 
-async def _next(window: _Window) -> Outcome:
-    while not window.done:
-        window.changed.clear()
-        await window.changed.wait()
-    return window.done.popleft()
+async def _feed(
+    window: _Window, desk: Desk, requests: Iterable[Request] | AsyncIterable[Request], window_rows: int
+) -> None:
+    """Take rows in as long as there is room; outcomes that nobody has taken yet count too."""
+    try:
+        async for request in requests if isinstance(requests, AsyncIterable) else _aiter(requests):
+            await desk.wait_for_room()
+            window.ask(request)
+            while len(window) + len(window.done) >= window_rows:
+                window.changed.set()
+                window.room.clear()
+                await window.room.wait()
+            if window.done:
+                window.changed.set()
+    finally:
+        window.changed.set()
 
 
 async def _aiter(requests: Iterable[Request]) -> AsyncIterator[Request]:

@@ -51,7 +51,7 @@ from carpool._runtime_errors import ECHO_CHARS_MIN, exception_for
 from carpool._runtime_kept import KeptReads
 from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError
 from carpool.settings import Settings
-from carpool.types import Facts, Stats
+from carpool.types import Stats
 
 logger: Final = logging.getLogger("carpool")
 
@@ -75,6 +75,8 @@ class Runtime:
         self._draining = False
         self._stopping = False
         self._failed: CarpoolError | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._closing = False
         self._closed = False
 
     # -- opening and closing
@@ -123,8 +125,9 @@ class Runtime:
 
     async def close(self, on_close: str, *, clean: bool) -> None:
         """Leave: send, drain or cancel as asked; whoever still waits gets ``ClientClosed``. What was sent stays on record."""
-        if self._closed:
+        if self._closing or self._runner is None:
             return
+        self._closing = True
         try:
             if self._failed is None:
                 await self._settle_down(on_close, clean=clean)
@@ -144,6 +147,7 @@ class Runtime:
         if on_close == "drain" and clean:
             await self.drain()
             return
+        self._gate.shut_down()
         self._inbox.append(Closing(send=clean and on_close == "keep"))
         await self.turn()
         if on_close == "cancel":
@@ -156,17 +160,12 @@ class Runtime:
 
     def _dismiss(self) -> None:
         """Tell everybody who still waits that nothing more will come."""
-        for key, waiter in self._awaiters.clear(self.engine.book):
-            waiter.set_exception(
-                copy(self._failed)
-                if self._failed
-                else ClientClosed(
-                    f"the client was closed before the answer to {key!r} came. What was sent stays on record: ask the same "
-                    "again, or for the key's result",
-                    key=key,
-                )
-            )
-        reason = self._failed or ClientClosed("the client was closed")
+        reason = self._failed or ClientClosed(
+            "the client was closed before the answer came. What was sent stays on record: ask the same again, or for the "
+            "key's result"
+        )
+        for waiter in self._awaiters.clear():
+            waiter.set_exception(copy(reason))
         self._kept.dismiss(reason)
         for future in (*(reached for _, reached in self._until), *self._after_turn):
             if not future.done():
@@ -182,7 +181,7 @@ class Runtime:
         """Raise if a call cannot be taken now."""
         if self._failed is not None:
             raise copy(self._failed)
-        if self._closed:
+        if self._closing:
             raise ClientClosed("the client is closed; make a new one")
         if self._pid != os.getpid():
             raise ConfigurationError("this client was opened before a fork; open one in the child")
@@ -201,6 +200,8 @@ class Runtime:
             await self._gate.wait()
         finally:
             self._wake()
+        if self._closed:
+            raise ClientClosed("the client was closed while this call waited its turn; nothing was sent")
 
     async def turn(self) -> None:
         """Wait until everything asked for so far is on disk."""
@@ -217,7 +218,7 @@ class Runtime:
     async def drain(self) -> None:
         """Send everything, and wait until nothing is under way."""
         self._draining = True
-        await self._reach(lambda: self.engine.idle and not self._inbox)
+        await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.queued)
         self._draining = False
 
     async def _reach(self, state: Callable[[], bool]) -> None:
@@ -279,7 +280,7 @@ class Runtime:
         """Take everything that came since the last turn: one step an event, one commit, then the actions."""
         self._wake_event.clear()
         events, self._inbox = self._inbox, []
-        events += self.entrance.take_departures()
+        events += self.entrance.take_undelivered()
         if self._draining:
             events.append(Flushed())  # after the events: what they queue again is not to linger
         after, self._after_turn = self._after_turn, []
@@ -334,11 +335,12 @@ class Runtime:
             case Deliver():
                 self._deliver(action)
             case Fail():
-                for place in action.places:
-                    for key, waiter in self._awaiters.take(place, self.engine.book):
+                for place, key in zip(action.places, action.keys, strict=True):
+                    for waiter in self._awaiters.take(place):
                         waiter.set_exception(exception_for(action.failure, key, lines.get(place, b"")))
             case Expire():
-                if self._awaiters.expire(action.place, action.deadline, self.engine.book):
+                segment, row = self.engine.book.at(action.place)
+                if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row]):
                     self.entrance.nobody_left(action.place)
             case Forget():
                 self._awaiters.forget(action.numbers)
@@ -348,12 +350,9 @@ class Runtime:
                 assert_never(action)
 
     def _deliver(self, action: Deliver) -> None:
-        book = self.engine.book
-        facts: Facts | None = None
+        facts = facts_of(self.engine.book, action.lane, action.job, self.now())
         for place, body in action.rows:
-            for _, waiter in self._awaiters.take(place, book):
-                if facts is None:
-                    facts = facts_of(book, book.segments[place >> ROW_BITS].lane, action.job, self.now())
+            for waiter in self._awaiters.take(place):
                 waiter.set_result((body, facts))
 
     async def _ask_provider(self, question: Question) -> None:

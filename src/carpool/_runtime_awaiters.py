@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from carpool._core.book import Book
 from carpool._core.model import ROW_BITS, ROW_MASK, Place
 from carpool._runtime_errors import deadline_exceeded
 from carpool.types import EmbedResponse, Facts, GenerateResponse, Kind, Response
@@ -74,15 +73,14 @@ class Awaiters:
         """Return whether anybody awaits a row."""
         return self._cell(place) is not None
 
-    def take(self, place: Place, book: Book) -> list[tuple[str, Waiter]]:
-        """Return the live awaiters of a row with its key, and let go of them."""
+    def take(self, place: Place) -> list[Waiter]:
+        """Return the live awaiters of a row, and let go of them."""
         cell = self._cell(place)
         if cell is None:
             return []
         self.columns[place >> ROW_BITS][place & ROW_MASK] = None
-        key = book.segments[place >> ROW_BITS].keys[place & ROW_MASK] if place >> ROW_BITS in book.segments else ""
         futures = [future for future, _ in cell] if isinstance(cell, list) else [cell]
-        return [(key, future) for future in futures if not future.done()]
+        return [future for future in futures if not future.done()]
 
     def drop(self, place: Place, future: Waiter) -> bool:
         """Let go of one awaiter; return whether others are left."""
@@ -97,19 +95,17 @@ class Awaiters:
             self.columns[place >> ROW_BITS][place & ROW_MASK] = None
         return False
 
-    def expire(self, place: Place, deadline: float, book: Book) -> bool:
+    def expire(self, place: Place, deadline: float, key: str) -> bool:
         """Fail the awaiters of a row whose deadline has passed; return whether nobody is left."""
         cell = self._cell(place)
         if cell is None:
             return False
-        no, row = place >> ROW_BITS, place & ROW_MASK
-        key = book.segments[no].keys[row]
         overdue = cell if isinstance(cell, list) else [(cell, deadline)]
         left = [(future, until) for future, until in overdue if until is None or until > deadline]
         for future, until in overdue:
             if until is not None and until <= deadline and not future.done():
                 future.set_exception(deadline_exceeded(key))
-        self.columns[no][row] = left or None
+        self.columns[place >> ROW_BITS][place & ROW_MASK] = left or None
         return not left
 
     def forget(self, numbers: list[int]) -> None:
@@ -117,12 +113,10 @@ class Awaiters:
         for no in numbers:
             self.columns.pop(no, None)
 
-    def clear(self, book: Book) -> list[tuple[str, Waiter]]:
+    def clear(self) -> list[Waiter]:
         """Return all live awaiters, and let go of them."""
-        found: list[tuple[str, Waiter]] = []
-        for no, column in self.columns.items():
-            for row in range(len(column)):
-                found += self.take(no << ROW_BITS | row, book)
+        places = (no << ROW_BITS | row for no, column in self.columns.items() for row in range(len(column)))
+        found = [waiter for place in places for waiter in self.take(place)]
         self.columns.clear()
         return found
 

@@ -30,10 +30,10 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import Fault, Lane, Span
+from carpool._core.model import Block, Fault, Job, Lane, Row, Span
 from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime_awaiters import Awaiters
-from carpool._runtime_fetch import RowSorter
+from carpool._runtime_fetch import RowSorter, name_by_position
 from carpool.errors import ClientClosed, StoreError
 from carpool.types import Facts, ServerError
 
@@ -110,9 +110,26 @@ class Calls:
         facts = facts_of(self._engine.book, job.lane, job.name, self._now())
         sorter = RowSorter(self._engine.book, self._awaiters, self._engine.fetch_index(job.id), facts)
         async with aclosing(_closable(self._provider.fetch(question.remote))) as blocks:
-            async for block in blocks:
+            async for block in self._in_order(job, blocks):
                 await self._settle(sorter.sort(job.id, question.op, block))
         return FetchEnded(job.id, question.op, sorter.strangers)
+
+    async def _in_order(self, job: Job, blocks: AsyncIterator[Block]) -> AsyncIterator[Block]:
+        """Pass blocks on; the keyless rows of an inline job, gathered, get their keys by position if the setting says so."""
+        book = self._engine.book
+        if job.form == "file" or not book.settings.match_by_position:
+            async for block in blocks:
+                yield block
+            return
+        rows: list[Row] = []
+        unreadable = 0
+        async for block in blocks:
+            rows += block.rows
+            unreadable += block.unreadable
+        keys = [key for no, start, stop in job.spans for key in book.segments[no].keys[start:stop]]
+        if not unreadable and name_by_position(rows, keys):
+            logger.info("%s: %d answers without a key were matched by position", job.name, len(rows))
+        yield Block(rows=rows, unreadable=unreadable)
 
     async def read_lines(self, spans: Sequence[Span], offset: int) -> AsyncIterator[bytes]:
         """Iterate over the lines of some rows, from a byte on."""

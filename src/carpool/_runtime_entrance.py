@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from carpool._core.engine import Engine
 from carpool._core.keys import Claim
-from carpool._core.messages import CallersGone, Event, Undelivered
+from carpool._core.messages import Event, Undelivered
 from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
 from carpool._runtime_awaiters import Answer, Asked, Awaiters
 from carpool._runtime_kept import KeptReads
@@ -46,7 +46,6 @@ class Entrance:
         self._line_bytes_max = engine.book.settings.file_bytes_max
         self._lanes: dict[tuple[Kind, str], Lane] = {}
         self._undelivered: list[Event] = []
-        self._gone: list[Place] = []
 
     def ask(
         self,
@@ -131,25 +130,23 @@ class Entrance:
         """Note that a caller was cancelled: withdraw its request, or keep its answer for whoever asks the same."""
         future = asked.future
         if future.done() and not future.cancelled() and future.exception() is None:
-            body, facts = future.result()
-            if not asked.explicit and not asked.reused:
+            if not asked.explicit:
+                body, facts = future.result()
                 digest = bytes.fromhex(asked.key[1:33])
-                lane = Lane(facts.kind, facts.model)
-                self._undelivered.append(Undelivered([(asked.place, asked.key, digest, body)], lane, facts.job))
-        elif not asked.kept and not self._awaiters.drop(asked.place, future):
-            self._gone.append(asked.place)
+                row = (asked.place, asked.key, digest, body)
+                self._undelivered.append(Undelivered([row], Lane(facts.kind, facts.model), facts.job))
+        elif asked.kept:
+            self._engine.offer_again(asked.place)
+        elif not self._awaiters.drop(asked.place, future):
+            self._engine.leave(asked.place, self._now())
         self._wake()
 
     def nobody_left(self, place: Place) -> None:
         """Note that the last awaiter of a request ended otherwise."""
-        self._gone.append(place)
+        self._engine.leave(place, self._now())
         self._wake()
 
-    def take_departures(self) -> list[Event]:
-        """Return the events of callers gone since the last turn."""
+    def take_undelivered(self) -> list[Event]:
+        """Return the events of answers that were not taken since the last turn."""
         events, self._undelivered = self._undelivered, []
-        if self._gone:
-            # Whoever was asked for again since has an awaiter, and is not gone.
-            events.append(CallersGone([place for place in self._gone if not self._awaiters.has(place)]))
-            self._gone = []
         return events

@@ -5,6 +5,7 @@ Owns the wording. Text of the request is left out of what ``str()`` shows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, assert_never, cast
 
 from carpool._core.model import Failure
@@ -89,5 +90,5 @@ def _collect(value: Any, found: list[str]) -> None:
         for item in cast("dict[str, Any]", value).values():
             _collect(item, found)
     elif isinstance(value, list):
-        for item in cast("list[Any]", value):
+        for item in cast("Iterable[Any]", value):
             _collect(item, found)

@@ -10,7 +10,7 @@ import asyncio
 
 from carpool._core.book import Book
 from carpool._core.messages import RowsFetched
-from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, RowFault, Tokens
+from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault, Tokens
 from carpool._runtime_awaiters import Awaiters
 from carpool.types import Facts, view_usage
 
@@ -57,6 +57,18 @@ class RowSorter:
         self.strangers += block.unreadable
         tokens = Tokens(len(bodies)) if facts.input_picousd is None else count_tokens(bodies)
         return RowsFetched(job_id, op, delivered, kept, failed, tokens)
+
+
+def name_by_position(rows: list[Row], keys: list[str]) -> bool:
+    """Give rows without any key those of the requests in the order in which they were sent; return whether they fit.
+
+    The service promises the order of the input, and field reports contradict it: only where the caller's setting says so.
+    """
+    if len(rows) != len(keys) or any(row.key for row in rows):
+        return False
+    for row, key in zip(rows, keys, strict=True):
+        row.key = key
+    return True
 
 
 def count_tokens(bodies: list[bytes]) -> Tokens:

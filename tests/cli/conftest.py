@@ -9,7 +9,7 @@ import pytest
 
 from carpool.emulator import Plan
 
-from .program import API_KEY, Program, Service
+from .program import API_KEY, Inside, Program, Service
 
 
 @pytest.fixture
@@ -24,3 +24,9 @@ def program(service: Service, tmp_path: Path) -> Program:
     """The program, pointed at the service."""
     home = tmp_path / "home"
     return Program(tmp_path, CARPOOL_BASE_URL=service.base_url, CARPOOL_HOME=str(home), GEMINI_API_KEY=API_KEY)
+
+
+@pytest.fixture
+def inside(program: Program, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Inside:
+    """The same within this process."""
+    return Inside(program, monkeypatch, capfd)

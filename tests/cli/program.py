@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+import pytest
+
+from carpool.cli import main
 from carpool.emulator import Emulator, JobView, Ledger, Plan
 
 MODEL: Final = "gemini-3.5-flash"
@@ -27,7 +30,7 @@ API_KEY: Final = "AIza-canary-0123456789-canary"
 PATIENCE_S: Final = 90.0
 """A net under every wait: whatever takes so long hangs. No test measures anything by it."""
 
-_OURS: Final = ("CARPOOL_", "GOOGLE_", "GEMINI_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
+OURS: Final = ("CARPOOL_", "GOOGLE_", "GEMINI_", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
 _QUICK: Final = {
     "CARPOOL_LINGER_S": "0.05",
     "CARPOOL_LINGER_MAX_S": "0.2",
@@ -54,7 +57,7 @@ class Done(NamedTuple):
 
 
 def environ_of(more: Mapping[str, str]) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return own | _QUICK | dict(more)
 
 
@@ -83,6 +86,28 @@ class Program:
 
     def map(self, *arguments: str, text: str = "", **environ: str) -> Done:
         return self.run("map", *arguments, "--model", MODEL, text=text, **environ)
+
+
+class Inside(Program):
+    """Runs the program in this process, which is quicker; without a stdin."""
+
+    def __init__(self, like: Program, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        super().__init__(like.folder, **like.environ)
+        self._patch = patch
+        self._capture = capture
+
+    def run(self, *arguments: str, text: str = "", **environ: str) -> Done:
+        assert not text, "stdin is the tester's own"
+        with self._patch.context() as patch:
+            patch.chdir(self.folder)
+            for name in os.environ:
+                if name.startswith(OURS):
+                    patch.delenv(name)
+            for name, value in (self.environ | environ).items():
+                patch.setenv(name, value)
+            code = main(arguments)
+        out, err = self._capture.readouterr()
+        return Done(code, out, err)
 
 
 def finish(process: subprocess.Popen[str], text: str | None = None) -> Done:

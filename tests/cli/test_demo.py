@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def test_the_demo_as_it_is_typed_sends_files_and_inline_batches_and_all_checks_h
         assert words in shown.out
     assert "WRONG" not in shown.out
     assert API_KEY not in shown.out + shown.err
-    assert os.listdir(tmp_path) == [], "the home of a demonstration goes away"
+    assert list(tmp_path.iterdir()) == [], "the home of a demonstration goes away"
 
 
 @pytest.fixture

@@ -52,7 +52,9 @@ def test_a_plan_comes_from_a_file_and_latency_wins_over_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ['{"faults": {"get.504x": {}}}', '{"latency_s": -1}', "{", b"\xff\xfe"], ids=["fault", "value", "json", "utf-8"]
+    "text",
+    ['{"faults": {"get.504x": {}}}', '{"latency_s": -1}', "{", b"\xff\xfe"],
+    ids=["fault", "value", "json", "utf-8"],
 )
 def test_a_plan_that_cannot_be_used_is_refused(
     tmp_path: Path, text: str | bytes, capsys: pytest.CaptureFixture[str]

@@ -6,7 +6,7 @@ import json
 
 from carpool.emulator import Fault, Plan
 
-from .program import API_KEY, MODEL, Program, Service
+from .program import API_KEY, MODEL, Inside, Program, Service
 
 
 def test_ls_shows_jobs_newest_first(program: Program, service: Service) -> None:
@@ -36,21 +36,21 @@ def test_ls_shows_jobs_newest_first(program: Program, service: Service) -> None:
     assert len(program.run("jobs", "ls", "--limit", "0", "--json").data) == 3
 
 
-def test_ls_of_nothing_is_an_empty_list(program: Program) -> None:
-    assert program.run("jobs", "ls", "--json").data == []
+def test_ls_of_nothing_is_an_empty_list(inside: Inside) -> None:
+    assert inside.run("jobs", "ls", "--json").data == []
 
 
-def test_no_place_in_the_store_is_taken(program: Program, service: Service) -> None:
+def test_no_place_in_the_store_is_taken(inside: Inside, service: Service) -> None:
     service.create_job("one")
-    assert program.run("jobs", "ls").code == 0
-    assert not (program.folder / "home").exists()
+    assert inside.run("jobs", "ls").code == 0
+    assert not (inside.folder / "home").exists()
 
 
-def test_show_takes_a_name_with_or_without_its_folder(program: Program, service: Service) -> None:
+def test_show_takes_a_name_with_or_without_its_folder(inside: Inside, service: Service) -> None:
     name = service.create_job("one", "two")
-    full = program.run("jobs", "show", name, "--json")
+    full = inside.run("jobs", "show", name, "--json")
     assert (full.code, full.data["name"]) == (0, name)
-    shown = program.run("jobs", "show", name.removeprefix("batches/"))
+    shown = inside.run("jobs", "show", name.removeprefix("batches/"))
     assert shown.code == 0
     fields = dict(line.split(":", 1) for line in shown.out.splitlines())
     assert fields["name"].strip() == name
@@ -58,9 +58,9 @@ def test_show_takes_a_name_with_or_without_its_folder(program: Program, service:
     assert fields["model"].strip() == MODEL
 
 
-def test_the_error_of_a_failed_job_is_shown(program: Program, service: Service) -> None:
+def test_the_error_of_a_failed_job_is_shown(inside: Inside, service: Service) -> None:
     service.play(Plan(faults={"job.failed": Fault(message="the planets\nstood badly")}))
-    shown = program.run("jobs", "show", service.create_job("one"))
+    shown = inside.run("jobs", "show", service.create_job("one"))
     assert "FAILED" in shown.out
     assert "the planets stood badly" in shown.out
 
@@ -73,37 +73,37 @@ def test_cancel_cancels(program: Program, service: Service) -> None:
     assert service.jobs[0].state == "CANCELLED"
 
 
-def test_a_job_that_is_not_there_is_one_line_and_exit_1(program: Program) -> None:
+def test_a_job_that_is_not_there_is_one_line_and_exit_1(inside: Inside) -> None:
     for command in ("show", "cancel"):
-        done = program.run("jobs", command, "no-such-job")
+        done = inside.run("jobs", command, "no-such-job")
         assert (done.code, done.out) == (1, "")
         assert done.err.startswith("carpool: batches/no-such-job: ")
         assert done.err.count("\n") == 1
 
 
-def test_a_name_that_is_none_is_not_asked_for(program: Program, service: Service) -> None:
+def test_a_name_that_is_none_is_not_asked_for(inside: Inside, service: Service) -> None:
     before = service.calls
-    assert program.run("jobs", "show", "batches/../files").code == 1
+    assert inside.run("jobs", "show", "batches/../files").code == 1
     assert service.calls == before
 
 
-def test_a_refused_key_is_not_shown(program: Program, service: Service) -> None:
+def test_a_refused_key_is_not_shown(inside: Inside, service: Service) -> None:
     service.play(Plan(api_keys=frozenset({"another"})))
-    done = program.run("jobs", "ls")
+    done = inside.run("jobs", "ls")
     assert done.code == 1
     assert "API key not valid" in done.err
     assert done.err.count("\n") == 1
     assert API_KEY not in done.err
 
 
-def test_a_server_that_is_not_there_is_one_line_and_exit_1(program: Program) -> None:
-    done = program.run("jobs", "ls", "--base-url", "http://127.0.0.1:9")
+def test_a_server_that_is_not_there_is_one_line_and_exit_1(inside: Inside) -> None:
+    done = inside.run("jobs", "ls", "--base-url", "http://127.0.0.1:9")
     assert (done.code, done.out) == (1, "")
     assert "cannot be reached" in done.err
     assert done.err.count("\n") == 1
 
 
-def test_base_url_wins_over_the_environment(program: Program, service: Service) -> None:
+def test_base_url_wins_over_the_environment(inside: Inside, service: Service) -> None:
     name = service.create_job("one")
-    done = program.run("jobs", "ls", "--base-url", service.base_url, "--json", CARPOOL_BASE_URL="http://127.0.0.1:9")
+    done = inside.run("jobs", "ls", "--base-url", service.base_url, "--json", CARPOOL_BASE_URL="http://127.0.0.1:9")
     assert json.loads(done.out)[0]["name"] == name

@@ -64,7 +64,10 @@ async def test_creates_go_to_their_models_method(lane: Lane, path: str, at: Any,
         }
 
 
-@pytest.mark.parametrize("job", [{"lane": Lane("generate", "../x")}, {"lane": Lane("generate", "imagen-4")}, {"file_name": "files/../x"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "job",
+    [{"lane": Lane("generate", "../x")}, {"lane": Lane("generate", "imagen-4")}, {"file_name": "files/../x"}],
+)
 async def test_what_must_not_enter_a_url_is_refused_unsent(job: dict[str, Any], at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=b'{"name":"batches/a"}')) as server:
         provider = await at(server.url)
@@ -105,6 +108,14 @@ async def test_a_list_that_cannot_be_read_to_its_end_is_no_answer(body: bytes, a
     async with tools.Server(tools.reply(body=body)) as server:
         assert (await fault_of((await at(server.url)).find("x"))).kind == "unknown"
         assert len(server.asked) <= 2
+
+
+async def test_a_list_without_end_is_given_up(at: Any, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carpool._gemini.developer._PAGES_MAX", 3)
+    pages = [page(operation(f"batches/{number}"), token=str(number)) for number in range(5)]
+    async with tools.Server([tools.reply(body=body) for body in pages]) as server:
+        assert (await fault_of((await at(server.url)).find("x"))).kind == "unknown"
+        assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"name":"batches/other"}', b'{"name":"batches/a","metadata":5}'])

@@ -1,17 +1,18 @@
-"""Requests to bytes: what the official client sends for a call is what we send, and what cannot be sent says so at once."""
+"""Requests to bytes: we send what the official client sends, and what cannot be sent says so at once."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import dataclass
+from datetime import date
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from google.genai import types
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -136,7 +137,9 @@ MULTIMODAL = [
         types.Part(text="look"),
         types.Part.from_bytes(data=b"\x00\xff\xfe\x7e\x3f\x3e", mime_type="image/png"),
         types.File(
-            uri="https://generativelanguage.googleapis.com/v1beta/files/xyz", mime_type="application/pdf", name="files/xyz"
+            uri="https://generativelanguage.googleapis.com/v1beta/files/xyz",
+            mime_type="application/pdf",
+            name="files/xyz",
         ),
     ],
 ]
@@ -244,6 +247,13 @@ def test_none_and_file_data_by_its_fields_alone_are_taken() -> None:
         ({"function_call": {"name": "f", "args": {"deep": [1, math.nan]}}}, "contents.function_call.args.deep[1]"),
         ({"function_call": {"name": "f", "args": {"deep": {1: 2}}}}, "contents.function_call.args.deep"),
         ({"function_call": {"name": "f", "args": {"s": {1, 2}}}}, "contents.function_call.args.s"),
+        ({"video_metadata": {1: 2}}, "contents.video_metadata"),
+        ({"video_metadata": {"start_offset": "1s", "startOffset": "2s"}}, "contents.video_metadata"),
+        (
+            {"function_call": {"name": "f", "args": {"lone \ud800": 1}}},
+            "contents[0].parts[0].functionCall.args.lone \\ud800",
+        ),
+        ({"function_call": {"name": "f", "args": {"a": [1, "\ud800"]}}}, "contents[0].parts[0].functionCall.args.a[1]"),
         ("lone \ud800", "contents"),
         (["ok", {"text": "lone \ud800"}], "contents[0].parts[1].text"),
         ({"thought": True, "video_metadata": {"fps": math.inf}}, "contents.video_metadata.fps"),
@@ -272,11 +282,84 @@ def test_a_misspelt_part_field_names_the_nearest(contents: Any, wrong: str, righ
     assert right in str(caught.value)
 
 
+class Broken:
+    def model_dump(self, **_: Any) -> Any:
+        raise RuntimeError
+
+
+class Odd:
+    def model_dump(self, **_: Any) -> Any:
+        return ["no", "object"]
+
+
+class Word(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("value", [Broken(), Odd()])
+def test_models_that_cannot_be_dumped_are_named(value: Any) -> None:
+    for contents in (value, {"function_call": {"name": "f", "args": {"a": value}}}, {"video_metadata": value}):
+        with pytest.raises(ConfigurationError, match=type(value).__name__):
+            generate(contents)
+
+
+def test_values_of_every_plain_kind_are_sent() -> None:
+    class Number(int):
+        pass
+
+    args = {
+        "word": Word("w"),
+        "number": Number(5),
+        "half": 0.5,
+        "bytes": bytearray(PIXELS),
+        "day": date(2026, 11, 21),
+        "part": types.FileData(file_uri="u"),
+        "pair": (1, 2),
+    }
+    part = generate(Word("hi"))["contents"][0]["parts"][0]
+    assert part == {"text": "hi"}
+    sent_args = generate({"function_call": {"name": "f", "args": args}})["contents"][0]["parts"][0]["functionCall"][
+        "args"
+    ]
+    assert sent_args == {
+        "word": "w",
+        "number": 5,
+        "half": 0.5,
+        "bytes": "AP_-j8j8",
+        "day": "2026-11-21",
+        "part": {"fileUri": "u"},
+        "pair": [1, 2],
+    }
+
+
+def test_an_image_object_says_how_to_give_its_bytes() -> None:
+    class JpegImageFile:
+        pass
+
+    with pytest.raises(ConfigurationError, match="inline_data"):
+        generate(["look", JpegImageFile()])
+
+
 def test_nesting_without_end_is_refused() -> None:
     endless: dict[str, Any] = {}
     endless["again"] = endless
-    with pytest.raises(ConfigurationError, match="nested deeper"):
-        generate({"function_call": {"name": "f", "args": endless}})
+    itself: dict[str, Any] = {"parts": []}
+    itself["parts"].append(itself)
+    for looping in (itself, [itself], [[itself]]):
+        with pytest.raises(ConfigurationError, match="not a content"):
+            generate(looping)
+        with pytest.raises(ConfigurationError, match="not a content"):
+            generate("hi", {"system_instruction": itself})
+    looped: dict[str, Any] = {"type": "object"}
+    looped["properties"] = {"again": looped}
+    for config in ({"response_schema": looped}, {"tools": [{"google_search": endless}]}, {"labels": endless}, endless):
+        with pytest.raises(ConfigurationError):
+            generate("hi", config)
+    with pytest.raises(ConfigurationError, match="body"):
+        Encoder().body("generate", MODEL, {"contents": [endless]})
+    for contents in ({"function_call": {"name": "f", "args": endless}}, {"video_metadata": endless}):
+        with pytest.raises(ConfigurationError, match="nested deeper"):
+            generate(contents)
 
 
 # -------------------------------------------------------------------------------------------------------- config
@@ -305,6 +388,9 @@ def test_nesting_without_end_is_refused() -> None:
         ({"tools": [{"retrieval": {}}]}, ["retrieval"]),
         ({"tools": [print]}, ["config.tools[0]", "function_declarations"]),
         ({"tools": ["google_search"]}, ["config.tools[0]"]),
+        ({"tools": [{"function_declarations": {}}]}, ["config.tools[0].function_declarations"]),
+        ({"tools": [{"function_declarations": ["f"]}]}, ["config.tools[0].function_declarations[0]"]),
+        ({"tool_config": "ANY"}, ["config.tool_config"]),
         ({"tool_config": {"mode": "ANY"}}, ["mode"]),
         ({"labels": {"a": 1}}, ["labels"]),
         ({"system_instruction": []}, ["config.system_instruction"]),
@@ -364,6 +450,11 @@ def test_function_declarations_end_up_in_one_last_tool_with_upper_case_types() -
     ]
 
 
+def test_a_tool_that_is_switched_off_is_left_out() -> None:
+    config = {"tools": [{"google_search": {}, "function_declarations": None}]}
+    assert generate("hi", config)["tools"] == [{"googleSearch": {}}]
+
+
 def test_a_system_instruction_may_be_parts_and_a_cache_may_have_its_full_name() -> None:
     config = {"system_instruction": ["be", {"text": "brief"}], "cached_content": "cachedContents/abc"}
     ours = generate("hi", config)
@@ -404,6 +495,34 @@ def test_the_config_cache_is_bounded_in_bytes() -> None:
     )
 
 
+def test_configs_with_types_are_told_apart() -> None:
+    encoder = Encoder()
+
+    class Other(BaseModel):
+        other: str
+
+    schemas = [Schema, Other, list[Schema], list[Other], Schema | None, int]
+    for _ in range(2):
+        payloads = {encoder.generate(MODEL, "hi", {"response_schema": schema}).payload for schema in schemas}
+        assert len(payloads) == len(schemas)
+    assert len(encoder._generate_configs._placed) == len(schemas)
+    assert encoder.generate(MODEL, "hi", {"response_schema": Schema}).schema is Schema
+    unhashable = Annotated[list[int], {"a": 1}]
+    for _ in range(2):
+        assert encoder.generate(MODEL, "hi", {"response_schema": unhashable}).schema is not None
+    assert len(encoder._generate_configs._placed) == len(schemas)
+
+
+def test_the_caches_forget_types_and_models_when_there_are_too_many() -> None:
+    encoder = Encoder()
+    for number in range(1_030):
+        encoder.embed(f"gemini-{number}", "hi", None)
+        encoder._generate_configs._named(type(f"T{number}", (), {}))
+    assert len(encoder._embed_hashes) < 1_024
+    assert len(encoder._generate_configs._types) < 1_024
+    assert encoder.embed("gemini-1", "hi", None) == Encoder().embed("gemini-1", "hi", None)
+
+
 # ------------------------------------------------------------------------------------------------------- digests
 
 
@@ -440,14 +559,20 @@ def test_another_request_has_another_digest() -> None:
     assert len(set(digests)) == len(digests)
 
 
-@given(st.text(min_size=1), st.text(alphabet="abc-", min_size=1))
-def test_any_text_comes_through(text: str, other: str) -> None:
+any_text = st.text(alphabet=st.characters(exclude_categories=()))
+
+
+@given(any_text.filter(bool))
+@example("cut \ud83d")
+def test_any_text_comes_through(text: str) -> None:
     encoder = Encoder()
     try:
         text.encode()
     except UnicodeEncodeError:
         with pytest.raises(ConfigurationError, match="surrogate"):
             encoder.generate(MODEL, text, None)
+        with pytest.raises(ConfigurationError, match="surrogate"):
+            encoder.embed(MODEL, text, None)
         return
     encoded = encoder.generate(MODEL, text, None)
     assert json.loads(encoded.payload)["contents"][0]["parts"][0]["text"] == text
@@ -588,7 +713,8 @@ def test_a_schema_that_batches_do_not_honour_is_refused_by_keyword() -> None:
 # --------------------------------------------------------------------------------------------------------- lines
 
 
-@given(st.text())
+@given(any_text)
+@example("cut \ud83d")
 def test_a_line_holds_key_and_request_in_one_line_of_ascii_keys(key: str) -> None:
     try:
         key.encode()

@@ -18,6 +18,7 @@ from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.files import LineCutter
 from carpool._ports import ProviderError
 from carpool.settings import Settings
+from carpool.types import BatchJob
 
 STEP = 262_144
 DATA = b"".join(b'{"key":"k%06d","request":{}}\n' % number for number in range(25_000))
@@ -297,7 +298,9 @@ async def test_digests_are_compared_in_every_spelling(spelling: str, world: Any)
 
 async def test_a_name_that_is_taken_by_a_file_that_we_may_not_see_is_refused(world: Any, tools: Any) -> None:
     provider, uploads, _ = world
-    uploads.breaks[1] = lambda _asked, writer: writer.write(tools.reply(409, b'{"error":{"code":409,"message":"m"}}')) or True
+    uploads.breaks[1] = lambda _asked, writer: (
+        writer.write(tools.reply(409, b'{"error":{"code":409,"message":"m"}}')) or True
+    )
     with pytest.raises(ProviderError) as caught:
         await send(provider)
     assert (caught.value.fault.kind, caught.value.fault.error.message) == ("refused", "m")
@@ -389,9 +392,24 @@ async def test_an_answer_to_finalize_that_cannot_be_read_is_asked_for(world: Any
     assert uploads.commands[-1] == "get"
 
 
-@pytest.mark.parametrize("headers", [{}, {"X_Goog_Upload_Status": "active"}, {"X_Goog_Upload_Status": "active", "X_Goog_Upload_Size_Received": "99999999"}, {"X_Goog_Upload_Status": "cancelled", "X_Goog_Upload_Size_Received": "5"}])  # fmt: skip
-async def test_a_query_that_tells_nothing_leads_to_a_new_start(headers: dict[str, str], world: Any, tools: Any) -> None:
+async def test_a_file_that_cannot_be_described_is_not_taken_for_granted(world: Any, tools: Any) -> None:
     provider, uploads, _ = world
+    await send(provider)
+    uploads.described = {"sizeBytes": "many"}
+    with pytest.raises(ProviderError) as caught:
+        await send(provider)
+    assert caught.value.fault.kind == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("status", "received"),
+    [("", ""), ("active", ""), ("active", "99999999"), ("active", "-1"), ("active", "9" * 5_000), ("cancelled", "5")],
+)
+async def test_a_query_that_tells_nothing_leads_to_a_new_start(
+    status: str, received: str, world: Any, tools: Any
+) -> None:
+    provider, uploads, _ = world
+    headers = {"X_Goog_Upload_Status": status, "X_Goog_Upload_Size_Received": received}
     uploads.breaks[2] = dropped
     uploads.breaks[3] = lambda _asked, writer: writer.write(tools.reply(body=b"", **headers)) or True
     assert await send(provider) == WHOLE
@@ -400,7 +418,9 @@ async def test_a_query_that_tells_nothing_leads_to_a_new_start(headers: dict[str
 
 async def test_a_finalize_that_did_not_finish_is_asked_about(world: Any, tools: Any) -> None:
     provider, uploads, _ = world
-    uploads.breaks[4] = lambda _asked, writer: writer.write(tools.reply(body=b"", X_Goog_Upload_Status="active")) or True
+    uploads.breaks[4] = lambda _asked, writer: (
+        writer.write(tools.reply(body=b"", X_Goog_Upload_Status="active")) or True
+    )
     assert await send(provider) == WHOLE
 
 
@@ -440,9 +460,7 @@ async def rows_of(provider: DeveloperProvider, tools: Any) -> tuple[list[str], i
     return keys, unreadable
 
 
-def _ended() -> Any:
-    from carpool.types import BatchJob  # noqa: PLC0415
-
+def _ended() -> BatchJob:
     return BatchJob(name="batches/a", state="SUCCEEDED", output_file="files/batch-a")
 
 
@@ -562,7 +580,19 @@ async def test_a_fourth_redirect_is_not_followed(provider_at: Any, tools: Any) -
         assert len(server.asked) == 4
 
 
-@pytest.mark.parametrize("where", ["http://storage.googleapis.com/x", "https://evil.example/x", "https://googleapis.com.evil.example/", "https://evilgoogleapis.com/", "/relative", "", "file:///etc/passwd"])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        "http://storage.googleapis.com/x",
+        "https://evil.example/x",
+        "https://googleapis.com.evil.example/",
+        "https://evilgoogleapis.com/",
+        "https://storage.googleapis.com@evil.example/",
+        "/relative",
+        "",
+        "file:///etc/passwd",
+    ],
+)
 async def test_downloads_do_not_follow_redirects_elsewhere(where: str, provider_at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(302, b"", Location=where)) as server:
         with pytest.raises(ProviderError) as caught:

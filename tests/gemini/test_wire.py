@@ -13,18 +13,17 @@ from hypothesis import strategies as st
 
 from carpool._core.model import Block
 from carpool._gemini.encode import Encoder, line
+from carpool._gemini.rows import decode_block, decode_items
 from carpool._gemini.wire import (
     checked_name,
     created_name,
-    decode_block,
-    decode_items,
     file_body,
     framing,
     http_error,
     inline_body,
-    inline_items,
     inline_rows,
     read_operation,
+    read_output,
     read_page,
 )
 from carpool.types import JobStats, ServerError
@@ -48,7 +47,9 @@ def keys(block: Block) -> list[str]:
 
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=30)
 payloads = st.builds(
-    lambda text, turns: msgspec.json.encode({"contents": [{"parts": [{"text": text}]}] * turns}), texts, st.integers(1, 3)
+    lambda text, turns: msgspec.json.encode({"contents": [{"parts": [{"text": text}]}] * turns}),
+    texts,
+    st.integers(1, 3),
 )
 
 
@@ -138,7 +139,7 @@ def test_operations_that_the_official_client_reads_are_read(name: str, state: st
 
 @pytest.mark.parametrize("name", ["inline", "inlineresp"])
 def test_inline_rows_come_in_the_servers_order_with_their_keys(name: str) -> None:
-    (block,) = decode_items(inline_items(answer(f"sdk_parse_get_{name}")))
+    (block,) = decode_items(read_output(answer(f"sdk_parse_get_{name}"))[1])
     assert keys(block) == ["k2", "k3", "k1"]
     assert block.rows[1].error == ServerError(13, "internal", "", None)
     assert json.loads(bytes(block.rows[0].response))["candidates"][0]["content"]["parts"][0]["text"] == "B"
@@ -146,7 +147,7 @@ def test_inline_rows_come_in_the_servers_order_with_their_keys(name: str) -> Non
 
 
 def test_inline_vectors_are_read() -> None:
-    (block,) = decode_items(inline_items(answer("sdk_parse_get_embinline")))
+    (block,) = decode_items(read_output(answer("sdk_parse_get_embinline"))[1])
     assert json.loads(bytes(block.rows[0].response)) == {"embedding": {"values": [0.5]}, "tokenCount": "1"}
     assert block.rows[1].error == ServerError(3, "bad", "", None)
 
@@ -155,31 +156,32 @@ def operation(**fields: Any) -> bytes:
     return json.dumps({"name": "batches/a-1", **fields}).encode()
 
 
+R, M = {"responsesFile": "files/batch-r"}, {"responsesFile": "files/batch-m"}
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"metadata": {"batchStats": {"requestCount": "3", "failedRequestCount": 1}}}, {"stats": JobStats(requests=3, failed=1)}),
-        ({"metadata": {"batchStats": {"successfulRequestCount": "2", "pendingRequestCount": "4"}}}, {"stats": JobStats(succeeded=2, pending=4)}),
         ({}, {"state": "PENDING", "stats": JobStats()}),
         ({"metadata": None, "error": None, "response": None}, {"state": "PENDING"}),
         ({"done": True}, {"state": "SUCCEEDED"}),
         ({"done": True, "error": {"code": 13}}, {"state": "FAILED", "error": ServerError(13, "", "", None)}),
         ({"metadata": {"state": "BATCH_STATE_UNSPECIFIED"}}, {"state": "PENDING"}),
-        ({"metadata": {"state": "JOB_STATE_PARTIALLY_SUCCEEDED"}, "done": True}, {"state": "PARTIALLY_SUCCEEDED", "ended": True}),
-        ({"response": {"responsesFile": "files/batch-r"}, "metadata": {"output": {"responsesFile": "files/batch-m"}}}, {"output_file": "files/batch-r"}),
-        ({"metadata": {"output": {"responsesFile": "files/batch-m"}}}, {"output_file": "files/batch-m", "inline_output": False}),
+        ({"metadata": {"state": "JOB_STATE_PARTIALLY_SUCCEEDED"}}, {"state": "PARTIALLY_SUCCEEDED", "ended": True}),
+        ({"response": R, "metadata": {"output": M}}, {"output_file": "files/batch-r"}),
+        ({"metadata": {"output": M}}, {"output_file": "files/batch-m", "inline_output": False}),
         ({"response": {"inlinedResponses": {}}}, {"inline_output": False, "output_file": ""}),
         ({"response": {"inlinedResponses": []}}, {"has_output": False}),
         ({"response": {"inlinedResponses": None}}, {"has_output": False}),
         ({"response": {"inlinedResponses": [{}]}}, {"inline_output": True}),
         ({"response": {"inlinedEmbedContentResponses": {"inlinedResponses": [{}]}}}, {"inline_output": True}),
-        ({"metadata": {"error": {"code": 3, "message": "m", "status": "S"}}}, {"error": ServerError(3, "m", "S", None)}),
+        ({"metadata": {"error": {"code": 3, "status": "S"}}}, {"error": ServerError(3, "", "S", None)}),
         ({"metadata": {"name": "batches/other"}}, {"name": "batches/a-1"}),
         ({"name": None, "metadata": {"name": "batches/other"}}, {"name": "batches/other"}),
         ({"name": "operations/x", "metadata": {"name": "batches/other"}}, {"name": "batches/other"}),
         ({"surprise": [1], "metadata": {"surprise": {}}}, {"name": "batches/a-1"}),
     ],
-)  # fmt: skip
+)
 def test_operations_are_read_in_every_shape(fields: dict[str, Any], expected: dict[str, Any]) -> None:
     job = read_operation(operation(**fields))
     assert {name: getattr(job, name) for name in expected} == expected
@@ -202,7 +204,7 @@ def test_operations_are_read_in_every_shape(fields: dict[str, Any], expected: di
     ],
 )
 def test_operations_that_cannot_be_read_say_so(body: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         read_operation(body)
 
 
@@ -211,7 +213,7 @@ def test_the_name_of_a_created_job_is_read_whatever_else_the_answer_holds() -> N
     assert created_name(operation(metadata={"state": 5, "batchStats": "x"})) == "batches/a-1"
     assert created_name(b'{"name":5,"metadata":{"name":"batches/b"}}') == "batches/b"
     for body in (b"{}", b'{"name":"batches/../x"}', b'{"name":"files/a"}', b"", b"<html>", b'{"name":null}'):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             created_name(body)
 
 
@@ -224,13 +226,21 @@ def test_lists_are_read_an_empty_one_too() -> None:
     assert ([job.state for job in jobs], token) == (["PENDING", "SUCCEEDED"], "t")
 
 
+def test_counts_are_read_as_strings_or_numbers() -> None:
+    counts = {"requestCount": "9", "pendingRequestCount": 2, "successfulRequestCount": "6", "failedRequestCount": 1}
+    stats = read_operation(operation(metadata={"batchStats": counts})).stats
+    assert stats == JobStats(requests=9, pending=2, succeeded=6, failed=1)
+    assert read_operation(operation(metadata={"batchStats": {}})).stats == JobStats()
+
+
 @pytest.mark.parametrize("name", ["batches/a-1", "files/batch-0z", "files/" + "a" * 128])
 def test_names_that_may_enter_a_url(name: str) -> None:
     assert checked_name(name) == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "batches/", "batches/A", "files/a/b", "files/..", "files/a?x", "batches/a\n", "files/" + "a" * 129, "a/b"]
+    "name",
+    ["", "batches/", "batches/A", "files/a/b", "files/..", "files/a?x", "batches/a\n", "files/" + "a" * 129, "a/b"],
 )
 def test_names_that_must_not_enter_a_url(name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
@@ -296,7 +306,7 @@ def test_what_a_strict_decoder_refuses_keeps_its_bytes_and_takes_no_other_row_al
         b'{"key":"a","response":{}}}',
         b'{"key":"a" "response":{}}',
         b'{"key":"a","response"}',
-        b'{1:2}',
+        b"{1:2}",
         b'"text"',
         b"[1]",
         b"\xef\xbb\xbf",
@@ -316,17 +326,20 @@ def test_a_file_cut_at_any_byte_gives_whole_rows_only() -> None:
         block = decode_block(data[:end])
         whole = data[:end].split(b"\n")
         complete = [text for text in whole if text.decode(errors="replace") in rows]
-        assert [bytes(row.response) for row in block.rows] == [text[len(b'{"key":"k0","response":') : -1] for text in complete]
+        assert [bytes(row.response) for row in block.rows] == [
+            text[len(b'{"key":"k0","response":') : -1] for text in complete
+        ]
         assert block.unreadable == len([text for text in whole if text]) - len(complete)
 
 
-@pytest.mark.parametrize("text", [b'{"key":"a"}', b'{"key":"a","response":null}', b'{"key":"a","response":"x"}', b'{"key":"a","response":[]}'])  # fmt: skip
-def test_a_row_without_answer_or_error_is_an_error_of_its_own(text: bytes) -> None:
+@pytest.mark.parametrize("rest", [b"", b',"response":null', b',"response":"x"', b',"response":[]', b',"response": 1'])
+def test_a_row_without_answer_or_error_is_an_error_of_its_own(rest: bytes) -> None:
+    text = b'{"key":"a"' + rest + b"}"
     for data in (text, b"garbage\n" + text):
         row = decode_block(data).rows[0]
         assert row.error is not None
         assert (row.key, row.error.code, row.error.status) == ("a", 13, "INTERNAL")
-    item = b'{"metadata":' + text[: text.index(b'"a"') + 3] + b"}" + text[text.index(b'"a"') + 3 :]
+    item = b'{"metadata":{"key":"a"}' + rest + b"}"
     (block,) = decode_items([msgspec.Raw(item)])
     assert block.rows[0].error is not None
 
@@ -342,7 +355,12 @@ def test_odd_types_are_read_leniently() -> None:
     )
     assert keys(block) == ["7", "", "c", "d", "e", "f"]
     errors = [row.error for row in block.rows[2:]]
-    assert errors == [ServerError(13, "", "", None), ServerError(13, "boom", "", None), ServerError(0, "5", "", None), None]
+    assert errors == [
+        ServerError(13, "", "", None),
+        ServerError(13, "boom", "", None),
+        ServerError(0, "5", "", None),
+        None,
+    ]
 
 
 def test_inline_items_are_read_leniently_in_blocks() -> None:
@@ -361,6 +379,62 @@ def test_inline_items_are_read_leniently_in_blocks() -> None:
     many = list(decode_items([msgspec.Raw(b'{"response":{},"metadata":{"key":"k"}}')] * 600))
     assert [len(some.rows) for some in many] == [256, 256, 88]
     assert list(decode_items([])) == []
+
+
+CUT = b'{ "t" : "cut \\ud83d" , "n":NaN, "b":"\xc3\xa9\xff" }'
+ITEMS = b'[ {"response":{},"metadata":{"key":"0"}} , {"metadata":{"key":"a"},"response":' + CUT + b"},null ]"
+SHELL = b'"name":"batches/a","done":true,"metadata":{"state":"BATCH_STATE_SUCCEEDED","displayName":"d \\udc00"'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{" + SHELL + b'},"response":{"inlinedResponses":{"inlinedResponses":' + ITEMS + b"}}}",
+        b"{" + SHELL + b'},"response":{"inlinedResponses":' + ITEMS + b"}}",
+        b"{" + SHELL + b',"output":{"inlinedResponses":{"inlinedResponses":' + ITEMS + b"}}}}",
+        b"{"
+        + SHELL
+        + b',"output":{"inlinedEmbedContentResponses":{"inlinedResponses":'
+        + ITEMS
+        + b'}}},"response":null}',
+    ],
+)
+def test_one_row_that_a_strict_decoder_refuses_does_not_hide_the_others_of_an_inline_output(body: bytes) -> None:
+    job = read_operation(body)
+    assert (job.state, job.inline_output, job.display_name) == ("SUCCEEDED", True, "d ?")
+    _, items = read_output(body)
+    (block,) = decode_items(items)
+    assert (keys(block), block.unreadable) == (["0", "a"], 1)
+    assert bytes(block.rows[1].response) == CUT
+
+
+def test_other_outputs_are_read_beside_what_a_strict_decoder_refuses() -> None:
+    filed = b"{" + SHELL + b'},"response":{"responsesFile":"files/batch-a","inlinedResponses":{"x":[]}}}'
+    assert read_operation(filed).output_file == "files/batch-a"
+    assert read_output(filed) == ("files/batch-a", [])
+    assert read_output(b"{" + SHELL + b'},"response":[]}') == ("", [])
+    assert read_page(b'{"operations":[{' + SHELL + b"}}]}")[0][0].display_name == "d ?"
+    for wrong in (
+        b"{" + SHELL + b'},"response":{"inlinedResponses":[1,2',
+        b"{" + SHELL + b'},"response":{"inlinedResponses":[1 2]}}',
+        b"{" + SHELL + b"}} {}",
+        b"{" + SHELL + b'},"error":5}',
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            read_operation(wrong)
+
+
+def test_what_was_read_leniently_can_be_written_down() -> None:
+    details = b'[{"\\ud83d":["\\ud83d", "\xc3\xa9"]}]'
+    cut = b'{"key":"cut \\ud83d","error":{"code":3,"message":"cut \\ud83d","details":%b}}'
+    (row,) = decode_block(cut % details).rows
+    assert row.key == "cut ?"
+    assert row.error == ServerError(3, "cut ?", "", [{"?": ["?", "é"]}])
+    assert msgspec.json.encode(row.error)
+    assert (
+        decode_block(b'{"key":"a","error":{"code":"' + b"9" * 5_000 + b'","message":null}}').rows[0].error
+        == ServerError()
+    )
 
 
 @given(st.lists(st.tuples(texts, st.dictionaries(texts, st.integers() | texts, max_size=3)), max_size=6))
@@ -395,6 +469,6 @@ def test_error_bodies_are_read_in_every_shape() -> None:
     assert http_error(502, b"<html>bad gateway</html>") == ServerError(502, "Bad Gateway", "")
     assert http_error(599, b"[]") == ServerError(599, "HTTP status 599", "")
     assert http_error(400, b'{"error":"nope"}') == ServerError(400, "nope", "Bad Request")
-    assert http_error(400, b'{"error":{"code":"invalid_request","message":"m"}}') == ServerError(0 or 400, "m", "")
+    assert http_error(400, b'{"error":{"code":"invalid_request","message":"m"}}') == ServerError(400, "m", "")
     assert http_error(400, b'{"error":{}}') == ServerError(400, "Bad Request", "")
     assert http_error(400, b'{"error":{"code":9,"message":"m","status":"FAILED_PRECONDITION"}}').code == 9

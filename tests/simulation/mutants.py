@@ -350,18 +350,14 @@ def never_joins_explicit_keys(patch: Patch) -> None:
 @mutant
 def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
     """A request whose caller was cancelled is sent all the same, and its answer kept for nobody."""
-    original = Engine._callers_gone
+    original = Engine.leave
 
-    def callers_gone(self: Engine, places: list[int], now: float) -> None:
-        left = [place for place in places if not self._queued(place)]
-        original(self, left, now)
-
-    def queued(self: Engine, place: int) -> bool:
+    def leave(self: Engine, place: int, now: float) -> None:
         segment, row = self.book.at(place)
-        return segment is not None and segment.states[row] == QUEUED
+        if segment is None or (segment.states and segment.states[row] != QUEUED):
+            original(self, place, now)
 
-    patch.setattr(Engine, "_queued", queued, raising=False)
-    patch.setattr(Engine, "_callers_gone", callers_gone)
+    patch.setattr(Engine, "leave", leave)
 
 
 # -- lanes

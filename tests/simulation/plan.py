@@ -17,7 +17,8 @@ from carpool.settings import Settings
 START: Final = 1_790_000_000.0
 HOUR: Final = 3_600.0
 MODELS: Final = ("gemini-2.5-flash", "model-without-price")
-CrashPoint: TypeAlias = Literal["before_commit", "during_commit", "after_commit", "among_actions", "any_time"]
+CrashPoint: TypeAlias = Literal["before_commit", "during_commit", "after_commit", "among_actions", "later"]
+CRASH_TRIGGERS: Final = ("uploading", "ready", "creating", "looking", "running", "PutResults", "DropJob", "PutSegment")
 
 CREATE_FAULTS: Final = (
     "not_sent", "quota", "overloaded", "lost", "applied_500", "slow", "twin", "credentials", "file_gone", "too_large",
@@ -54,8 +55,10 @@ class Crash(msgspec.Struct, frozen=True, kw_only=True):
     """How a process ends."""
 
     point: CrashPoint
+    trigger: str
+    """In the first turn that writes a job in this state or a record of this kind; empty: in the turn of this number."""
     turn: int
-    """In which turn that writes something; for ``any_time`` the time is drawn."""
+    """Only turns that write something count."""
     clean: bool = False
     """By closing, in order."""
     down_s: float = 0.0
@@ -69,9 +72,9 @@ class Plan:
         self.rng = rng = random.Random(seed)
         self.faults_end = START + rng.choice((2 * HOUR, 12 * HOUR, 30 * HOUR))
         calm = rng.random() < 0.1
-        self.create_faults = {} if calm else self._odds(CREATE_FAULTS, 0.35)
-        self.job_fates = {} if calm else self._odds(JOB_FATES, 0.3)
-        self.row_faults = {} if calm else self._odds(ROW_FAULTS, 0.2)
+        self.create_faults = {} if calm else self._odds(CREATE_FAULTS, rng.choice((0.3, 0.9)))
+        self.job_fates = {} if calm else self._odds(JOB_FATES, rng.choice((0.3, 0.9)))
+        self.row_faults = {} if calm else self._odds(ROW_FAULTS, rng.choice((0.2, 0.8)))
         self.call_fault_odds = 0.0 if calm else rng.choice((0.0, 0.05, 0.2))
         self.list_lag_s = rng.choice((0.0, 5.0, 40.0))
         self.assumptions_hold = rng.random() > 0.05
@@ -109,13 +112,13 @@ class Plan:
         return self.rng.choice((-24 * HOUR, 0.0, 24 * HOUR)) if self.sets_clock else 0.0
 
     def _odds(self, names: tuple[str, ...], total: float) -> dict[str, float]:
-        chosen = self.rng.sample(names, self.rng.randint(0, min(5, len(names))))
+        chosen = self.rng.sample(names, self.rng.choice((0, 1, 1, 2, 3, 5)))
         return {name: self.rng.random() * total / len(chosen) for name in chosen}
 
     def _windows(self, odds: float) -> list[tuple[float, float]]:
         if self.rng.random() >= odds:
             return []
-        start = START + self.rng.random() * 2 * HOUR
+        start = START + self.seconds(1, 2 * HOUR) - 1
         return [(start, start + self.seconds(5, 2 * HOUR))]
 
     def _settings(self) -> Settings:
@@ -166,7 +169,7 @@ class Plan:
                     deadline_s=self.seconds(1, 20 * HOUR) if rng.random() < 0.2 else None,
                     at=START + rng.random() * span_s,
                     cancel_after_s=self.seconds(0.01, 5 * HOUR) if rng.random() < 0.2 else None,
-                    size_bytes=rng.choice((20, 20, 20, 2_000)),
+                    size_bytes=rng.choice((20, 20, rng.randint(20, 400), 2_000)),
                     insists=rng.random() < 0.7,
                     flushes=rng.random() < 0.05,
                     looks_up=keyed and rng.random() < 0.1,
@@ -176,10 +179,11 @@ class Plan:
 
     def _crash(self) -> Crash:
         rng = self.rng
-        points: tuple[CrashPoint, ...] = ("before_commit", "during_commit", "after_commit", "among_actions", "any_time")
+        points: tuple[CrashPoint, ...] = ("before_commit", "during_commit", "after_commit", "among_actions", "later")
         clean = rng.random() < 0.15
         return Crash(
-            point="any_time" if clean else rng.choice(points),
+            point="later" if clean else rng.choice(points),
+            trigger=rng.choice(CRASH_TRIGGERS) if rng.random() < 0.6 else "",
             turn=rng.choice((1, 2, 3, 5, 8, 13)),
             clean=clean,
             down_s=self.seconds(0.1, 3 * HOUR),

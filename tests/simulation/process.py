@@ -12,11 +12,10 @@ from typing import TypeAlias, assert_never
 
 import msgspec
 
-from carpool._core.engine import Engine
+from carpool._core.engine import Engine, Reply
 from carpool._core.keys import Claim
 from carpool._core.messages import (
     Action,
-    CallersGone,
     CallFailed,
     CancelRemote,
     Closing,
@@ -52,6 +51,7 @@ from carpool._core.messages import (
 from carpool._core.model import (
     EXPLICIT,
     PARKED,
+    QUEUED,
     ROW_BITS,
     ROW_MASK,
     SENT,
@@ -100,15 +100,14 @@ class Process:
         self.awaiters: dict[Place, list[Call]] = {}
         self.reading: list[Call] = []
         self.asked_keys: set[str] = set()
-        self._gone: list[Place] = []
         self._pending: list[list[Write]] = []
         self._after_turn: list[Callable[[], None]] = []
         self._turning = False
         self._writing_turns = 0
+        self._triggered = False
+        self._unreached: dict[str, float] = {}
         self._woken = 0
         self.engine = self._open()
-        if crash is not None and crash.point == "any_time":
-            self.later(plan.seconds(0.01, 20_000), self._end)
 
     def _open(self) -> Engine:
         records = list(self.store.load())
@@ -173,7 +172,7 @@ class Process:
     def at_rest(self) -> bool:
         """Whether nothing is under way and nobody waits."""
         return self.engine.idle and not (
-            self.inbox or self._gone or self._pending or self._turning or self.awaiters or self.reading
+            self.inbox or self._pending or self._turning or self.awaiters or self.reading
         )
 
     # -- callers
@@ -244,8 +243,7 @@ class Process:
                 if earlier and segment.digest(row) == digest and age_s <= self.plan.settings.reuse_window_s:
                     place = segment.no << ROW_BITS | row
                     waiting = segment.states[row] in (PARKED, SENT) and place not in self.awaiters
-                    # Its last awaiter may be gone since the last turn.
-                    expect(not waiting or place in self._gone, f"{key} was there to be adopted: {call}")
+                    expect(not waiting, f"{key} was there to be adopted: {call}")
 
     def cancel(self, call: Call) -> None:
         """Cancel the caller."""
@@ -268,7 +266,8 @@ class Process:
             self._nobody_left(call)
 
     def _nobody_left(self, call: Call) -> None:
-        self._gone.append(call.place)
+        self.engine.leave(call.place, self.now)
+        expect(not self._is_needless(call.place), f"still queued, for nobody: {call}")
         if call.ask.key is not None:
             self.history.let_go.add(call.key)
 
@@ -276,9 +275,7 @@ class Process:
         """Set a caller's future; now and then the caller is cancelled before it takes the answer."""
         if call.ask.cancel_after_s is not None and not call.ask.ticket and self.plan.chance(0.3):
             call.ending = "cancelled"
-            if call.joined:
-                self._gone.append(call.place)
-            elif call.ask.key is None:
+            if call.ask.key is None:
                 digest = digest_of(call.ask.lane.kind, call.ask.lane.model, call.ask.prompt)
                 self.inbox.append(Undelivered([(call.place, call.key, digest, body)], call.ask.lane, job))
             self.wake()
@@ -299,7 +296,7 @@ class Process:
 
     def _sleep(self) -> None:
         due = self.engine.next_wakeup()
-        if self.inbox or self._gone or self.engine.book.open:
+        if self.inbox or self.engine.book.open or self.engine.book.step.writes:
             self.wake()
         elif due is not None:
             self._woken += 1
@@ -313,9 +310,6 @@ class Process:
     def _turn(self) -> None:
         self._turning = True
         events, self.inbox = self.inbox, []
-        if self._gone:
-            events.append(CallersGone(self._gone))
-            self._gone = []
         after, self._after_turn = self._after_turn, []
         writes: list[Write] = []
         actions: list[Action] = []
@@ -323,7 +317,7 @@ class Process:
             step = self.step(event)
             writes += step.writes
             actions += step.actions
-        self._writing_turns += bool(writes)
+        self._note_trigger(writes)
         if self._crashes_at("before_commit"):
             self._end()
             return
@@ -360,9 +354,30 @@ class Process:
                 expect(book.ledger.doubles == doubles + len(others), "a twin was not counted")
         return step
 
+    def _is_needless(self, place: Place) -> bool:
+        """Return whether a request waits and only its awaiters want it."""
+        segment, row = self.engine.book.at(place)
+        if segment is None or segment.flags[row] & TICKET:
+            return False
+        return not segment.states or segment.states[row] == QUEUED
+
     def _crashes_at(self, point: str) -> bool:
         crash = self.crash
-        return crash is not None and crash.point == point and self._writing_turns >= crash.turn
+        return crash is not None and crash.point == point and self._triggered
+
+    def _note_trigger(self, writes: list[Write]) -> None:
+        """Notice when the turn has come in which the process is to end."""
+        self._writing_turns += bool(writes)
+        crash = self.crash
+        if crash is None or self._triggered:
+            return
+        if crash.trigger:
+            jobs = (write.job.state.value for write in writes if isinstance(write, PutJob))
+            self._triggered = crash.trigger in {type(write).__name__ for write in writes} | set(jobs)
+        else:
+            self._triggered = self._writing_turns >= crash.turn
+        if self._triggered and crash.point == "later":
+            self.later(self.plan.seconds(0.01, 3_000), self._end)
 
     def _commit(self, writes: list[Write], done: Callable[[], None]) -> None:
         self._pending.append(writes)
@@ -508,7 +523,7 @@ class Process:
 
     def _arrive(self, action: Upload | Create | Find | Revoke | Poll, lines: list[bytes]) -> None:
         job, server = action.job, self.server
-        event: Event
+        event: Reply
         match action:
             case Upload():
                 file = server.upload(job.file_name, lines)
@@ -532,12 +547,24 @@ class Process:
     def _failed(self, action: Question, fault: Fault) -> CallFailed:
         return CallFailed(action.job.id, action.op, fault)
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, event: Reply) -> None:
         self.inbox.append(event)
+        self._expect_patience(event)
         if self.plan.call_fault_odds and self.plan.chance(0.02):
             # A reply that comes a second time, long after: nobody asks any more.
             self.later(self.plan.seconds(1, 600), lambda: (self.inbox.append(event), self.wake()))
         self.wake()
+
+    def _expect_patience(self, event: Reply) -> None:
+        """Nobody waits for ever for a server that cannot be reached."""
+        if isinstance(event, CallFailed) and event.fault.kind == "not_sent":
+            since = self._unreached.setdefault(event.job, self.now)
+            job = self.engine.book.jobs.get(event.job)
+            if job is not None and job.state in (JobState.UPLOADING, JobState.CREATING):
+                s = self.plan.settings
+                expect(self.now - since < s.unreachable_s + 2 * s.retry_max_s + 200, f"nobody is told: {job}")
+        else:
+            self._unreached.pop(event.job, None)
 
     # -- output
 
@@ -622,6 +649,7 @@ class Process:
             return
         for call in list(waiting):
             if call.deadline is not None and call.deadline <= deadline:
+                expect(self.now - call.deadline < TURN_S, f"told of its deadline too late: {call}")
                 call.ending = "expired"
                 waiting.remove(call)
                 if not waiting:

@@ -290,6 +290,19 @@ async def test_a_store_says_where_it_is_and_how_it_stands(home: Path, slot: Path
     assert repr(store) == f"<DiskStore {slot} closed>"
 
 
+async def test_a_relative_home_stays_where_it_was(
+    tmp_path: Path, home: Path, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = DiskStore(Path("home"), Settings())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    await store.open()
+    await store.commit([put_segment(1)])
+    assert store.path == slot
+    await store.close()
+
+
 async def test_loading_goes_in_slices(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     await store.commit([put_marks(no) for no in range(150)])
     await store.commit([put_segment(no, [b"x" * 3_000_000]) for no in range(4)])

@@ -59,6 +59,9 @@ class Accumulator:
         self._segments = segments
         self._pacing = pacing
         self._queues: dict[Lane, _Queue] = {}
+        self._emptied: dict[Lane, float] = {}
+        """Since when lanes waited whose every request was withdrawn: a caller that gives up and asks again at once must
+        not begin its linger anew each time."""
 
     @property
     def requests(self) -> int:
@@ -74,7 +77,10 @@ class Accumulator:
         else:
             queue.spans.append(span)
         self._count(queue, segment, start, stop, 1)
-        queue.first_at = min(queue.first_at, at)
+        left_at = self._emptied.pop(segment.lane, NEVER)
+        if at - left_at > self._settings.linger_max_s:
+            left_at = NEVER
+        queue.first_at = min(queue.first_at, at, left_at)
         if segment.deadlines:
             queue.deadline = min(queue.deadline, *segment.deadlines[start:stop])
 
@@ -91,6 +97,7 @@ class Accumulator:
         queue = self._queues[segment.lane]
         self._count(queue, segment, row, row + 1, -1)
         if not queue.requests:
+            self._emptied[segment.lane] = queue.first_at
             del self._queues[segment.lane]
 
     def flush(self) -> None:

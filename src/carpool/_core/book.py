@@ -180,6 +180,10 @@ class Book:
         """Return the segment and row of a place; the segment is ``None`` if it is forgotten."""
         return self.segments.get(place >> ROW_BITS), place & ROW_MASK
 
+    def key_at(self, place: Place) -> str:
+        """Return the key of a request that is not forgotten."""
+        return self.segments[place >> ROW_BITS].keys[place & ROW_MASK]
+
     def finish(self, segment: Segment, row: int) -> None:
         """Mark a row DONE."""
         if segment.states[row] == QUEUED:

@@ -75,6 +75,8 @@ class Engine:
         """Full segments that should be written before the next step; whoever writes them empties the list."""
         self._segment_bytes = settings.segment_bytes
         self._next_expiry = 0.0
+        self._unswept: list[int] = []
+        """Segments of which rows were withdrawn since the last step."""
 
     # -- the entrance
 
@@ -204,6 +206,29 @@ class Engine:
         """Note that a stored result of an automatic key was handed over."""
         self.book.release_result(place)
 
+    def leave(self, place: Place, now: float) -> None:
+        """Note that nobody awaits a request any more: withdraw what was not sent, offer what was sent to identical calls."""
+        book = self.book
+        handed = book.handed.pop(place, None)
+        if handed is not None:
+            book.offer_result(handed)
+        segment, row = book.at(place)
+        if segment is None:
+            return
+        if not segment.states:
+            book.write(book.close_segment(segment))
+        state, flags = segment.states[row], segment.flags[row]
+        overdue = bool(segment.deadlines) and segment.deadlines[row] <= now
+        if state == QUEUED and (overdue or not flags & TICKET):
+            book.withdraw(segment, row)
+            self._unswept.append(segment.no)
+        elif state == PARKED and overdue:
+            book.finish(segment, row)
+            self._unswept.append(segment.no)
+        elif state == SENT and not flags & (EXPLICIT | ABANDONED):
+            segment.flags[row] |= ABANDONED
+            book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
+
     def offer_again(self, place: Place) -> None:
         """Note that whoever adopted a stored result did not live to take it."""
         head = self.book.results.get(place >> ROW_BITS)
@@ -231,6 +256,8 @@ class Engine:
         book = self.book
         self._gather()
         self._take(event, now)
+        book.sweep_segments(self._unswept)
+        self._unswept.clear()
         self._advance(now)
         return book.take_step()
 
@@ -368,28 +395,8 @@ class Engine:
         book.drop_stale_deadlines()
 
     def _callers_gone(self, places: list[Place], now: float) -> None:
-        """Withdraw what was not sent; offer what was sent to whoever asks the same."""
-        book = self.book
-        touched: list[int] = []
         for place in places:
-            handed = book.handed.pop(place, None)
-            if handed is not None:
-                book.offer_result(handed)
-            segment, row = book.at(place)
-            if segment is None:
-                continue
-            state, flags = segment.states[row], segment.flags[row]
-            overdue = bool(segment.deadlines) and segment.deadlines[row] <= now
-            if state == QUEUED and (overdue or not flags & TICKET):
-                book.withdraw(segment, row)
-                touched.append(segment.no)
-            elif state == PARKED and overdue:
-                book.finish(segment, row)
-                touched.append(segment.no)
-            elif state == SENT and not flags & (EXPLICIT | ABANDONED):
-                segment.flags[row] |= ABANDONED
-                book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
-        book.sweep_segments(touched)
+            self.leave(place, now)
 
     def _close(self, *, send: bool) -> None:
         """Withdraw bare awaits that were not sent; send or leave the rest."""

@@ -261,6 +261,7 @@ class Deliver(msgspec.Struct, frozen=True, tag=True):
     """Hand stored results to their awaiters."""
 
     job: str
+    lane: Lane
     rows: list[tuple[Place, bytes]]
 
 
@@ -268,6 +269,7 @@ class Fail(msgspec.Struct, frozen=True, tag=True):
     """Tell the awaiters of these requests the verdict."""
 
     places: list[Place]
+    keys: list[str]
     failure: Failure
 
 

@@ -106,6 +106,9 @@ class Recovery:
     def _sort_job(self, job: Job, now: float) -> None:
         """Go on with a job; one that was not created yet is taken apart if nobody may want some of its rows."""
         book = self._book
+        job.failures = 0
+        # The clock may have been set back meanwhile.
+        job.created_at, job.ended_at = min(job.created_at, now), min(job.ended_at, now)
         match job.state:
             case JobState.UPLOADING | JobState.READY if self._holds_bare_rows(job):
                 for no, start, stop in job.spans:

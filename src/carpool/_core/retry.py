@@ -19,7 +19,7 @@ _RETRY_HTTP: Final = frozenset({429, 500, 502, 503, 504})
 _LINE = re.compile(r"\bline (\d{1,9})\b")
 _ROW = re.compile(r"\brequests\[(\d{1,9})\]")
 _KEY_WORDS: Final = ("api key not valid", "api_key_invalid", "api key expired")
-_SIZE_WORDS: Final = ("payload size exceeds", "too large", "exceeds the maximum file size")
+_SIZE_WORDS: Final = ("payload size exceeds", "too large", "exceeds the maximum file size", "exceeds the limit")
 _FILE_WORDS: Final = "permission to access the file"
 
 

@@ -40,7 +40,7 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
         book.keep(job.lane, job.name, rows, now)
         for place, _ in event.kept:
             _finish(book, place)
-        book.act(Deliver(job=job.name, rows=event.kept))
+        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
     if event.failed:
         _sort_faults(book, job, event.failed, now)
 
@@ -97,10 +97,11 @@ def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
     if rows:
         book.keep(job.lane, job.name, rows, now)
     for failure, places in verdicts.groups.values():
+        keys = [book.key_at(place) for place in places]
         for place in places:
             _finish(book, place)
         book.failed += len(places)
-        book.act(Fail(places=places, failure=failure))
+        book.act(Fail(places=places, keys=keys, failure=failure))
 
 
 def _fail_all(book: Book, job: Job, places: list[Place], failure: Failure, now: float) -> None:
@@ -164,6 +165,7 @@ def give_up(book: Book, job: Job, failure: Failure, now: float) -> None:
 def give_back(book: Book, job: Job, failure: Failure) -> None:
     """Tell all awaiters why nothing can be sent, and keep what was promised: tickets and explicit keys stay on disk."""
     places = book.rows_in(job, SENT)
+    keys = [book.key_at(place) for place in places]
     for place in places:
         segment, row = _row(book, place)
         if segment.flags[row] & EXPLICIT:
@@ -171,7 +173,7 @@ def give_back(book: Book, job: Job, failure: Failure) -> None:
         else:
             book.finish(segment, row)
     book.failed += len(places)
-    book.act(Fail(places=places, failure=failure))
+    book.act(Fail(places=places, keys=keys, failure=failure))
     finish_job(book, job)
 
 

@@ -122,7 +122,8 @@ def content_of(value: Any, path: str) -> dict[str, Any]:
 
 def part_of(value: Any, path: str) -> dict[str, Any]:
     """Return one part, of a string, a dict or google-genai's own type."""
-    item = _item(value, path)
+    # Said before looking inside: a content in a content may hold itself.
+    item = Item(None, None) if is_mapping(value) and "parts" in value else _item(value, path)
     if item.part is None:
         raise bad_value(path, "a part is wanted here, not a content")
     return item.part

@@ -17,6 +17,7 @@ from carpool._gemini import wire
 from carpool._gemini.encode import model_name
 from carpool._gemini.files import Files
 from carpool._gemini.http import Floor, Http, ok, unreadable
+from carpool._gemini.rows import decode_block, decode_items
 from carpool._ports import OpenAt, ProviderError
 from carpool.errors import CarpoolError, ConfigurationError
 from carpool.settings import Settings
@@ -152,24 +153,19 @@ class DeveloperProvider:
         """Stream the output of an ended job: its result file, or the rows inside its description."""
         output_file = job.output_file
         if not output_file:
-            body = await self._operation(job.name)
             try:
-                output_file = wire.read_operation(body).output_file
-                items = wire.inline_items(body)
+                output_file, items = wire.read_output(await self._operation(job.name))
             except (ValueError, RecursionError):
-                items, output_file = None, ""
-            if items is None:
-                raise unreadable("the job's output cannot be read")
+                items = []
             if not items and not output_file:
-                raise unreadable("the job has no output")
-            del body
-            for block in wire.decode_items(items):
+                raise unreadable("the job has no output that can be read")
+            for block in decode_items(items):
                 yield block
             if items:
                 return
         async with aclosing(self._files.download(_checked(output_file, "files/"))) as pieces:
             async for piece in pieces:
-                block = wire.decode_block(piece.data)
+                block = decode_block(piece.data)
                 block.unreadable += piece.skipped
                 yield block
 

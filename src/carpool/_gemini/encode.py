@@ -30,6 +30,7 @@ from carpool._gemini.plain import (
     is_mapping,
     is_object,
     is_sequence,
+    is_type,
     is_utf8,
     to_json,
     unknown_field,
@@ -39,6 +40,7 @@ from carpool.errors import ConfigurationError, NotBatchable
 _CACHED_CONFIGS_MAX: Final = 256
 _CACHED_BYTES_MAX: Final = 16_777_216
 _MODELS_MAX: Final = 1_024
+_TYPES_MAX: Final = 1_024
 _NOT_BATCHABLE: Final = ("imagen", "veo", "lyria")
 _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _MEDIA_NAMES: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
@@ -231,18 +233,20 @@ def _no_nan(value: Any, path: str) -> None:
 class _Configs:
     """Placed configurations by the bytes of the dict that they came from; the oldest goes when there are too many."""
 
-    __slots__ = ("_bytes", "_place", "_placed")
+    __slots__ = ("_bytes", "_encode", "_place", "_placed", "_types")
 
     def __init__(self, place: Callable[[Any], Placed]) -> None:
         self._place = place
         self._placed: dict[bytes, Placed] = {}
         self._bytes = 0
+        self._types: dict[Any, str] = {}
+        self._encode = msgspec.json.Encoder(enc_hook=self._named).encode
 
     def place(self, config: Any) -> Placed:
         if type(config) is not dict:
             return self._place(config)
         try:
-            key = encode(config)
+            key = self._encode(config)
         except (TypeError, ValueError, OverflowError, RecursionError):
             return self._place(config)
         placed = self._placed.get(key)
@@ -257,3 +261,13 @@ class _Configs:
             oldest = next(iter(self._placed))
             self._bytes -= len(oldest) + len(self._placed.pop(oldest).fragment)
         return placed
+
+    def _named(self, value: Any) -> str:
+        """Return what stands for a type (a response schema) in the bytes that tell configurations apart."""
+        if not is_type(value):
+            raise TypeError
+        if len(self._types) >= _TYPES_MAX and value not in self._types:
+            self._types.clear()
+            self._placed.clear()
+            self._bytes = 0
+        return self._types.setdefault(value, f"\0type {len(self._types)}")

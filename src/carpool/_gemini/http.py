@@ -76,6 +76,8 @@ def transport_fault(error: BaseException) -> Fault:
     """Return the fault of a call that got no reply: ``not_sent`` if no byte of it can have arrived."""
     kind: FaultKind = "not_sent" if isinstance(error, _NOT_SENT) else "unknown"
     # Only the type and the system's words: aiohttp's own text shows the URL, and its objects show the key.
+    if isinstance(error, TimeoutError) and kind == "unknown":
+        return Fault(kind=kind, error=ServerError(0, "no answer within the time limit"))
     number = getattr(error, "errno", None)
     words = f": {os.strerror(number)}" if isinstance(number, int) and number > 0 else ""
     return Fault(kind=kind, error=ServerError(0, f"{type(error).__name__}{words}"))

@@ -14,7 +14,8 @@ from difflib import get_close_matches
 from enum import Enum
 from functools import lru_cache
 from math import isfinite
-from typing import Any, Final, TypeGuard
+from types import GenericAlias, UnionType
+from typing import Any, Final, TypeGuard, get_origin
 
 import msgspec
 
@@ -145,6 +146,11 @@ def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
 def is_sequence(value: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:
     """Return whether this is a list or a tuple."""
     return isinstance(value, list | tuple)
+
+
+def is_type(value: Any) -> bool:
+    """Return whether this is a class, or a generic or union of classes."""
+    return isinstance(value, type | GenericAlias | UnionType) or get_origin(value) is not None
 
 
 def to_json(value: Any, path: str) -> bytes:

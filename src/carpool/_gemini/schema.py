@@ -410,7 +410,8 @@ def _disjoint(branches: list[dict[str, Any]]) -> bool:
 
 
 def _told_apart(left: dict[str, Any], right: dict[str, Any]) -> bool:
-    for name in set(left.get("required", ())) & set(right.get("required", ())):
+    shared = [name for name in left.get("required", ()) if name in right.get("required", ())]
+    for name in shared:
         words = left["properties"][name].get("enum"), right["properties"][name].get("enum")
         if words[0] and words[1] and not set(words[0]) & set(words[1]):
             return True

@@ -22,6 +22,8 @@ from carpool.types import ServerError
 _STEP_BYTES_MAX: Final = 67_108_864
 """Largest unit of a chunk that a server may ask for: a chunk is held in memory."""
 
+_DIGITS_MAX: Final = 18
+
 
 class _File(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
@@ -110,11 +112,12 @@ class Upload:
             return await self._existing(reply)
         ok(reply)
         self._url = str(self._http.own(reply.headers.get("X-Goog-Upload-URL", "")))
-        granularity = reply.headers.get("X-Goog-Upload-Chunk-Granularity", "")
-        if granularity.isdecimal() and int(granularity):
-            step = int(granularity)
+        step = _number(reply.headers.get("X-Goog-Upload-Chunk-Granularity", ""))
+        if step:
             if step > _STEP_BYTES_MAX:
-                raise unreadable(f"the server wants chunks of {step} bytes; at most {_STEP_BYTES_MAX} are held", "refused")
+                raise unreadable(
+                    f"the server wants chunks of {step} bytes; {_STEP_BYTES_MAX} at most are held", "refused"
+                )
             self._chunk_bytes = max(step, self._settings.upload_chunk_bytes // step * step)
         self.offset = 0
         return None
@@ -132,7 +135,6 @@ class Upload:
         ok(reply)
         if last and reply.headers.get("X-Goog-Upload-Status", "").lower() != "final":
             raise unreadable("the server did not finish the upload")
-        self._in_doubt = False
         self.offset += size
         if not last:
             return None
@@ -151,13 +153,12 @@ class Upload:
         ok(reply)
         status = reply.headers.get("X-Goog-Upload-Status", "").lower()
         if status == "final":
-            self._in_doubt = False
             return await self._get()
-        received = reply.headers.get("X-Goog-Upload-Size-Received", "")
-        if status != "active" or not received.isdecimal() or int(received) > self._size_bytes:
+        received = _number(reply.headers.get("X-Goog-Upload-Size-Received", ""))
+        if status != "active" or received is None or received > self._size_bytes:
             self._url = ""
             raise unreadable("the server did not say how much of the upload it has")
-        self.offset = int(received)
+        self.offset = received
         self._in_doubt = False
         return None
 
@@ -168,11 +169,7 @@ class Upload:
         return await self._http.call("POST", self._http.own(self._url), body=chunk, headers=headers, keyed=False)
 
     async def _get(self) -> _File:
-        reply = await self._http.call("GET", self._http.url(f"/{self._version}/{self._name}"))
-        try:
-            return _file.decode(ok(reply))
-        except (ValueError, RecursionError):
-            raise unreadable("the server's description of the file cannot be read") from None
+        return _described(await self._http.call("GET", self._http.url(f"/{self._version}/{self._name}")))
 
     async def _existing(self, refusal: Reply) -> _File:
         """Return the file that has the name already, if it is this one; else raise what refused it."""
@@ -180,10 +177,7 @@ class Upload:
         reply = await self._http.call("GET", self._http.url(f"/{self._version}/{self._name}"))
         if 400 <= reply.status < 500:
             raise ProviderError(server_fault(refusal.status, refusal.body))
-        try:
-            found = _file.decode(ok(reply))
-        except (ValueError, RecursionError):
-            raise unreadable("the server's description of the file cannot be read") from None
+        found = _described(reply)
         if found.sha256_hash:
             while self._digested < self._size_bytes:
                 await self._take(self._digested, min(self._chunk_bytes, self._size_bytes - self._digested))
@@ -209,6 +203,19 @@ class Upload:
             message = f"a file named {self._name} exists on the server and is not the one to be uploaded"
             raise ProviderError(Fault(kind="refused", error=ServerError(409, message, "ALREADY_EXISTS")))
         return RemoteFile(name=self._name, size_bytes=self._size_bytes, sha256=ours)
+
+
+def _number(text: str) -> int | None:
+    """Return a header's number of bytes; ``None`` if it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX else None
+
+
+def _described(reply: Reply) -> _File:
+    body = ok(reply)
+    try:
+        return _file.decode(body)
+    except (ValueError, RecursionError):
+        raise unreadable("the server's description of the file cannot be read") from None
 
 
 def _spellings(digest: str) -> tuple[str, ...]:

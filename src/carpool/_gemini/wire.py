@@ -1,26 +1,24 @@
-"""Bytes of batch calls: the create envelope, operations, errors and result lines.
+"""Bytes of batch calls: the create envelope, operations and errors.
 
-Owns every shape that the server's JSON was seen in. It is pure, and knows nothing of sockets or of what a job is for.
+Owns every shape that the server's JSON about jobs was seen in. It is pure, and knows nothing of sockets or of rows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from http import HTTPStatus
-from json import JSONDecodeError, JSONDecoder
 from typing import Any, Final
 
 import msgspec
 
-from carpool._core.model import Block, Framing, Row
+from carpool._core.model import Framing
+from carpool._gemini import scan
 from carpool._gemini.plain import is_object, is_sequence
 from carpool.types import BatchJob, JobStats, Kind, ServerError
 
-BLOCK_ROWS: Final = 256
-"""Rows of one block of an inline output."""
-
 _NAME = re.compile(r"(?:files|batches)/[a-z0-9-]{1,128}")
+_DIGITS_MAX: Final = 9
 _BOUNDARY: Final = b'","request":'
 _BOUNDARY_BYTES: Final = len(_BOUNDARY)
 _KEY_STARTS: Final = len(b'{"key":')
@@ -184,13 +182,96 @@ def created_name(body: bytes) -> str:
 
 def read_operation(body: bytes) -> BatchJob:
     """Return the job that an operation's JSON describes; raise ``ValueError`` if it cannot be read."""
-    return _job(_operation.decode(body))
+    return _job(_decoded(body))
+
+
+def read_output(body: bytes) -> tuple[str, list[msgspec.Raw]]:
+    """Return a job's result file, and the items of its inline output in the server's order; either may be empty.
+
+    Raises:
+        ValueError: the operation cannot be read.
+    """
+    operation = _decoded(body)
+    response, listed = _outputs(operation)
+    return _output_file(response, listed), _items(response) or _items(listed)
 
 
 def read_page(body: bytes) -> tuple[list[BatchJob], str]:
     """Return the jobs of one page of a list, and the token of the next; an empty list comes as ``{}``."""
-    page = _page.decode(body or b"{}")
+    try:
+        page = _page.decode(body or b"{}")
+    except msgspec.ValidationError:
+        raise
+    except ValueError:
+        text = scan.text_of(body)
+        page = msgspec.convert(scan.value_of(text, scan.whole(text)), _Page, strict=False)
     return [_job(operation) for operation in page.operations or ()], page.next_page_token or ""
+
+
+def _decoded(body: bytes) -> _Operation:
+    """Decode an operation, also where a row inside it holds what the strict decoder refuses."""
+    try:
+        return _operation.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except ValueError:
+        text = scan.text_of(body)
+    top = scan.fields_of(text, scan.whole(text))
+    inner = _object_at(text, top.get("metadata"))
+    shell = {name: scan.value_of(text, span) for name, span in top.items() if name not in ("response", "metadata")}
+    shell["metadata"] = {name: scan.value_of(text, span) for name, span in inner.items() if name != "output"}
+    operation = msgspec.convert(shell, _Operation, strict=False)
+    metadata = msgspec.structs.replace(operation.metadata or _Metadata(), output=_scanned(text, inner.get("output")))
+    return msgspec.structs.replace(operation, metadata=metadata, response=_scanned(text, top.get("response")))
+
+
+def _scanned(text: str, span: scan.Span | None) -> _Output:
+    """Return an output whose responses are left as they came."""
+    fields = _object_at(text, span)
+    missing = (0, 0)
+    return _Output(
+        responses_file=scan.value_of(text, fields.get("responsesFile")),
+        inlined_responses=scan.raw_of(text, fields.get("inlinedResponses", missing)),
+        inlined_embed_content_responses=scan.raw_of(text, fields.get("inlinedEmbedContentResponses", missing)),
+    )
+
+
+def _object_at(text: str, span: scan.Span | None) -> dict[str, scan.Span]:
+    return scan.fields_of(text, span) if span is not None and scan.starts_with(text, span, "{") else {}
+
+
+def _items(output: _Output) -> list[msgspec.Raw]:
+    """Return the items of an output: in a list, or in an object around a list of the same name."""
+    for raw in (output.inlined_responses, output.inlined_embed_content_responses):
+        start = bytes(memoryview(raw)[:1])
+        if start not in (b"{", b"["):
+            continue
+        try:
+            found = _raws.decode(raw) if start == b"[" else _inlined.decode(raw).inlined_responses
+        except msgspec.ValidationError:
+            raise
+        except ValueError:
+            found = _scanned_items(scan.text_of(bytes(raw)))
+        if found:
+            return found
+    return []
+
+
+def _scanned_items(text: str) -> list[msgspec.Raw]:
+    span = scan.whole(text)
+    found = scan.fields_of(text, span).get("inlinedResponses") if scan.starts_with(text, span, "{") else span
+    return [] if found is None else [scan.raw_of(text, item) for item in scan.elements_of(text, found)]
+
+
+def _outputs(operation: _Operation) -> tuple[_Output, _Output]:
+    """Return the two places where output may stand."""
+    metadata = operation.metadata or _Metadata()
+    return operation.response or _Output(), metadata.output or _Output()
+
+
+def _output_file(response: _Output, listed: _Output) -> str:
+    name = response.responses_file or listed.responses_file
+    return checked_name(name, "files/") if name else ""
 
 
 def _job(operation: _Operation) -> BatchJob:
@@ -198,8 +279,7 @@ def _job(operation: _Operation) -> BatchJob:
     name = operation.name or metadata.name or ""
     if not _NAME.fullmatch(name) and metadata.name:
         name = metadata.name
-    response, listed = operation.response or _Output(), metadata.output or _Output()
-    output_file = response.responses_file or listed.responses_file or ""
+    response, listed = _outputs(operation)
     error = operation.error or metadata.error
     stats = metadata.batch_stats or _Stats()
     return BatchJob(
@@ -217,7 +297,7 @@ def _job(operation: _Operation) -> BatchJob:
             failed=stats.failed_request_count,
         ),
         error=_server_error(error) if error else None,
-        output_file=checked_name(output_file, "files/") if output_file else "",
+        output_file=_output_file(response, listed),
         inline_output=bool(_items(response) or _items(listed)),
     )
 
@@ -238,179 +318,6 @@ def _server_error(error: _Status) -> ServerError:
     return ServerError(error.code or 0, error.message or "", error.status or "", error.details)
 
 
-# ------------------------------------------------------------------------------------------------------ inline output
-
-
-class _Key(msgspec.Struct, frozen=True, gc=False):
-    key: str = ""
-
-
-class _Item(msgspec.Struct, frozen=True, gc=False):
-    response: msgspec.Raw = msgspec.Raw()
-    error: _Status | None = None
-    metadata: _Key | None = None
-
-
-_item = msgspec.json.Decoder(_Item, strict=False)
-
-
-def inline_items(body: bytes) -> list[msgspec.Raw]:
-    """Return the items of an operation's inline output, in the server's order; none if it has no such output."""
-    operation = _operation.decode(body)
-    metadata = operation.metadata or _Metadata()
-    return _items(operation.response or _Output()) or _items(metadata.output or _Output())
-
-
-def _items(output: _Output) -> list[msgspec.Raw]:
-    """Return the items of an output: in a list, or in an object around a list of the same name."""
-    for raw in (output.inlined_responses, output.inlined_embed_content_responses):
-        start = memoryview(raw)[:1]
-        if start == b"{":
-            found = _inlined.decode(raw).inlined_responses or []
-        elif start == b"[":
-            found = _raws.decode(raw)
-        else:
-            continue
-        if found:
-            return found
-    return []
-
-
-def decode_items(items: list[msgspec.Raw]) -> Iterator[Block]:
-    """Iterate over inline items as blocks of rows, in the server's order; the key is empty where none came back."""
-    for start in range(0, len(items), BLOCK_ROWS):
-        rows: list[Row] = []
-        unreadable = 0
-        for raw in items[start : start + BLOCK_ROWS]:
-            row = _item_row(raw)
-            if row is None:
-                unreadable += 1
-            else:
-                rows.append(row)
-        yield Block(rows=rows, unreadable=unreadable)
-
-
-def _item_row(raw: msgspec.Raw) -> Row | None:
-    try:
-        item = _item.decode(raw)
-    except (ValueError, RecursionError):
-        return _salvaged(bytes(raw))
-    key = item.metadata.key if item.metadata else ""
-    return _judged(Row(key, item.response, _server_error(item.error) if item.error else None))
-
-
-# ------------------------------------------------------------------------------------------------------- result lines
-
-_lines = msgspec.json.Decoder(Row, strict=False)
-_NEITHER: Final = ServerError(13, "the row came back with neither a response nor an error", "INTERNAL")
-_json = JSONDecoder()
-
-
-def decode_block(data: bytes) -> Block:
-    """Decode whole lines of a result file. A line that cannot be read counts, and takes no other with it."""
-    try:
-        rows = _lines.decode_lines(data)
-    except (ValueError, RecursionError):
-        return _decode_one_by_one(data)
-    for row in rows:
-        if row.error is None and memoryview(row.response)[:1] != b"{":
-            row.error = _NEITHER
-    return Block(rows=rows)
-
-
-def _decode_one_by_one(data: bytes) -> Block:
-    rows: list[Row] = []
-    unreadable = 0
-    for line in data.split(b"\n"):
-        text = line.strip(b" \t\r")
-        if not text:
-            continue
-        try:
-            row: Row | None = _judged(_lines.decode(text))
-        except (ValueError, RecursionError):
-            row = _salvaged(text)
-        if row is None:
-            unreadable += 1
-        else:
-            rows.append(row)
-    return Block(rows=rows, unreadable=unreadable)
-
-
-def _judged(row: Row) -> Row:
-    """Return the row as it is, or as an error if it holds neither an answer nor an error."""
-    if row.error is None and memoryview(row.response)[:1] != b"{":
-        row.error = _NEITHER
-    return row
-
-
-def _salvaged(line: bytes) -> Row | None:
-    """Return the row of a line that the strict decoder refuses (lone surrogates, NaN, odd types), or None.
-
-    The response's bytes stay as they came: only where it starts and ends is found out.
-    """
-    text = line.decode("utf-8", "surrogateescape")
-    try:
-        spans = _spans(text)
-        raw_key = _value(text, spans.get("key"))
-        if raw_key is None and "metadata" in spans:
-            metadata = _value(text, spans["metadata"])
-            raw_key = metadata.get("key") if is_object(metadata) else None
-        raw_error = _value(text, spans.get("error"))
-    except (ValueError, RecursionError):
-        return None
-    key = "" if raw_key is None else raw_key if isinstance(raw_key, str) else str(raw_key)
-    start, stop = spans.get("response", (0, 0))
-    response = msgspec.Raw(text[start:stop].encode("utf-8", "surrogateescape"))
-    return _judged(Row(key, response, None if raw_error is None else _lenient_error(raw_error)))
-
-
-def _spans(text: str) -> dict[str, tuple[int, int]]:
-    """Return where the value of each field of an object stands in its text."""
-    spans: dict[str, tuple[int, int]] = {}
-    at = _skip(text, 0)
-    if text[at : at + 1] != "{":
-        raise JSONDecodeError("an object is wanted", text[:0], 0)
-    at = _skip(text, at + 1)
-    while text[at : at + 1] != "}":
-        name, at = _json.raw_decode(text, at)
-        at = _skip(text, at)
-        if not isinstance(name, str) or text[at : at + 1] != ":":
-            raise JSONDecodeError("a field is wanted", text[:0], 0)
-        start = _skip(text, at + 1)
-        _, stop = _json.raw_decode(text, start)
-        spans[name] = (start, stop)
-        at = _skip(text, stop)
-        if text[at : at + 1] == ",":
-            at = _skip(text, at + 1)
-        elif text[at : at + 1] != "}":
-            raise JSONDecodeError("a comma is wanted", text[:0], 0)
-    if _skip(text, at + 1) != len(text):
-        raise JSONDecodeError("the line goes on after its object", text[:0], 0)
-    return spans
-
-
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _value(text: str, span: tuple[int, int] | None) -> Any:
-    return None if span is None else _json.raw_decode(text, span[0])[0]
-
-
-def _lenient_error(value: Any) -> ServerError:
-    if not is_object(value):
-        return ServerError(13, str(value)[:1_000], "")
-    code = value.get("code")
-    return ServerError(
-        code if isinstance(code, int) else int(code) if isinstance(code, str) and code.isdecimal() else 0,
-        str(value.get("message") or ""),
-        str(value.get("status") or ""),
-        value.get("details"),
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -427,7 +334,7 @@ def http_error(status: int, body: bytes) -> ServerError:
         return ServerError(status, error, phrase(status))
     if not is_object(error):
         return ServerError(status, phrase(status), "")
-    found = _lenient_error(error)
+    found = lenient_error(error)
     return ServerError(found.code or status, found.message or phrase(status), found.status, found.details)
 
 
@@ -437,3 +344,18 @@ def phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return f"HTTP status {status}"
+
+
+def lenient_error(value: Any) -> ServerError:
+    """Return the error that some JSON value tells, whatever its types."""
+    if not is_object(value):
+        return ServerError(13, str(value)[:1_000], "")
+    code = value.get("code")
+    if isinstance(code, str) and code.isdecimal() and len(code) <= _DIGITS_MAX:
+        code = int(code)
+    return ServerError(
+        code if isinstance(code, int) else 0,
+        str(value.get("message") or ""),
+        str(value.get("status") or ""),
+        value.get("details"),
+    )

@@ -77,7 +77,8 @@ class DiskStore:
     """
 
     def __init__(self, home: Path, settings: Settings, *, slots_max: int = SLOTS_MAX) -> None:
-        self._home = home
+        # The process may change its folder later.
+        self._home = home.absolute()
         self._settings = settings
         self._slots_max = slots_max
         self._pid = os.getpid()

@@ -63,7 +63,11 @@ class Output:
             if path.exists() and not stat.S_ISREG(path.stat().st_mode):
                 return cls(path.open("wb"), seekable=False)
             output = cls(_open_locked(path), seekable=True)
-            output._go_on(path)
+            try:
+                output._go_on(path)
+            except BaseException:
+                output._file.close()
+                raise
         except OSError as error:
             raise UsageError(f"{target} cannot be written: {error.strerror}") from None
         return output
@@ -81,6 +85,7 @@ class Output:
         self._file.flush()
         if self._is_regular:
             os.fsync(self._file.fileno())
+        if self._file is not sys.stdout.buffer:
             self._file.close()
 
     def _go_on(self, path: Path) -> None:

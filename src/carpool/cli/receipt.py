@@ -63,6 +63,6 @@ def print_receipt(receipt: Receipt, *, jobs: int, file: TextIO) -> None:
     console = Console(file=file)
     console.print(table)
     if receipt.unknown_cost:
-        console.print(f"{receipt.unknown_cost:,} of these have no price: the model or its token count is not known.")
+        console.print(f"Without a price, since model or token count is not known: {receipt.unknown_cost:,}.")
     if receipt.doubles:
-        console.print(f"{receipt.doubles:,} jobs turned out to be doubles and were cancelled.")
+        console.print(f"Doubled jobs found and cancelled: {receipt.doubles:,}.")

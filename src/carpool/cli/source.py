@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Final
 
@@ -77,9 +78,11 @@ async def _blocks(handle: int) -> AsyncIterator[bytes]:
                 block = os.read(handle, _BLOCK_BYTES)
             except OSError as error:
                 block = error
+            put = blocks.put(block)
             try:
-                asyncio.run_coroutine_threadsafe(blocks.put(block), loop).result()
-            except RuntimeError:  # the loop is closed: nobody wants it any more
+                asyncio.run_coroutine_threadsafe(put, loop).result()
+            except (RuntimeError, CancelledError):  # the loop is closed or closing: nobody wants it any more
+                put.close()
                 return
 
     threading.Thread(target=read, name="carpool-input", daemon=True).start()
