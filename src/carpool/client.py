@@ -267,6 +267,8 @@ class Client:
         return self._runtime.entrance.ask(kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until)
 
     def _encode(self, request: Request) -> Encoded:
+        if request.kind not in ("generate", "embed"):
+            raise ConfigurationError(f"Request.kind is {request.kind!r}; it must be 'generate' or 'embed'", key=request.key)
         if request.body is not None:
             return self._encoder.body(request.kind, request.model, request.body)
         if request.kind == "embed":

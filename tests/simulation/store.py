@@ -21,10 +21,11 @@ from carpool._core.messages import (
     PutMeta,
     PutResults,
     PutSegment,
+    PutTaken,
     Record,
     Write,
 )
-from carpool._core.model import Job, Marks, Meta, Place, ResultsHead, SegmentHead, Span
+from carpool._core.model import Job, Marks, Meta, Place, ResultsHead, SegmentHead, Span, Taken
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -38,6 +39,7 @@ class DurableStore:
         self.marks: dict[int, bytes] = {}
         self.jobs: dict[str, bytes] = {}
         self.results: dict[int, tuple[bytes, list[bytes]]] = {}
+        self.taken: dict[int, bytes] = {}
 
     def apply(self, writes: Sequence[Write]) -> None:
         """Make the writes of one commit durable, all at once."""
@@ -70,6 +72,10 @@ class DurableStore:
                 case DropResults(numbers=numbers):
                     for no in numbers:
                         del self.results[no]
+                        self.taken.pop(no, None)
+                case PutTaken(taken=taken):
+                    assert taken.no in self.results, "what was taken belongs to results that are there"
+                    self.taken[taken.no] = _encode(taken)
 
     def load(self) -> Iterator[Record]:
         """Yield all records: the identity, segments, marks, jobs, results."""
@@ -82,6 +88,8 @@ class DurableStore:
             yield self.job(job_id)
         for no in sorted(self.results):
             yield self.results_head(no)
+        for no in sorted(self.taken):
+            yield msgspec.msgpack.decode(self.taken[no], type=Taken)
 
     def job(self, job_id: str) -> Job:
         """Return a job as it was written last."""

@@ -27,6 +27,7 @@ from carpool._core.messages import (
     PutMarks,
     PutResults,
     PutSegment,
+    PutTaken,
     Report,
     Step,
     Write,
@@ -49,6 +50,7 @@ from carpool._core.model import (
     ResultsHead,
     Segment,
     Span,
+    Taken,
     place_of,
 )
 from carpool._core.pacing import Pacing
@@ -86,6 +88,8 @@ class Book:
         """Rows of a job being fetched that are to be sent again once it is closed, and why."""
         self.results: dict[int, ResultsHead] = {}
         self.results_open: dict[int, int] = {}
+        self.taken: dict[int, bytearray] = {}
+        """Rows of stored results that are needed no more, where others of the same record are."""
         self.handed: dict[Place, Place] = {}
         """Requests of automatic keys whose stored result goes to live awaiters: others may adopt it only if these are
         gone before they take it."""
@@ -108,6 +112,8 @@ class Book:
         self.reused = 0
         self.jobs_created = 0
         self.foreign = 0
+        self.closing = False
+        """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
 
     # -- the step being answered
@@ -232,8 +238,8 @@ class Book:
         self.waiting_requests -= stop - start
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
-    def sweep_segments(self, numbers: Iterable[int], *, awaited: bool = False) -> None:
-        """Drop segments that nothing needs any more, and record the state of the others; ``awaited``: by callers still."""
+    def sweep_segments(self, numbers: Iterable[int]) -> None:
+        """Drop segments that nothing needs any more, and record the state of the others."""
         dropped: list[int] = []
         for no in sorted(set(numbers)):
             segment = self.segments.get(no)
@@ -247,7 +253,7 @@ class Book:
                 self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
         if dropped:
             self.write(DropSegments(numbers=dropped))
-            if not awaited:
+            if not self.closing:
                 self.act(Forget(numbers=dropped))
 
     # -- jobs
@@ -402,12 +408,31 @@ class Book:
 
     def release_result(self, place: Place) -> None:
         """Note that a stored result is needed no more; the last one of its record drops it."""
-        no = place >> ROW_BITS
+        no, row = place >> ROW_BITS, place & ROW_MASK
         if no not in self.results:
             return  # too old meanwhile
+        taken = self.taken.setdefault(no, bytearray(len(self.results[no].keys)))
+        if taken[row]:
+            return
+        taken[row] = 1
         self.results_open[no] -= 1
         if self.results_open[no] == 0:
             self.drop_results([no])
+        else:
+            self.write(PutTaken(taken=Taken(no=no, rows=bytes(taken))))
+
+    def index_taken(self, record: Taken) -> None:
+        """Withdraw the offers of stored results that an earlier process delivered."""
+        head = self.results[record.no]
+        self.taken[record.no] = bytearray(record.rows)
+        for row, key in enumerate(head.keys):
+            if not record.rows[row]:
+                continue
+            self.results_open[record.no] -= 1
+            place = place_of(record.no, row)
+            if self.keys.kept.get(key) == place:
+                del self.keys.kept[key]
+            self.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
 
     def drop_results(self, numbers: list[int]) -> None:
         """Forget stored results, and every key that still leads to them."""
@@ -415,6 +440,7 @@ class Book:
         for no in numbers:
             head = self.results.pop(no)
             del self.results_open[no]
+            self.taken.pop(no, None)
             for row, key in enumerate(head.keys):
                 place, request = place_of(no, row), head.places[row]
                 if self.keys.kept.get(key) == place:

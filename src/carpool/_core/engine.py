@@ -401,6 +401,7 @@ class Engine:
     def _close(self, *, send: bool) -> None:
         """Withdraw bare awaits that were not sent; send or leave the rest."""
         book = self.book
+        book.closing = True
         touched: list[int] = []
         for segment in book.segments.values():
             if QUEUED not in segment.states:
@@ -409,7 +410,7 @@ class Engine:
                 if state == QUEUED and not segment.flags[row] & EXPLICIT:
                     book.withdraw(segment, row)
                     touched.append(segment.no)
-        book.sweep_segments(touched, awaited=True)
+        book.sweep_segments(touched)
         if send:
             book.lanes.flush()
 

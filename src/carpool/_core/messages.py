@@ -21,6 +21,7 @@ from carpool._core.model import (
     ResultsHead,
     RowFault,
     SegmentHead,
+    Taken,
     Tokens,
 )
 from carpool.types import BatchJob
@@ -190,14 +191,20 @@ class PutResults(msgspec.Struct, frozen=True, tag=True):
     bodies: list[bytes]
 
 
+class PutTaken(msgspec.Struct, frozen=True, tag=True):
+    """Record which stored results were delivered."""
+
+    taken: Taken
+
+
 class DropResults(msgspec.Struct, frozen=True, tag=True):
     """Forget results that are delivered or too old."""
 
     numbers: list[int]
 
 
-Write: TypeAlias = PutMeta | PutSegment | PutMarks | DropSegments | PutJob | DropJob | PutResults | DropResults
-Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead
+Write: TypeAlias = PutMeta | PutSegment | PutMarks | DropSegments | PutJob | DropJob | PutResults | PutTaken | DropResults
+Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken
 
 # -- actions
 

@@ -183,6 +183,14 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """Cumulative bytes of the bodies."""
 
 
+class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """Which rows of stored results are needed no more, while others still are."""
+
+    no: int
+    rows: bytes
+    """A byte a row: 1 if it was delivered."""
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Identity of a store slot, and how often it was opened."""
 

@@ -28,6 +28,7 @@ from carpool._core.model import (
     ResultsHead,
     Segment,
     SegmentHead,
+    Taken,
     place_of,
 )
 from carpool.settings import Settings
@@ -58,6 +59,9 @@ class Recovery:
                     self._take_job(record)
             case ResultsHead():
                 self._take_results(record)
+            case Taken():
+                if record.no in self._book.results:
+                    self._book.index_taken(record)
             case Meta():
                 pass
 

@@ -24,6 +24,7 @@ from carpool._core.messages import (
     PutMeta,
     PutResults,
     PutSegment,
+    PutTaken,
     Record,
     Write,
 )
@@ -110,8 +111,10 @@ class MemoryStore:
                 return [(segments.job_name(job_id), None)]
             case PutResults(head, rows):
                 return [(segments.results_name(head.no), _with_rows(head, rows))]
+            case PutTaken(taken):
+                return [(segments.taken_name(taken.no), (_encoded(taken), ()))]
             case DropResults(numbers):
-                return [(segments.results_name(no), None) for no in numbers]
+                return [(name(no), None) for no in numbers for name in (segments.results_name, segments.taken_name)]
             case _:
                 assert_never(write)
 

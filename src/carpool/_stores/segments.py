@@ -26,10 +26,11 @@ from carpool._core.messages import (
     PutMeta,
     PutResults,
     PutSegment,
+    PutTaken,
     Record,
     Write,
 )
-from carpool._core.model import Job, Marks, Meta, ResultsHead, SegmentHead
+from carpool._core.model import Job, Marks, Meta, ResultsHead, SegmentHead, Taken
 from carpool.errors import StoreCorrupt, StoreError, StoreVersion
 
 Changes: TypeAlias = dict[str, bytearray | None]
@@ -49,6 +50,7 @@ _TYPES: Final[dict[str, type[Record]]] = {
     "m": Marks,
     "j": Job,
     "r": ResultsHead,
+    "t": Taken,
 }
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(record) for kind, record in _TYPES.items()}
 _RANKS: Final = {kind: rank for rank, kind in enumerate(_TYPES)}
@@ -76,6 +78,11 @@ def results_name(no: int) -> str:
     return f"r{no}"
 
 
+def taken_name(no: int) -> str:
+    """Return the name of the value that says which stored results were delivered."""
+    return f"t{no}"
+
+
 def job_name(job_id: str) -> str:
     """Return the name of a job's value."""
     if "/" in job_id:
@@ -84,7 +91,7 @@ def job_name(job_id: str) -> str:
 
 
 def order(name: str) -> tuple[int, int, str]:
-    """Return where a value comes when all are loaded: identity, segments by number, marks, jobs, results.
+    """Return where a value comes when all are loaded: identity, segments by number, marks, jobs, results, taken.
 
     Raises:
         StoreCorrupt: no value has such a name.
@@ -92,7 +99,7 @@ def order(name: str) -> tuple[int, int, str]:
     kind = _kind(name)
     rank = _RANKS.get(kind)
     number = name[1:]
-    if rank is None or (kind in {"s", "m", "r"} and not (number.isascii() and number.isdecimal())):
+    if rank is None or (kind in {"s", "m", "r", "t"} and not (number.isascii() and number.isdecimal())):
         raise StoreCorrupt(f"the store holds {name[:80]!r}, which carpool did not write")
     return (rank, 0, number) if kind in {META, "j"} else (rank, int(number), "")
 
@@ -186,6 +193,8 @@ def _name_of(found: Record) -> str:
             return job_name(found.id)
         case ResultsHead():
             return results_name(found.no)
+        case Taken():
+            return taken_name(found.no)
         case _:
             assert_never(found)
 
@@ -239,8 +248,10 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
                 changes[job_name(job_id)] = None
             case PutResults(head, rows):
                 changes[results_name(head.no)] = _encode_rows(results_name(head.no), head, rows)
+            case PutTaken(taken):
+                changes[taken_name(taken.no)] = encode(taken_name(taken.no), taken)
             case DropResults(numbers):
-                changes.update((results_name(no), None) for no in numbers)
+                changes.update((name(no), None) for no in numbers for name in (results_name, taken_name))
             case _:
                 assert_never(write)
     return changes
