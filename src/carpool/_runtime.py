@@ -36,7 +36,6 @@ from carpool._core.messages import (
     Poll,
     Report,
     Revoke,
-    RowsFetched,
     Upload,
     Woken,
     Write,
@@ -48,6 +47,7 @@ from carpool._runtime_awaiters import Awaiters
 from carpool._runtime_calls import Calls, Question, facts_of
 from carpool._runtime_entrance import Entrance, Line
 from carpool._runtime_errors import ECHO_CHARS_MIN, exception_for
+from carpool._runtime_fetch import Sorted
 from carpool._runtime_kept import KeptReads
 from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError
 from carpool.settings import Settings
@@ -69,6 +69,7 @@ class Runtime:
         self._awaiters = Awaiters()
         self._gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
         self._inbox: list[Event] = []
+        self._handovers: list[Sorted] = []
         self._spilled: list[Awaitable[None]] = []
         self._after_turn: list[asyncio.Future[None]] = []
         self._until: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -291,6 +292,7 @@ class Runtime:
             step = self.engine.step(event, now)
             writes += step.writes
             actions += step.actions
+        self._hand_over()
         try:
             lines = await self._lines_of_failed(actions)
             await self._commit(writes)
@@ -300,6 +302,17 @@ class Runtime:
         for action in actions:
             self._act(action, lines)
         self._finish_turn(after)
+
+    def _hand_over(self) -> None:
+        """Give awaiters the answers that the engine has booked; who was cancelled meanwhile leaves his to the next."""
+        blocks, self._handovers = self._handovers, []
+        for block in blocks:
+            facts = block.facts
+            for waiter, place, body in block.handovers:
+                if waiter.done():
+                    self.entrance.undelivered(place, body, facts)
+                else:
+                    waiter.set_result((body, facts))
 
     def _finish_turn(self, after: list[asyncio.Future[None]]) -> None:
         if self._kept:
@@ -365,8 +378,10 @@ class Runtime:
             self._inbox.append(event)
             self._wake()
 
-    async def _settle(self, event: RowsFetched) -> None:
-        self._inbox.append(event)
+    async def _settle(self, block: Sorted) -> None:
+        """Let the engine take a block, then hand over what goes straight to awaiters; return once the rest is stored."""
+        self._inbox.append(block.event)
+        self._handovers.append(block)
         await self.turn()
 
     async def _cancel(self, action: CancelRemote) -> None:

@@ -14,6 +14,7 @@ from carpool._core.book import Book
 from carpool._core.engine import Engine
 from carpool._core.ledger import PAID_PERCENT
 from carpool._core.messages import (
+    Broken,
     CallFailed,
     Create,
     Created,
@@ -26,20 +27,19 @@ from carpool._core.messages import (
     Polled,
     Revoke,
     Revoked,
-    RowsFetched,
     Upload,
     Uploaded,
 )
-from carpool._core.model import Block, Fault, Job, Lane, Row, Span
+from carpool._core.model import Block, Job, Lane, Row, Span
 from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime_awaiters import Awaiters
-from carpool._runtime_fetch import RowSorter, name_by_position
+from carpool._runtime_fetch import RowSorter, Sorted, name_by_position
 from carpool.errors import ClientClosed, StoreError
-from carpool.types import Facts, ServerError
+from carpool.types import Facts
 
 logger: Final = logging.getLogger("carpool")
 Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
-Settle: TypeAlias = Callable[[RowsFetched], Awaitable[None]]
+Settle: TypeAlias = Callable[[Sorted], Awaitable[None]]
 _T = TypeVar("_T")
 
 
@@ -79,7 +79,7 @@ class Calls:
             raise
         except Exception as error:
             logger.exception("a bug of carpool in %s of %s", type(question).__name__, job.display_name)
-            fault = Fault(kind="unknown", error=ServerError(message=f"internal error: {type(error).__name__}"))
+            return Broken(job.id, op, f"a bug of carpool: {type(error).__name__}")
         return CallFailed(job.id, op, fault)
 
     async def _reply(self, question: Question) -> Event:

@@ -15,8 +15,8 @@ from carpool._core.messages import Event, Undelivered
 from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
 from carpool._runtime_awaiters import Answer, Asked, Awaiters
 from carpool._runtime_kept import KeptReads
-from carpool.errors import KeyConflict, RequestTooLarge
-from carpool.types import Kind
+from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge
+from carpool.types import Facts, Kind
 
 Line: TypeAlias = Callable[[str, bytes], bytes]
 """Makes the row of a batch file out of a key and an encoded request."""
@@ -115,6 +115,12 @@ class Entrance:
             answer = self._kept.ask(place)
             return Asked(head.keys[row], place, answer, head.kept_at, reused=True, kept=True, explicit=explicit)
         segment = book.segments[no]
+        if self._engine.is_stalled(place):
+            raise RequestFailed(
+                f"a bug of carpool broke the job of request {segment.keys[row]!r}; what is paid for is on record, and another "
+                "process can go on with it",
+                key=segment.keys[row],
+            )
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._awaiters.attach(place, future, deadline, segment.deadlines[row] if segment.deadlines else None)
         if deadline is not None:
@@ -132,13 +138,20 @@ class Entrance:
         if future.done() and not future.cancelled() and future.exception() is None:
             if not asked.explicit:
                 body, facts = future.result()
-                digest = bytes.fromhex(asked.key[1:33])
-                row = (asked.place, asked.key, digest, body)
-                self._undelivered.append(Undelivered([row], Lane(facts.kind, facts.model), facts.job))
+                self._keep(asked.place, asked.key, body, facts)
         elif asked.kept:
             self._engine.offer_again(asked.place)
         elif not self._awaiters.drop(asked.place, future):
             self._engine.leave(asked.place, self._now())
+        self._wake()
+
+    def undelivered(self, place: Place, body: bytes, facts: Facts) -> None:
+        """Note that the only awaiter of an automatic key was cancelled before its answer was handed over."""
+        self._keep(place, self._engine.book.key_at(place), body, facts)
+
+    def _keep(self, place: Place, key: str, body: bytes, facts: Facts) -> None:
+        digest = bytes.fromhex(key[1:33])
+        self._undelivered.append(Undelivered([(place, key, digest, body)], Lane(facts.kind, facts.model), facts.job))
         self._wake()
 
     def nobody_left(self, place: Place) -> None:

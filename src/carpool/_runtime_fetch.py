@@ -7,12 +7,22 @@ stored before they count as settled.
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from carpool._core.book import Book
 from carpool._core.messages import RowsFetched
 from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault, Tokens
-from carpool._runtime_awaiters import Awaiters
+from carpool._runtime_awaiters import Awaiters, Waiter
 from carpool.types import Facts, view_usage
+
+
+class Sorted(NamedTuple):
+    """A block of output, sorted."""
+
+    event: RowsFetched
+    handovers: list[tuple[Waiter, Place, bytes]]
+    """Answers that go straight to awaiters, once the engine has taken the event."""
+    facts: Facts
 
 
 class RowSorter:
@@ -25,10 +35,11 @@ class RowSorter:
         self._facts = facts
         self.strangers = 0
 
-    def sort(self, job_id: str, op: int, block: Block) -> RowsFetched:
-        """Sort one block, and hand over what may be handed over."""
+    def sort(self, job_id: str, op: int, block: Block) -> Sorted:
+        """Sort one block."""
         pop, segments, columns = self._index.pop, self._book.segments, self._columns
         delivered: list[Place] = []
+        handovers: list[tuple[Waiter, Place, bytes]] = []
         kept: list[tuple[Place, bytes]] = []
         failed: list[RowFault] = []
         bodies: list[bytes] = []
@@ -49,14 +60,14 @@ class RowSorter:
             if column is not None and at < len(column):
                 waiter = column[at]
                 if isinstance(waiter, future_type) and not waiter.done() and not segments[no].flags[at] & EXPLICIT:
-                    waiter.set_result((body, facts))
+                    handovers.append((waiter, place, body))
                     column[at] = None
                     delivered.append(place)
                     continue
             kept.append((place, body))
         self.strangers += block.unreadable
         tokens = Tokens(len(bodies)) if facts.input_picousd is None else count_tokens(bodies)
-        return RowsFetched(job_id, op, delivered, kept, failed, tokens)
+        return Sorted(RowsFetched(job_id, op, delivered, kept, failed, tokens), handovers, facts)
 
 
 def name_by_position(rows: list[Row], keys: list[str]) -> bool:

@@ -20,14 +20,11 @@ from carpool._core.ledger import Ledger
 from carpool._core.messages import (
     Action,
     DropJob,
-    DropResults,
     DropSegments,
     Forget,
     PutJob,
     PutMarks,
-    PutResults,
     PutSegment,
-    PutTaken,
     Report,
     Step,
     Write,
@@ -50,7 +47,6 @@ from carpool._core.model import (
     ResultsHead,
     Segment,
     Span,
-    Taken,
     place_of,
 )
 from carpool._core.pacing import Pacing
@@ -59,17 +55,6 @@ from carpool.settings import Settings
 from carpool.types import ServerError
 
 _DONE_BYTES: Final = bytes(state == DONE for state in range(256))
-
-
-class KeptRow(msgspec.Struct, frozen=True, gc=False):
-    """A result to be stored."""
-
-    place: Place
-    key: str
-    digest: bytes
-    flags: int
-    failed: bool
-    body: bytes
 
 
 class Book:
@@ -355,104 +340,7 @@ class Book:
         """Return the display name by which a job can be found again."""
         return display_name(self.store_id, job_id, attempt, self.settings.label)
 
-    # -- results
-
-    def keep(self, lane: Lane, job_name: str, rows: list[KeptRow], now: float) -> None:
-        """Store results, and let their keys find them."""
-        sizes, total = array("Q"), 0
-        for row in rows:
-            total += len(row.body)
-            sizes.append(total)
-        head = ResultsHead(
-            no=self.next_results,
-            origin=self.origin,
-            lane=lane,
-            job=job_name,
-            kept_at=now,
-            places=[row.place for row in rows],
-            keys=[row.key for row in rows],
-            digests=b"".join(row.digest for row in rows),
-            flags=bytes(row.flags & ~ABANDONED for row in rows),
-            failed=bytes(row.failed for row in rows),
-            ends=sizes.tobytes(),
-        )
-        self.next_results += 1
-        self.handed.update(
-            (row.place, place_of(head.no, at)) for at, row in enumerate(rows) if not row.flags & (EXPLICIT | ABANDONED)
-        )
-        self.index_results(head)
-        self.write(PutResults(head=head, bodies=[row.body for row in rows]))
-
-    def index_results(self, head: ResultsHead) -> None:
-        """Let the keys of stored results find them, and offer those of automatic keys that no awaiter will take."""
-        self.results[head.no] = head
-        self.results_open[head.no] = len(head.keys)
-        for row, key in enumerate(head.keys):
-            place = place_of(head.no, row)
-            if head.flags[row] & EXPLICIT:
-                self.keys.kept[key] = place
-            elif head.places[row] not in self.handed:
-                self.offer_result(place)
-
-    def offer_result(self, place: Place) -> None:
-        """Let identical calls adopt the stored result of an automatic key."""
-        head, row = self.results[place >> ROW_BITS], place & ROW_MASK
-        self.keys.abandon(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
-
-    def release_handed(self, now: float, age_s: float) -> None:
-        """Let go of results handed to awaiters some time ago."""
-        for request, place in list(self.handed.items()):
-            if now - self.results[place >> ROW_BITS].kept_at >= age_s:
-                del self.handed[request]
-                self.release_result(place)
-
-    def release_result(self, place: Place) -> None:
-        """Note that a stored result is needed no more; the last one of its record drops it."""
-        no, row = place >> ROW_BITS, place & ROW_MASK
-        if no not in self.results:
-            return  # too old meanwhile
-        taken = self.taken.setdefault(no, bytearray(len(self.results[no].keys)))
-        if taken[row]:
-            return
-        taken[row] = 1
-        self.results_open[no] -= 1
-        if self.results_open[no] == 0:
-            self.drop_results([no])
-        else:
-            self.write(PutTaken(taken=Taken(no=no, rows=bytes(taken))))
-
-    def index_taken(self, record: Taken) -> None:
-        """Withdraw the offers of stored results that an earlier process delivered."""
-        head = self.results[record.no]
-        self.taken[record.no] = bytearray(record.rows)
-        for row, key in enumerate(head.keys):
-            if not record.rows[row]:
-                continue
-            self.results_open[record.no] -= 1
-            place = place_of(record.no, row)
-            if self.keys.kept.get(key) == place:
-                del self.keys.kept[key]
-            self.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
-
-    def drop_results(self, numbers: list[int]) -> None:
-        """Forget stored results, and every key that still leads to them."""
-        unmarked: list[int] = []
-        for no in numbers:
-            head = self.results.pop(no)
-            del self.results_open[no]
-            self.taken.pop(no, None)
-            for row, key in enumerate(head.keys):
-                place, request = place_of(no, row), head.places[row]
-                if self.keys.kept.get(key) == place:
-                    del self.keys.kept[key]
-                elif self.handed.get(request) == place:
-                    del self.handed[request]
-                elif not head.flags[row] & EXPLICIT:
-                    self.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
-                unmarked.append(request >> ROW_BITS)
-        # Until its job is closed, a row counts as done on disk only by its result.
-        self.sweep_segments(no for no in unmarked if no in self.segments and self.segments[no].jobs)
-        self.write(DropResults(numbers=numbers))
+    # -- the log
 
     def report(self, event: str, job: str = "", count: int = 1, detail: str = "") -> None:
         """Tell the log."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import heapq
 from typing import Final, TypeAlias, assert_never
 
-from carpool._core import lifecycle, settlement
+from carpool._core import lifecycle, settlement, shelf
 from carpool._core.book import Book, room_for
 from carpool._core.keys import Claim
 from carpool._core.messages import (
+    Broken,
     CallersGone,
     CallFailed,
     Closing,
@@ -53,14 +54,14 @@ from carpool.types import Receipt, Stats
 
 _EXPIRY_PAUSE_S: Final = 600.0
 
-Reply: TypeAlias = Uploaded | Created | Found | Revoked | Polled | RowsFetched | FetchEnded | CallFailed
+Reply: TypeAlias = Uploaded | Created | Found | Revoked | Polled | RowsFetched | FetchEnded | CallFailed | Broken
 _REPLIES: Final[dict[JobState, tuple[type, ...]]] = {
-    JobState.UPLOADING: (Uploaded, CallFailed),
+    JobState.UPLOADING: (Uploaded, CallFailed, Broken),
     JobState.READY: (),
-    JobState.CREATING: (Created, CallFailed),
-    JobState.LOOKING: (Found, Revoked, CallFailed),
-    JobState.RUNNING: (Polled, CallFailed),
-    JobState.FETCHING: (RowsFetched, FetchEnded, CallFailed),
+    JobState.CREATING: (Created, CallFailed, Broken),
+    JobState.LOOKING: (Found, Revoked, CallFailed, Broken),
+    JobState.RUNNING: (Polled, CallFailed, Broken),
+    JobState.FETCHING: (RowsFetched, FetchEnded, CallFailed, Broken),
     JobState.CLOSED: (),
 }
 """What may answer the question in the air, by the job's state."""
@@ -157,7 +158,7 @@ class Engine:
         row = place & ROW_MASK
         if head.failed[row] or now - head.kept_at > book.settings.keep_results_s:
             del book.keys.kept[key]
-            book.release_result(place)
+            shelf.release(book, place)
             return Claim.NEW, 0
         if head.digests[row * 16 : row * 16 + 16] != digest:
             return Claim.CONFLICT, place
@@ -204,14 +205,14 @@ class Engine:
 
     def took(self, place: Place) -> None:
         """Note that a stored result of an automatic key was handed over."""
-        self.book.release_result(place)
+        shelf.release(self.book, place)
 
     def leave(self, place: Place, now: float) -> None:
         """Note that nobody awaits a request any more: withdraw what was not sent, offer what was sent to identical calls."""
         book = self.book
         handed = book.handed.pop(place, None)
         if handed is not None:
-            book.offer_result(handed)
+            shelf.offer(book, handed)
         segment, row = book.at(place)
         if segment is None:
             return
@@ -233,7 +234,7 @@ class Engine:
         """Note that whoever adopted a stored result did not live to take it."""
         head = self.book.results.get(place >> ROW_BITS)
         if head is not None and not head.flags[place & ROW_MASK] & EXPLICIT:
-            self.book.offer_result(place)
+            shelf.offer(self.book, place)
 
     def fetch_index(self, job_id: str) -> dict[str, Place]:
         """Return the places of a job's unanswered rows by their keys."""
@@ -277,12 +278,19 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether no request is waiting or under way."""
-        return not self.book.waiting_requests and not self.book.jobs
+        return not self.book.waiting_requests and all(job.stalled for job in self.book.jobs.values())
 
     @property
     def unsent(self) -> bool:
         """Whether a request waits, or a job has no name yet."""
-        return bool(self.book.waiting_requests) or any(not job.name for job in self.book.jobs.values())
+        jobs = self.book.jobs.values()
+        return bool(self.book.waiting_requests) or any(not job.name and not job.stalled for job in jobs)
+
+    def is_stalled(self, place: Place) -> bool:
+        """Return whether a request is in a job that this process asks about no more."""
+        no, row = place >> ROW_BITS, place & ROW_MASK
+        spans = (span for job in self.book.jobs.values() if job.stalled for span in job.spans)
+        return any(segment == no and start <= row < stop for segment, start, stop in spans)
 
     def stats(self) -> Stats:
         """Return a snapshot."""
@@ -348,6 +356,8 @@ class Engine:
                 settlement.on_fetch_ended(book, job, event, now)
             case CallFailed():
                 lifecycle.on_call_failed(book, job, event.fault, now)
+            case Broken():
+                lifecycle.on_broken(book, job, event)
             case _:
                 assert_never(event)
 
@@ -376,10 +386,10 @@ class Engine:
     def _expire_kept(self, now: float) -> None:
         """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""
         book, s = self.book, self.book.settings
-        book.release_handed(now, _EXPIRY_PAUSE_S)
+        shelf.release_handed(book, now, _EXPIRY_PAUSE_S)
         old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, s)]
         if old:
-            book.drop_results(old)
+            shelf.drop(book, old)
         touched: list[int] = []
         for segment in book.segments.values():
             if segment.states.find(PARKED) < 0:

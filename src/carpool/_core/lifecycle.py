@@ -14,9 +14,11 @@ import msgspec
 from carpool._core import settlement
 from carpool._core.book import Book
 from carpool._core.messages import (
+    Broken,
     CancelRemote,
     Create,
     Created,
+    Fail,
     Fetch,
     Find,
     Found,
@@ -27,7 +29,7 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import Failure, Fault, Job, JobState
+from carpool._core.model import SENT, Failure, Fault, Job, JobState
 from carpool._core.retry import Refusal, pause_s, read_refusal
 from carpool._core.sealing import file_name
 from carpool.types import BatchJob, ServerError
@@ -182,6 +184,15 @@ def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
             raise AssertionError(message)
         case _:
             assert_never(job.state)
+
+
+def on_broken(book: Book, job: Job, event: Broken) -> None:
+    """Tell the callers, and leave the job as it is on record: what is paid for stays with the server for the next process."""
+    places = book.rows_in(job, SENT)
+    job.stalled = True
+    book.report("job_stalled", job.name or job.display_name, len(places), event.detail)
+    failure = Failure(kind="failed", error=ServerError(message=event.detail), job=job.name)
+    book.act(Fail(places=places, keys=[book.key_at(place) for place in places], failure=failure))
 
 
 def poll_pause_s(book: Book, job: Job, now: float) -> float:

@@ -121,6 +121,14 @@ class CallFailed(msgspec.Struct, frozen=True, tag=True):
     fault: Fault
 
 
+class Broken(msgspec.Struct, frozen=True, tag=True):
+    """A bug of ours broke the question in the air about a job; asking again would break again."""
+
+    job: str
+    op: int
+    detail: str
+
+
 class Closing(msgspec.Struct, frozen=True, tag=True):
     """The client is being left: bare awaits that were not sent are withdrawn, the rest is sent."""
 
@@ -140,6 +148,7 @@ Event: TypeAlias = (
     | RowsFetched
     | FetchEnded
     | CallFailed
+    | Broken
     | Closing
 )
 
@@ -203,7 +212,9 @@ class DropResults(msgspec.Struct, frozen=True, tag=True):
     numbers: list[int]
 
 
-Write: TypeAlias = PutMeta | PutSegment | PutMarks | DropSegments | PutJob | DropJob | PutResults | PutTaken | DropResults
+Write: TypeAlias = (
+    PutMeta | PutSegment | PutMarks | DropSegments | PutJob | DropJob | PutResults | PutTaken | DropResults
+)
 Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken
 
 # -- actions

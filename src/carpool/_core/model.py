@@ -276,6 +276,8 @@ class Job(msgspec.Struct, kw_only=True):
     """Number of the question in the air; a reply with another number is stale."""
     remote: BatchJob | None = None
     """The server's last word, once it ended."""
+    stalled: bool = False
+    """A bug of ours broke its last question: its callers were told, and the next process asks again."""
 
 
 FaultKind: TypeAlias = Literal["not_sent", "refused", "unknown"]

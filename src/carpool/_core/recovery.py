@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from carpool._core import shelf
 from carpool._core.engine import Engine
 from carpool._core.messages import DeleteRemote, PutMeta, Record, Step
 from carpool._core.model import (
@@ -61,7 +62,7 @@ class Recovery:
                 self._take_results(record)
             case Taken():
                 if record.no in self._book.results:
-                    self._book.index_taken(record)
+                    shelf.index_taken(self._book, record)
             case Meta():
                 pass
 
@@ -105,12 +106,13 @@ class Recovery:
             segment = book.segments.get(place >> ROW_BITS)
             if segment is not None:
                 _mark_done(segment, place & ROW_MASK)
-        book.index_results(head)
+        shelf.index_results(book, head)
 
     def _sort_job(self, job: Job, now: float) -> None:
         """Go on with a job; one that was not created yet is taken apart if nobody may want some of its rows."""
         book = self._book
         job.failures = 0
+        job.stalled = False
         # The clock may have been set back meanwhile.
         job.created_at, job.ended_at = min(job.created_at, now), min(job.ended_at, now)
         match job.state:

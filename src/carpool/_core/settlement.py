@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from carpool._core.book import Book, KeptRow, spans_of
+from carpool._core import shelf
+from carpool._core.book import Book, spans_of
 from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, RowsFetched, Undelivered
 from carpool._core.model import (
     ABANDONED,
@@ -37,7 +38,7 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     book.ledger.settle("batch", job.lane.model, event.tokens)
     if event.kept:
         rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
-        book.keep(job.lane, job.name, rows, now)
+        shelf.keep(book, job.lane, job.name, rows, now)
         for place, _ in event.kept:
             _finish(book, place)
         book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
@@ -95,7 +96,7 @@ def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
         if _flags(book, place) & EXPLICIT
     ]
     if rows:
-        book.keep(job.lane, job.name, rows, now)
+        shelf.keep(book, job.lane, job.name, rows, now)
     for failure, places in verdicts.groups.values():
         keys = [book.key_at(place) for place in places]
         for place in places:
@@ -180,10 +181,10 @@ def give_back(book: Book, job: Job, failure: Failure) -> None:
 def on_undelivered(book: Book, event: Undelivered, now: float) -> None:
     """Keep answers that their callers did not live to take, for whoever asks the same again."""
     rows = [
-        KeptRow(place=place, key=key, digest=digest, flags=ABANDONED, failed=False, body=body)
+        shelf.KeptRow(place=place, key=key, digest=digest, flags=ABANDONED, failed=False, body=body)
         for place, key, digest, body in event.rows
     ]
-    book.keep(event.lane, event.job, rows, now)
+    shelf.keep(book, event.lane, event.job, rows, now)
 
 
 def trim(book: Book, job: Job) -> bool:
@@ -252,9 +253,9 @@ def _sort_faults(book: Book, job: Job, faults: list[RowFault], now: float) -> No
     fail(book, job, verdicts, now)
 
 
-def _kept_row(book: Book, place: Place, body: bytes, *, failed: bool) -> KeptRow:
+def _kept_row(book: Book, place: Place, body: bytes, *, failed: bool) -> shelf.KeptRow:
     segment, row = _row(book, place)
-    return KeptRow(
+    return shelf.KeptRow(
         place=place,
         key=segment.keys[row],
         digest=segment.digest(row),

@@ -1,0 +1,140 @@
+"""Stored results: what finds them, who may have them, and when they go.
+
+Owns the way from a result's first record to its last: results of explicit keys stay for whoever asks, those of automatic
+keys until somebody took them. It must not know jobs beyond their names.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import msgspec
+
+from carpool._core.book import Book
+from carpool._core.messages import DropResults, PutResults, PutTaken
+from carpool._core.model import (
+    ABANDONED,
+    EXPLICIT,
+    ROW_BITS,
+    ROW_MASK,
+    Lane,
+    Place,
+    ResultsHead,
+    Taken,
+    place_of,
+)
+
+
+class KeptRow(msgspec.Struct, frozen=True, gc=False):
+    """A result to be stored."""
+
+    place: Place
+    key: str
+    digest: bytes
+    flags: int
+    failed: bool
+    body: bytes
+
+
+def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float) -> None:
+    """Store results, and let their keys find them."""
+    sizes, total = array("Q"), 0
+    for row in rows:
+        total += len(row.body)
+        sizes.append(total)
+    head = ResultsHead(
+        no=book.next_results,
+        origin=book.origin,
+        lane=lane,
+        job=job_name,
+        kept_at=now,
+        places=[row.place for row in rows],
+        keys=[row.key for row in rows],
+        digests=b"".join(row.digest for row in rows),
+        flags=bytes(row.flags & ~ABANDONED for row in rows),
+        failed=bytes(row.failed for row in rows),
+        ends=sizes.tobytes(),
+    )
+    book.next_results += 1
+    book.handed.update(
+        (row.place, place_of(head.no, at)) for at, row in enumerate(rows) if not row.flags & (EXPLICIT | ABANDONED)
+    )
+    index_results(book, head)
+    book.write(PutResults(head=head, bodies=[row.body for row in rows]))
+
+
+def index_results(book: Book, head: ResultsHead) -> None:
+    """Let the keys of stored results find them, and offer those of automatic keys that no awaiter will take."""
+    book.results[head.no] = head
+    book.results_open[head.no] = len(head.keys)
+    for row, key in enumerate(head.keys):
+        place = place_of(head.no, row)
+        if head.flags[row] & EXPLICIT:
+            book.keys.kept[key] = place
+        elif head.places[row] not in book.handed:
+            offer(book, place)
+
+
+def offer(book: Book, place: Place) -> None:
+    """Let identical calls adopt the stored result of an automatic key."""
+    head, row = book.results[place >> ROW_BITS], place & ROW_MASK
+    book.keys.abandon(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+
+
+def release_handed(book: Book, now: float, age_s: float) -> None:
+    """Let go of results handed to awaiters some time ago."""
+    for request, place in list(book.handed.items()):
+        if now - book.results[place >> ROW_BITS].kept_at >= age_s:
+            del book.handed[request]
+            release(book, place)
+
+
+def release(book: Book, place: Place) -> None:
+    """Note that a stored result is needed no more; the last one of its record drops it."""
+    no, row = place >> ROW_BITS, place & ROW_MASK
+    if no not in book.results:
+        return  # too old meanwhile
+    taken = book.taken.setdefault(no, bytearray(len(book.results[no].keys)))
+    if taken[row]:
+        return
+    taken[row] = 1
+    book.results_open[no] -= 1
+    if book.results_open[no] == 0:
+        drop(book, [no])
+    else:
+        book.write(PutTaken(taken=Taken(no=no, rows=bytes(taken))))
+
+
+def index_taken(book: Book, record: Taken) -> None:
+    """Withdraw the offers of stored results that an earlier process delivered."""
+    head = book.results[record.no]
+    book.taken[record.no] = bytearray(record.rows)
+    for row, key in enumerate(head.keys):
+        if not record.rows[row]:
+            continue
+        book.results_open[record.no] -= 1
+        place = place_of(record.no, row)
+        if book.keys.kept.get(key) == place:
+            del book.keys.kept[key]
+        book.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+
+
+def drop(book: Book, numbers: list[int]) -> None:
+    """Forget stored results, and every key that still leads to them."""
+    unmarked: list[int] = []
+    for no in numbers:
+        head = book.results.pop(no)
+        del book.results_open[no]
+        book.taken.pop(no, None)
+        for row, key in enumerate(head.keys):
+            place, request = place_of(no, row), head.places[row]
+            if book.keys.kept.get(key) == place:
+                del book.keys.kept[key]
+            elif book.handed.get(request) == place:
+                del book.handed[request]
+            elif not head.flags[row] & EXPLICIT:
+                book.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+            unmarked.append(request >> ROW_BITS)
+    # Until its job is closed, a row counts as done on disk only by its result.
+    book.sweep_segments(no for no in unmarked if no in book.segments and book.segments[no].jobs)
+    book.write(DropResults(numbers=numbers))
