@@ -26,13 +26,11 @@ FLOORS = {
     "_ports": 2,
     "_gemini": 3,
     "_stores": 3,
-    "_admission": 4,
-    "_clock": 4,
-    "_jobs": 4,
-    "_map": 4,
     "_runtime": 4,
     "_telemetry": 4,
     "": 5,
+    "_jobs": 5,
+    "_map": 5,
     "client": 5,
     "sync": 5,
     "__main__": 6,
@@ -40,7 +38,6 @@ FLOORS = {
     "emulator": 6,
     "surfaces": 6,
 }
-FLOOR_PREFIXES = {"_runtime_": 4}
 ADAPTERS = 3
 COMPOSITION = 5
 
@@ -105,9 +102,7 @@ def head(module: str) -> str:
 
 
 def floor_of(module: str) -> int | None:
-    name = head(module)
-    by_prefix = (floor for prefix, floor in FLOOR_PREFIXES.items() if name.startswith(prefix))
-    return FLOORS.get(name, next(by_prefix, None))
+    return FLOORS.get(head(module))
 
 
 def imports_of(tree: ast.Module, package: str, known: frozenset[str]) -> Iterator[Import]:
@@ -238,7 +233,7 @@ def test_the_house_stands() -> None:
 NEIGHBOURS = dict.fromkeys(
     [
         "__init__.py", "errors.py", "types.py", "settings.py", "_core/__init__.py", "_core/model.py", "_ports.py",
-        "_gemini/__init__.py", "_gemini/http.py", "_stores/__init__.py", "_stores/disk.py", "_runtime.py",
+        "_gemini/__init__.py", "_gemini/http.py", "_stores/__init__.py", "_stores/disk.py", "_runtime/loop.py",
         "_telemetry.py", "client.py", "sync.py", "cli/__init__.py", "emulator/__init__.py", "emulator/world.py",
         "surfaces/__init__.py",
     ],
@@ -260,15 +255,15 @@ PLANTED = [
     ("_ports.py", "from carpool import _runtime", "floor-above"),
     ("_gemini/http.py", "import carpool._runtime", "floor-above"),
     ("_gemini/http.py", "import importlib\nimportlib.import_module('carpool._runtime')", "floor-above"),
-    ("_runtime.py", "from carpool.client import Client", "floor-above"),
+    ("_runtime/loop.py", "from carpool.client import Client", "floor-above"),
     ("client.py", "from carpool.cli import main", "floor-above"),
     ("__init__.py", "from .emulator import Emulator", "floor-above"),
     ("_gemini/http.py", "from carpool._stores.disk import Disk", "sideways"),
     ("_stores/disk.py", "from carpool import _gemini", "sideways"),
     ("surfaces/server.py", "from carpool.emulator import Emulator", "sideways"),
     ("surfaces/server.py", "from carpool import cli", "sideways"),
-    ("_runtime.py", "from carpool._gemini.http import Session", "adapter-named"),
-    ("_runtime_jobs.py", "from carpool._stores import disk", "adapter-named"),
+    ("_runtime/loop.py", "from carpool._gemini.http import Session", "adapter-named"),
+    ("_runtime/jobs.py", "from carpool._stores import disk", "adapter-named"),
     ("_telemetry.py", "import carpool._stores", "adapter-named"),
     ("cli/jobs.py", "from carpool._gemini import http", "adapter-named"),
     ("emulator/world.py", "from carpool.errors import CarpoolError", "emulator-alone"),
@@ -281,7 +276,7 @@ PLANTED = [
     ("_ports.py", "import anyio", "library"),
     ("_stores/disk.py", "import aiohttp", "library"),
     ("_gemini/http.py", "from diskcache import Cache", "library"),
-    ("_runtime.py", "import aiohttp", "library"),
+    ("_runtime/loop.py", "import aiohttp", "library"),
     ("client.py", "from diskcache import Cache", "library"),
     ("client.py", "import rich.progress", "library"),
     ("client.py", "from google import genai", "google"),
@@ -320,8 +315,8 @@ SOUND = [
         "for x in sorted(set(xs)): print(x)\nif x in {1, 2}: print(len(set(xs)))\nfor k in d.keys(): print(k)",
     ),
     ("_gemini/http.py", "import aiohttp, anyio, stamina\nfrom carpool import _ports\nfrom carpool._gemini import http"),
-    ("_runtime.py", "import anyio\nfrom carpool import _ports, _telemetry\nfrom carpool._core.model import Job"),
-    ("_runtime_jobs.py", "import anyio\nfrom carpool import _runtime"),
+    ("_runtime/loop.py", "import anyio\nfrom carpool import _ports, _telemetry\nfrom carpool._core.model import Job"),
+    ("_runtime/jobs.py", "import anyio\nfrom carpool._runtime import loop"),
     ("client.py", "from carpool._gemini.http import Session\nfrom carpool._stores import disk\nimport platformdirs"),
     ("sync.py", "from carpool.client import Client\nfrom anyio.from_thread import start_blocking_portal"),
     ("cli/__init__.py", "import rich, cyclopts, carpool\nfrom carpool import emulator, surfaces"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from carpool._core.model import Failure
 from carpool._ports import Provider, ProviderError
-from carpool._runtime_errors import exception_for
+from carpool._runtime.verdicts import exception_for
 from carpool.errors import JobError, shown
 from carpool.types import BatchJob, EmbedResponse, Facts, GenerateResponse, Outcome, decode_json
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, Protocol
 
-from carpool._runtime_awaiters import Answer, Asked
+from carpool._runtime.awaiters import Answer, Asked
 from carpool.errors import CarpoolError, ConfigurationError, RequestError
 from carpool.types import Kind, Outcome, Request
 

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import platformdirs
 
 from carpool._core.model import EXPLICIT, TICKET
+from carpool._deadline import parse_deadline
 from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.encode import Encoded, Encoder, line
 from carpool._jobs import Jobs
 from carpool._map import map_requests
-from carpool._runtime import Runtime
+from carpool._runtime.loop import Runtime
 from carpool._stores.disk import DiskStore
-from carpool._deadline import parse_deadline
 from carpool.errors import ConfigurationError, DeadlineExceeded, RequestError
 from carpool.settings import Settings, check_ladder
 from carpool.types import EmbedResponse, GenerateResponse, Kind, Receipt, Request, Response, Stats, Ticket
 
 if TYPE_CHECKING:
     from carpool._ports import Provider, Store
-    from carpool._runtime_awaiters import Asked
+    from carpool._runtime.awaiters import Asked
     from carpool.settings import Ladder
     from carpool.types import Deadline, Outcome
 

@@ -76,6 +76,7 @@ class Plan:
         self.job_fates = {} if calm else self._odds(JOB_FATES, rng.choice((0.3, 0.9)))
         self.row_faults = {} if calm else self._odds(ROW_FAULTS, rng.choice((0.2, 0.8)))
         self.call_fault_odds = 0.0 if calm else rng.choice((0.0, 0.05, 0.2))
+        self.bug_odds = 0.02 if rng.random() < 0.1 else 0.0
         self.list_lag_s = rng.choice((0.0, 5.0, 40.0))
         self.assumptions_hold = rng.random() > 0.05
         """A1 a create without its input is refused, A2 deletion is immediate, A3 lists lag less than the wait."""

@@ -16,6 +16,7 @@ from carpool._core.engine import Engine, Reply
 from carpool._core.keys import Claim
 from carpool._core.messages import (
     Action,
+    Broken,
     CallFailed,
     CancelRemote,
     Closing,
@@ -204,6 +205,9 @@ class Process:
                 call.kept = True
                 call.key = engine.book.results[place >> ROW_BITS].keys[place & ROW_MASK]
                 self.reading.append(call)
+            case Claim.LIVE if engine.is_stalled(place):
+                call.ending = "failed"
+                return
             case Claim.LIVE:
                 call.key = engine.book.segments[place >> ROW_BITS].keys[place & ROW_MASK]
                 self.awaiters.setdefault(place, []).append(call)
@@ -542,6 +546,8 @@ class Process:
                 event = self._failed(action, remote) if isinstance(remote, Fault) else Polled(job.id, action.op, remote)
             case _:
                 assert_never(action)
+        if self.plan.chance(self.plan.bug_odds) and self.clock.now < self.plan.faults_end:
+            event = Broken(job.id, action.op, "a bug")
         self.later(self.plan.seconds(0.01, 100 if isinstance(event, CallFailed) else 2), lambda: self._hear(event))
 
     def _failed(self, action: Question, fault: Fault) -> CallFailed:
@@ -637,8 +643,10 @@ class Process:
             for key, stored_body in zip(self.store.results_head(no).keys, bodies, strict=True)
             if stored_body == body
         }
-        for place in action.places:
+        for place, key in zip(action.places, action.keys, strict=True):
+            given_back = given_back or self.engine.is_stalled(place)
             for call in self.awaiters.pop(place, []):
+                expect(call.key == key, f"told of {key}: {call}")
                 explicit = call.ask.key is not None
                 expect(not explicit or given_back or call.key in stored, f"told a verdict before it is stored: {call}")
                 call.ending, call.failure = "failed", action.failure

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from carpool._core.book import Book
 from carpool._core.messages import RowsFetched
 from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault, Tokens
-from carpool._runtime_awaiters import Awaiters, Waiter
+from carpool._runtime.awaiters import Awaiters, Waiter
 from carpool.types import Facts, view_usage
 
 

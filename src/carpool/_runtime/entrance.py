@@ -13,8 +13,8 @@ from carpool._core.engine import Engine
 from carpool._core.keys import Claim
 from carpool._core.messages import Event, Undelivered
 from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
-from carpool._runtime_awaiters import Answer, Asked, Awaiters
-from carpool._runtime_kept import KeptReads
+from carpool._runtime.awaiters import Answer, Asked, Awaiters
+from carpool._runtime.kept import KeptReads
 from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge
 from carpool.types import Facts, Kind
 

@@ -14,9 +14,9 @@ import msgspec
 from carpool._core.engine import Engine
 from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Failure, Place, ResultsHead
 from carpool._ports import Store
-from carpool._runtime_awaiters import Answer
-from carpool._runtime_calls import facts_of
-from carpool._runtime_errors import exception_for
+from carpool._runtime.awaiters import Answer
+from carpool._runtime.calls import facts_of
+from carpool._runtime.verdicts import exception_for
 from carpool.errors import CarpoolError, StoreError
 
 _decoder: Final = msgspec.json.Decoder(Failure)

@@ -17,7 +17,6 @@ from typing import Final, assert_never
 import anyio
 import msgspec
 
-from carpool._admission import Gate
 from carpool._core.engine import Engine
 from carpool._core.messages import (
     Action,
@@ -43,12 +42,13 @@ from carpool._core.messages import (
 from carpool._core.model import ROW_BITS, ROW_MASK, Meta, Place, place_of
 from carpool._core.recovery import Recovery
 from carpool._ports import Provider, ProviderError, Store
-from carpool._runtime_awaiters import Awaiters
-from carpool._runtime_calls import Calls, Question, facts_of
-from carpool._runtime_entrance import Entrance, Line
-from carpool._runtime_errors import ECHO_CHARS_MIN, exception_for
-from carpool._runtime_fetch import Sorted
-from carpool._runtime_kept import KeptReads
+from carpool._runtime.awaiters import Awaiters
+from carpool._runtime.calls import Calls, Question, facts_of
+from carpool._runtime.entrance import Entrance, Line
+from carpool._runtime.fetch import Sorted
+from carpool._runtime.gate import Gate
+from carpool._runtime.kept import KeptReads
+from carpool._runtime.verdicts import ECHO_CHARS_MIN, exception_for
 from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError
 from carpool.settings import Settings
 from carpool.types import Stats

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from carpool._core.model import ROW_BITS, ROW_MASK, Place
-from carpool._runtime_errors import deadline_exceeded
+from carpool._runtime.verdicts import deadline_exceeded
 from carpool.types import EmbedResponse, Facts, GenerateResponse, Kind, Response
 
 Answer: TypeAlias = tuple[bytes, Facts]

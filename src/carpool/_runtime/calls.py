@@ -32,8 +32,8 @@ from carpool._core.messages import (
 )
 from carpool._core.model import Block, Job, Lane, Row, Span
 from carpool._ports import Provider, ProviderError, Store
-from carpool._runtime_awaiters import Awaiters
-from carpool._runtime_fetch import RowSorter, Sorted, name_by_position
+from carpool._runtime.awaiters import Awaiters
+from carpool._runtime.fetch import RowSorter, Sorted, name_by_position
 from carpool.errors import ClientClosed, StoreError
 from carpool.types import Facts
 
