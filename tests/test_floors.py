@@ -233,7 +233,7 @@ NEIGHBOURS = dict.fromkeys(
     [
         "__init__.py", "errors.py", "types.py", "settings.py", "_core/__init__.py", "_core/model.py", "_ports.py",
         "_gemini/__init__.py", "_gemini/http.py", "_stores/__init__.py", "_stores/disk.py", "_runtime/loop.py",
-        "_telemetry.py", "client.py", "sync.py", "cli/__init__.py", "emulator/__init__.py", "emulator/world.py",
+        "client.py", "sync.py", "cli/__init__.py", "emulator/__init__.py", "emulator/world.py",
         "surfaces/__init__.py",
     ],
     "",
@@ -263,7 +263,7 @@ PLANTED = [
     ("surfaces/server.py", "from carpool import cli", "sideways"),
     ("_runtime/loop.py", "from carpool._gemini.http import Session", "adapter-named"),
     ("_runtime/jobs.py", "from carpool._stores import disk", "adapter-named"),
-    ("_telemetry.py", "import carpool._stores", "adapter-named"),
+    ("_jobs.py", "import carpool.cli", "floor-above"),
     ("cli/jobs.py", "from carpool._gemini import http", "adapter-named"),
     ("emulator/world.py", "from carpool.errors import CarpoolError", "emulator-alone"),
     ("emulator/world.py", "import carpool", "emulator-alone"),

@@ -247,7 +247,7 @@ class Process:
                 if earlier and segment.digest(row) == digest and age_s <= self.plan.settings.reuse_window_s:
                     place = segment.no << ROW_BITS | row
                     waiting = segment.states[row] in (PARKED, SENT) and place not in self.awaiters
-                    expect(not waiting, f"{key} was there to be adopted: {call}")
+                    expect(not waiting or self.engine.is_stalled(place), f"{key} was there to be adopted: {call}")
 
     def cancel(self, call: Call) -> None:
         """Cancel the caller."""

@@ -208,7 +208,7 @@ class Engine:
         shelf.release(self.book, place)
 
     def leave(self, place: Place, now: float) -> None:
-        """Note that nobody awaits a request any more: withdraw what was not sent, offer what was sent to identical calls."""
+        """Note that nobody awaits a request any more: withdraw what was not sent, offer what was sent to like calls."""
         book = self.book
         handed = book.handed.pop(place, None)
         if handed is not None:

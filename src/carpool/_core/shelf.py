@@ -1,7 +1,7 @@
 """Stored results: what finds them, who may have them, and when they go.
 
-Owns the way from a result's first record to its last: results of explicit keys stay for whoever asks, those of automatic
-keys until somebody took them. It must not know jobs beyond their names.
+Owns the way from a result's first record to its last: results of explicit keys stay for whoever asks, those of
+automatic keys until somebody took them. It must not know jobs beyond their names.
 """
 
 from __future__ import annotations
