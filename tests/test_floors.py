@@ -64,8 +64,8 @@ ONLY = {
 GOOGLE_INSIDE_FUNCTIONS = {"carpool.types"}
 
 CORE_IMPORTS = {
-    "__future__", "array", "bisect", "collections", "decimal", "enum", "hashlib", "heapq", "itertools", "math", "msgspec", "re",
-    "typing", "zlib",
+    "__future__", "array", "bisect", "collections", "decimal", "enum", "hashlib", "heapq", "itertools", "math",
+    "msgspec", "re", "typing", "zlib",
 }  # fmt: skip
 UNORDERED_CALLS = {"set", "frozenset"}
 ORDER_KEEPING_CALLS = {"enumerate", "filter", "iter", "list", "map", "reversed", "tuple", "zip"}

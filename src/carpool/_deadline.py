@@ -15,7 +15,10 @@ from carpool.errors import ConfigurationError
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _CLOCK: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_FORMS: Final = "'90s', '90m', '4h', '2d', '06:00' (the next time the local clock shows it), seconds, a timedelta, or a datetime with time zone"
+_FORMS: Final = (
+    "'90s', '90m', '4h', '2d', '06:00' (the next time the local clock shows it), seconds, a timedelta, or a datetime "
+    "with time zone"
+)
 
 
 def parse_deadline(value: Any, now_s: float) -> float:
@@ -37,7 +40,9 @@ def parse_deadline(value: Any, now_s: float) -> float:
             span_s = value.total_seconds()
         case datetime():
             if value.utcoffset() is None:
-                raise ConfigurationError(f"deadline {value!r} has no time zone; use datetime.now(timezone.utc) or .astimezone()")
+                raise ConfigurationError(
+                    f"deadline {value!r} has no time zone; use datetime.now(timezone.utc) or .astimezone()"
+                )
             return value.timestamp()
         case str():
             span_s = _parse_text(value.strip(), now_s)

@@ -94,11 +94,18 @@ class Jobs:
             async for block in self._provider.fetch(job):
                 for row in block.rows:
                     if row.error is not None:
-                        yield Outcome(key=row.key, error=exception_for(Failure(kind="rejected", error=row.error, job=name), row.key))
+                        yield Outcome(
+                            key=row.key,
+                            error=exception_for(Failure(kind="rejected", error=row.error, job=name), row.key),
+                        )
                         continue
                     raw = bytes(row.response)
                     is_vector = "embedding" in decode_json(raw)
-                    response = (EmbedResponse if is_vector else GenerateResponse)(row.key, raw, facts, 0.0)
+                    response: EmbedResponse | GenerateResponse = (
+                        EmbedResponse(row.key, raw, facts, 0.0, False)  # noqa: FBT003 - as on the hot path
+                        if is_vector
+                        else GenerateResponse(row.key, raw, facts, 0.0, False, None)  # noqa: FBT003
+                    )
                     yield Outcome(key=row.key, response=response)
         except ProviderError as error:
             raise _job_error(error, name) from None
@@ -107,8 +114,14 @@ class Jobs:
 def _job_error(error: ProviderError, name: str) -> JobError:
     """Return what a caller is told of a failed call."""
     fault = error.fault
-    said = " ".join(str(part) for part in (fault.error.code or "", fault.error.status, shown(fault.error.message)) if part)
-    what = {"not_sent": "the server cannot be reached", "refused": "the server refused", "unknown": "no clear answer came"}
+    said = " ".join(
+        str(part) for part in (fault.error.code or "", fault.error.status, shown(fault.error.message)) if part
+    )
+    what = {
+        "not_sent": "the server cannot be reached",
+        "refused": "the server refused",
+        "unknown": "no clear answer came",
+    }
     return JobError(
         f"{name}: {what[fault.kind]} ({said})",
         code=fault.error.code or None,

@@ -50,7 +50,10 @@ class Provider(Protocol):
         ...
 
     async def upload(self, name: str, size_bytes: int, open_at: OpenAt) -> RemoteFile:
-        """Upload a file of the client-chosen name ``files/...``; idempotent, and resumed after a break where the server tells its offset."""
+        """Upload a file of the client-chosen name ``files/...``.
+
+        Idempotent, and resumed after a break where the server tells its offset.
+        """
         ...
 
     async def create(self, job: Job, lines: AsyncIterator[bytes]) -> str:
@@ -99,7 +102,7 @@ class Store(Protocol):
     def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
         """Write all or nothing. Calls take effect in the order in which they were made; awaited, it is durable.
 
-        The writes are queued by the call itself, not by awaiting it. The bodies must not be changed afterwards.
+        The writes are queued by the call itself, not by awaiting it. Nothing in them may be changed afterwards.
         """
         ...
 
@@ -114,5 +117,3 @@ class Store(Protocol):
     async def close(self) -> None:
         """Finish what was committed and let go of the store."""
         ...
-
-

@@ -1,7 +1,7 @@
 """The client: where adapters are named and put together, and what users call.
 
-Owns how a call becomes a request (key, deadline, ladder, encoding) and how an answer becomes a response. Everything between
-is the runtime's.
+Owns how a call becomes a request (key, deadline, ladder, encoding) and how an answer becomes a response. Everything
+between is the runtime's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PLACEHOLDER_KEY: Final = "none"
 class Client:
     """Single awaited calls, sent through the Gemini Batch API.
 
-    Use it as ``async with carpool.Client() as client:``; entering and leaving may happen in different tasks of one loop.
+    Use it as ``async with carpool.Client() as client:``; entering and leaving may happen in different tasks of a loop.
     """
 
     def __init__(
@@ -85,7 +85,9 @@ class Client:
 
     async def __aenter__(self) -> Self:
         if sys.modules.get("trio") is not None and _under_trio():
-            raise ConfigurationError("carpool runs on asyncio only (aiohttp); under trio, run it in a thread of its own")
+            raise ConfigurationError(
+                "carpool runs on asyncio only (aiohttp); under trio, run it in a thread of its own"
+            )
         if self._entered:
             raise ConfigurationError("this client was entered before; make a new one")
         self._entered = True
@@ -114,7 +116,8 @@ class Client:
         Args:
             model: model name, with or without ``models/``.
             contents: a string, a part or content, a list of them, or google-genai's own types.
-            config: fields of google-genai's ``GenerateContentConfig``, flat: a dict in snake_case or camelCase, or that type.
+            config: fields of google-genai's ``GenerateContentConfig``, flat: a dict in snake_case or camelCase, or that
+                type.
             key: identity of the request; the same key gives the same answer, also in later processes.
             deadline: ``"4h"``, ``"06:00"``, seconds, ``timedelta`` or aware ``datetime``.
             ladder: routes to try in order; the batch route is the only one so far.
@@ -149,7 +152,7 @@ class Client:
         deadline: Deadline | None = None,
         ladder: Ladder | None = None,
     ) -> EmbedResponse:
-        """Await the vector of one content. Arguments and errors as ``generate``; a list of several contents is refused."""
+        """Await the vector of one content; a list of several is refused. Arguments and errors as ``generate``."""
         runtime = self._ready()
         if runtime.crowded:
             await runtime.wait_turn()
@@ -189,7 +192,9 @@ class Client:
         runtime = self._ready()
         asked = runtime.entrance.find(_checked_key(key))
         if asked is None:
-            raise RequestError(f"nothing is known of key {key!r}: it was never submitted here, or its result is past its time", key=key)
+            raise RequestError(
+                f"nothing is known of key {key!r}: it was never submitted here, or its result is past its time", key=key
+            )
         kind = runtime.entrance.kind_of(asked)
         try:
             answer = await asked.future
@@ -243,7 +248,7 @@ class Client:
         self._runtime.check()
         return self._runtime
 
-    def _ask(
+    def _ask(  # noqa: PLR0917 - keywords would cost on the hot path
         self,
         kind: Kind,
         model: str,
@@ -264,23 +269,25 @@ class Client:
             until = parse_deadline(deadline, now)
             if until <= now:
                 raise DeadlineExceeded(f"the deadline {deadline!r} has passed already; nothing was sent", key=key)
-        return self._runtime.entrance.ask(kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until)
+        return self._runtime.entrance.ask(
+            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until
+        )
 
     def _encode(self, request: Request) -> Encoded:
         if request.kind not in ("generate", "embed"):
-            raise ConfigurationError(f"Request.kind is {request.kind!r}; it must be 'generate' or 'embed'", key=request.key)
+            raise ConfigurationError(
+                f"Request.kind is {request.kind!r}; it must be 'generate' or 'embed'", key=request.key
+            )
         if request.body is not None:
             return self._encoder.body(request.kind, request.model, request.body)
         if request.kind == "embed":
             return self._encoder.embed(request.model, request.contents, request.config)
         return self._encoder.generate(request.model, request.contents, request.config)
 
-    def _ask_request(
-        self, request: Request, flags: int, occurred: dict[bytes, int] | None
-    ) -> tuple[Asked, Any]:
+    def _ask_request(self, request: Request, flags: int, occurred: dict[bytes, int] | None) -> tuple[Asked, Any]:
         """Ask for a row; return it with the schema that its answer is read with.
 
-        A row without a key gets one: from its content and its occurrence where these are counted, else an automatic one.
+        A row without a key gets one: from its content and occurrence where these are counted, else an automatic one.
         """
         encoded = self._encode(request)
         key = request.key

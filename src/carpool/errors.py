@@ -1,8 +1,8 @@
 """The public error tree.
 
 Owns what a caller can catch. Every error carries its data as attributes (``key``, ``code``, ``status``, ``message``,
-``details``, ``job``), can be pickled, and says in ``str()`` what happened, to which key, and what to do next. It must not
-know where errors come from.
+``details``, ``job``), can be pickled, and says in ``str()`` what happened, to which key, and what to do next. It must
+not know where errors come from.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _rebuild(kind: type[CarpoolError], args: tuple[Any, ...], state: dict[str, A
 
 
 class ConfigurationError(CarpoolError):
-    """The client cannot be used as it was set up: no key, a bad setting, the wrong loop. Mend the call; nothing was sent."""
+    """The client cannot be used as it was set up or called: no key, a bad setting, the wrong loop. Nothing was sent."""
 
 
 class RequestError(CarpoolError):
@@ -76,7 +76,7 @@ class RequestError(CarpoolError):
 
 
 class RequestRejected(RequestError):
-    """The server refused this request (``code``, ``status``, ``message``, ``details`` as sent). Sending it again is useless."""
+    """The server refused this request (``code``, ``status``, ``message``, ``details`` as sent). Mend it."""
 
 
 class RequestFailed(RequestError):

@@ -1,6 +1,7 @@
 """Settings: every limit and waiting time, with its unit in its name, its default, and its check.
 
-Owns where values come from (arguments, then ``CARPOOL_*`` in the environment, then defaults). It must not know who uses them.
+Owns where values come from (arguments, then ``CARPOOL_*`` in the environment, then defaults). It must not know who uses
+them.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.poll_max_s < self.poll_min_s:
             raise ConfigurationError("Settings.poll_max_s must not be below poll_min_s")
         if self.upload_chunk_bytes % 262_144:
-            raise ConfigurationError("Settings.upload_chunk_bytes must be a multiple of 262144, as resumable uploads want it")
+            raise ConfigurationError(
+                "Settings.upload_chunk_bytes must be a multiple of 262144, as resumable uploads want it"
+            )
         if not all(c.islower() or c.isdigit() or c == "-" for c in self.label) or len(self.label) > 32:
             raise ConfigurationError("Settings.label takes lower-case letters, digits and dashes, at most 32")
         if self.on_close not in ("keep", "drain", "cancel"):

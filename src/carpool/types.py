@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from carpool.errors import CarpoolError
+
     Deadline: TypeAlias = str | float | int | timedelta | datetime
 
 __all__ = [
@@ -98,7 +99,7 @@ class RequestReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RouteTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals of one route: requests answered, their list price on the standard route, what they cost, the difference."""
+    """Totals of one route: requests answered, their list price on the standard route, and what they cost."""
 
     requests: int
     list_usd: Decimal
@@ -159,8 +160,8 @@ class JobStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class BatchJob(msgspec.Struct, frozen=True, kw_only=True):
     """A batch job as the server shows it.
 
-    ``state`` is ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``PARTIALLY_SUCCEEDED``, ``FAILED``, ``CANCELLED``, ``EXPIRED``, or a
-    word that this version does not know, passed on as it came.
+    ``state`` is ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``PARTIALLY_SUCCEEDED``, ``FAILED``, ``CANCELLED``,
+    ``EXPIRED``, or a word that this version does not know, passed on as it came.
     """
 
     name: str
@@ -287,7 +288,7 @@ class _Response:
 
     __slots__ = ("_accepted_at", "_facts", "_reused", "key", "raw")
 
-    def __init__(self, key: str, raw: bytes, facts: Facts, accepted_at: float, reused: bool = False) -> None:
+    def __init__(self, key: str, raw: bytes, facts: Facts, accepted_at: float, reused: bool) -> None:  # noqa: FBT001 - hot path
         self.key = key
         self.raw = raw
         self._facts = facts
@@ -313,7 +314,9 @@ class _Response:
             job=facts.job,
             waited_s=max(0.0, facts.answered_at - self._accepted_at),
             list_usd=None if listed is None else Decimal(listed) / PICO,
-            paid_usd=None if listed is None else Decimal(0 if self._reused else listed * facts.paid_percent // 100) / PICO,
+            paid_usd=None
+            if listed is None
+            else Decimal(0 if self._reused else listed * facts.paid_percent // 100) / PICO,
             reused=self._reused,
             reused_age_s=max(0.0, facts.answered_at - self._accepted_at) if self._reused else 0.0,
         )
@@ -334,8 +337,14 @@ class GenerateResponse(_Response):
 
     __slots__ = ("_schema",)
 
-    def __init__(
-        self, key: str, raw: bytes, facts: Facts, accepted_at: float, reused: bool = False, schema: Any = None
+    def __init__(  # noqa: PLR0917 - keywords would cost on the hot path
+        self,
+        key: str,
+        raw: bytes,
+        facts: Facts,
+        accepted_at: float,
+        reused: bool,  # noqa: FBT001
+        schema: Any,
     ) -> None:
         super().__init__(key, raw, facts, accepted_at, reused)
         self._schema = schema
@@ -355,7 +364,7 @@ class GenerateResponse(_Response):
 
     @property
     def parsed(self) -> Any:
-        """The JSON answer: an instance of the schema's type where one was given, else plain data; ``None`` without a schema.
+        """The JSON answer: an instance of the schema's type, or plain data; ``None`` where no schema was given.
 
         Raises:
             ValueError: the answer is not JSON, or not of that type.
@@ -383,7 +392,7 @@ class GenerateResponse(_Response):
 
     def to_genai(self) -> Any:
         """Return google-genai's own ``GenerateContentResponse`` (needs the extra ``genai``)."""
-        from google.genai import types  # noqa: PLC0415 - an optional extra, loaded only for those who ask
+        from google.genai import types
 
         return cast("Any", types.GenerateContentResponse).model_validate(self.json())
 
@@ -427,7 +436,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ticket(Generic[R_co]):
-    """A request that is on disk. ``await ticket`` gives its response, as often as wanted; or ask ``client.result(key)`` later."""
+    """A request that is on disk: await it, as often as wanted, or ask ``client.result(key)`` later."""
 
     __slots__ = ("_future", "_respond", "key")
 

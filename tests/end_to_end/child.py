@@ -43,12 +43,16 @@ async def pick_up(client: Client, key: str) -> None:
 async def main(order: dict[str, Any]) -> None:
     """Make the calls of an order: all at once, then tickets; wait for all, and for what earlier processes left."""
     settings = Settings(**order["settings"])
-    async with Client(api_key=order["api_key"], base_url=order["base_url"], home=order["home"], settings=settings) as client:
+    async with Client(
+        api_key=order["api_key"], base_url=order["base_url"], home=order["home"], settings=settings
+    ) as client:
         say("opened", foreign=client.stats().foreign, parked=client.stats().parked)
         calls = [asyncio.create_task(call(client, text, text)) for text in order["keyed"]]
         calls += [asyncio.create_task(call(client, text, None)) for text in order["bare"]]
         await asyncio.sleep(0)
-        await asyncio.gather(*(client.submit(Request(model=MODEL, contents=text, key=text)) for text in order["tickets"]))
+        await asyncio.gather(
+            *(client.submit(Request(model=MODEL, contents=text, key=text)) for text in order["tickets"])
+        )
         # What was asked before a ticket is on disk when the ticket is.
         say("accepted")
         calls += [asyncio.create_task(pick_up(client, key)) for key in order["results"]]

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pytest
 
@@ -43,7 +43,6 @@ _QUICK: Final[dict[str, Any]] = {
     "lookup_wait_s": 0.05,
     "first_contact_s": 30.0,
 }
-_T = TypeVar("_T")
 
 
 def quick(**changes: Any) -> Settings:
@@ -88,8 +87,8 @@ async def until(condition: Callable[[], object], what: str) -> None:
         await asyncio.sleep(0.002)
 
 
-async def settled(*calls: Awaitable[_T]) -> list[_T | BaseException]:
-    """Await calls together; whatever happens to each is its place in the list. None may hang."""
+async def settled(*calls: Awaitable[Any]) -> list[Any]:
+    """Await calls together; what comes of each, value or exception, is at its place in the list. None may hang."""
     async with asyncio.timeout(PATIENCE_S):
         return await asyncio.gather(*calls, return_exceptions=True)
 
@@ -163,6 +162,6 @@ def assert_billed_once(emulator: Emulator, texts: Iterable[str]) -> None:
     texts = list(texts)
     under_way = [job.state for job in jobs_of(emulator) if job.state in ("PENDING", "RUNNING")]
     assert not under_way, f"{len(under_way)} jobs are under way, whose bill is still to come"
-    times = billed(emulator, texts)
-    assert times == [1] * len(texts), f"not billed once: {[pair for pair in zip(texts, times, strict=True) if pair[1] != 1][:3]}"
+    wrong = [(text, times) for text, times in zip(texts, billed(emulator, texts), strict=True) if times != 1]
+    assert not wrong, f"not billed once: {wrong[:3]}"
     assert emulator.ledger().rows_billed == len(texts)

@@ -45,14 +45,13 @@ async def test_a_limit_in_bytes_holds_callers_back_too(limit: int, tmp_path: Pat
 
 
 async def test_callers_queue_before_they_are_taken_in_and_say_so(tmp_path: Path) -> None:
-    async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=3, linger_s=0.3) as client:
-            first = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(3)]
-            await until(lambda: client.stats().waiting == 3, "the first three wait")
-            second = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(5, "second")]
-            await until(lambda: client.stats().queued_callers == 5, "the others queue")
-            assert client.stats().waiting == 3
-            assert_own(prompts(3) + prompts(5, "second"), await settled(*first, *second))
+    async with Emulator() as emulator, opened(emulator, tmp_path, waiting_requests_max=3, linger_s=0.3) as client:
+        first = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(3)]
+        await until(lambda: client.stats().waiting == 3, "the first three wait")
+        second = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(5, "second")]
+        await until(lambda: client.stats().queued_callers == 5, "the others queue")
+        assert client.stats().waiting == 3
+        assert_own(prompts(3) + prompts(5, "second"), await settled(*first, *second))
 
 
 async def test_callers_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
@@ -83,7 +82,9 @@ async def test_queued_callers_that_are_cancelled_do_not_block_the_others(which: 
         async with opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.02) as client:
             tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(20)]
             await until(lambda: client.stats().queued_callers == 19, "all but one queue")
-            gone = {"first": [1], "last": [19], "every second": range(1, 20, 2), "all but the last": range(1, 19)}[which]
+            gone = {"first": [1], "last": [19], "every second": range(1, 20, 2), "all but the last": range(1, 19)}[
+                which
+            ]
             for index in gone:
                 tasks[index].cancel()
             outcomes = await settled(*tasks)
@@ -96,16 +97,15 @@ async def test_queued_callers_that_are_cancelled_do_not_block_the_others(which: 
 
 
 async def test_a_caller_cancelled_in_the_turn_in_which_it_is_let_in_gives_its_place_to_the_next(tmp_path: Path) -> None:
-    async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.0) as client:
-            for _ in range(10):
-                tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(6)]
-                while client.stats().queued_callers > 3:
-                    await asyncio.sleep(0)
-                for task in tasks[1:5]:
-                    task.cancel()
-                outcomes = await settled(*tasks)
-                assert_own(["prompt 0", "prompt 5"], [outcomes[0], outcomes[5]])
+    async with Emulator() as emulator, opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.0) as client:
+        for _ in range(10):
+            tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(6)]
+            while client.stats().queued_callers > 3:
+                await asyncio.sleep(0)
+            for task in tasks[1:5]:
+                task.cancel()
+            outcomes = await settled(*tasks)
+            assert_own(["prompt 0", "prompt 5"], [outcomes[0], outcomes[5]])
 
 
 async def test_queued_callers_that_are_refused_do_not_keep_their_place(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from .support import (
 )
 
 
-class Leaves(Exception):  # noqa: N818 - not an error of anybody's
+class Leaves(Exception):
     """What a block is left with."""
 
 
@@ -376,6 +376,7 @@ async def test_nothing_is_left_behind_and_nothing_complains(on_close: str, clean
     async with Emulator(Plan(latency_s=0.05)) as emulator, quiet():
         for _ in range(2):
             tasks: list[asyncio.Task[Any]] = []
+            gone: list[asyncio.Task[Any]] = []
             try:
                 async with opened(emulator, tmp_path, on_close=on_close) as client:
                     await client.submit(Request(model=MODEL, contents="bad [[error:400:no]]"))
@@ -394,7 +395,7 @@ async def test_nothing_is_left_behind_and_nothing_complains(on_close: str, clean
             outcomes = await settled(*tasks, *gone)
             kinds = {type(outcome) for outcome in outcomes if isinstance(outcome, BaseException)}
             assert kinds <= {ClientClosed, RequestRejected, asyncio.CancelledError}
-            del tasks, gone, answered, outcomes, client
+            del tasks, gone, answered, outcomes, client  # what they hold must not hide a complaint
 
 
 async def test_a_call_left_without_its_client_ends() -> None:

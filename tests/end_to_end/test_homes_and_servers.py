@@ -13,10 +13,10 @@ import pytest
 from carpool import (
     Client,
     ConfigurationError,
+    Request,
     RequestError,
     RequestFailed,
     RequestRejected,
-    Request,
     StoreError,
     StoreLocked,
 )

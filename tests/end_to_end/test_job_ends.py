@@ -27,9 +27,7 @@ from .support import (
 )
 
 
-async def errors_of(
-    emulator: Emulator, count: int, home: Path | None = None, **settings: Any
-) -> list[BaseException]:
+async def errors_of(emulator: Emulator, count: int, home: Path | None = None, **settings: Any) -> list[BaseException]:
     """Ask for some prompts, insist that each fails, and return why."""
     async with opened(emulator, home, **settings) as client:
         outcomes = await settled(*(client.generate(MODEL, text) for text in prompts(count)))
@@ -48,10 +46,10 @@ async def test_a_succeeded_job_answers_every_call(form: dict[str, Any], tmp_path
 
 
 @FORMS
-async def test_of_a_partially_succeeded_job_the_rest_is_sent_again(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_of_a_partially_succeeded_job_the_rest_is_sent_again(form: dict[str, Any]) -> None:
     plan = Plan(faults={"job.partially_succeeded": Fault(count=1, share=0.6)})
     async with Emulator(plan) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(20), await ask_all(client, prompts(20)))
         assert rows_of_jobs(emulator) == [20, 8]
         assert_billed_once(emulator, prompts(20))
@@ -70,9 +68,9 @@ async def test_jobs_that_only_ever_succeed_in_part_end_in_errors_after_the_attem
 
 @FORMS
 @pytest.mark.parametrize("end", ["failed", "expired", "cancelled"])
-async def test_a_job_that_is_lost_is_sent_again(end: str, form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_job_that_is_lost_is_sent_again(end: str, form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={f"job.{end}": Fault(count=1, share=0.0)})) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(20), await ask_all(client, prompts(20)))
             await client.drain()
             assert (client.stats().retried, client.stats().jobs_created) == (20, 2)
@@ -118,7 +116,9 @@ async def test_a_cancelled_job_that_shows_no_output_is_sent_again_as_a_whole(for
 
 
 @FORMS
-@pytest.mark.parametrize("words", ["Error on line 4: bad", "Unknown name \"x\" at 'batch.input_config.requests.requests[3]'"])
+@pytest.mark.parametrize(
+    "words", ["Error on line 4: bad", "Unknown name \"x\" at 'batch.input_config.requests.requests[3]'"]
+)
 async def test_a_job_that_failed_for_one_named_row_fails_that_row_and_sends_the_rest(
     words: str, form: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -134,9 +134,9 @@ async def test_a_job_that_failed_for_one_named_row_fails_that_row_and_sends_the_
 
 
 @FORMS
-async def test_a_job_that_failed_for_a_row_it_does_not_name_is_halved(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_job_that_failed_for_a_row_it_does_not_name_is_halved(form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={"job.failed": Fault(count=3, code=3, message="a row is bad")})) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(8), await ask_all(client, prompts(8)))
         assert rows_of_jobs(emulator) == [8, 4, 4, 2, 2, 2, 2]
         assert_billed_once(emulator, prompts(8))
@@ -151,9 +151,9 @@ async def test_jobs_that_always_fail_for_bad_input_reject_each_row_in_the_end(fo
 
 
 @FORMS
-async def test_output_that_comes_late_is_waited_for(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_output_that_comes_late_is_waited_for(form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={"output.late": Fault(count=1, seconds=0.3)})) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(10), await ask_all(client, prompts(10)))
         assert rows_of_jobs(emulator) == [10]
         assert_billed_once(emulator, prompts(10))
@@ -170,12 +170,9 @@ async def test_output_that_never_comes_is_missing_after_its_grace(form: dict[str
 @FORMS
 @pytest.mark.parametrize("stuck", ["stuck_pending", "stuck_running"])
 async def test_a_call_with_a_deadline_ends_at_it_while_its_job_is_stuck(stuck: str, form: dict[str, Any]) -> None:
-    async with Emulator(Plan(faults={f"job.{stuck}": Fault()})) as emulator:
-        async with opened(emulator, **form) as client:
-            outcomes = await settled(
-                *(client.generate(MODEL, text, key=f"k {text}", deadline=0.4) for text in prompts(5))
-            )
-            assert ops_of(emulator)["create"] == 1
+    async with Emulator(Plan(faults={f"job.{stuck}": Fault()})) as emulator, opened(emulator, **form) as client:
+        outcomes = await settled(*(client.generate(MODEL, text, key=f"k {text}", deadline=0.4) for text in prompts(5)))
+        assert ops_of(emulator)["create"] == 1
     for text, error in zip(prompts(5), outcomes, strict=True):
         assert type(error) is DeadlineExceeded
         assert isinstance(error, TimeoutError)
@@ -219,10 +216,10 @@ async def test_a_result_that_missed_its_deadline_can_be_picked_up_by_its_key(tmp
 
 
 @FORMS
-async def test_a_stuck_job_that_expires_is_sent_again(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_stuck_job_that_expires_is_sent_again(form: dict[str, Any]) -> None:
     plan = Plan(job_expiry_s=0.3, faults={"job.stuck_running": Fault(count=1)})
     async with Emulator(plan) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(5), await ask_all(client, prompts(5)))
         assert [job.state for job in jobs_of(emulator)] == ["EXPIRED", "SUCCEEDED"]
 
@@ -238,32 +235,35 @@ async def test_states_and_outputs_are_read_wherever_the_server_puts_them(
         assert_own(prompts(6), await ask_all(client, prompts(6)))
 
 
-async def test_a_file_job_that_answers_inline_is_read_all_the_same(tmp_path: Path) -> None:
+async def test_a_file_job_that_answers_inline_is_read_all_the_same() -> None:
     async with Emulator(Plan(faults={"output.inline_from_file": Fault()})) as emulator:
-        async with opened(emulator, tmp_path, inline_cost_max_usd=0) as client:
+        async with opened(emulator, inline_cost_max_usd=0) as client:
             assert_own(prompts(600), await ask_all(client, prompts(600)))
         assert (ops_of(emulator)["upload.start"], ops_of(emulator)["download"]) == (1, 0)
         assert_billed_once(emulator, prompts(600))
 
 
-async def test_jobs_run_beside_each_other(tmp_path: Path) -> None:
+async def test_jobs_run_beside_each_other() -> None:
     async with Emulator(Plan(latency_s=0.5)) as emulator:
-        async with opened(emulator, tmp_path, batch_requests_max=2, jobs_max=10) as client:
+        async with opened(emulator, batch_requests_max=2, jobs_max=10) as client:
             assert_own(prompts(20), await ask_all(client, prompts(20)))
         starts = [job.created_at for job in jobs_of(emulator)]
         assert len(starts) == 10
         assert max(starts) < min(starts) + 0.5, "the last job began after the first had ended"
 
 
-async def test_no_more_jobs_than_allowed_run_at_once(tmp_path: Path) -> None:
+async def test_no_more_jobs_than_allowed_run_at_once() -> None:
     async with Emulator(Plan(latency_s=0.1, jobs_max=2)) as emulator:
-        async with opened(emulator, tmp_path, batch_requests_max=1, jobs_max=2) as client:
+        async with opened(emulator, batch_requests_max=1, jobs_max=2) as client:
             assert_own(prompts(8), await ask_all(client, prompts(8)))
         assert ops_of(emulator)["create"] == 8, "the server refused a job"
 
 
 async def test_what_a_long_text_says_survives_the_way_there_and_back(tmp_path: Path) -> None:
-    texts = [f"{index}\u2028\u2029\u0085\r\n\x1e '\"\\ \U0001f9d1\u200d\U0001f680 {'long ' * index * 50}" for index in range(40)]
+    texts = [
+        f"{index}\u2028\u2029\u0085\r\n\x1e '\"\\ \U0001f9d1\u200d\U0001f680 {'long ' * index * 50}"
+        for index in range(40)
+    ]
     async with Emulator() as emulator:
         async with opened(emulator, tmp_path, inline_cost_max_usd=0, segment_bytes=4_096) as client:
             answers = await ask_all(client, texts)

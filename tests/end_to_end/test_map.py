@@ -58,11 +58,10 @@ async def test_every_row_has_its_outcome_and_the_same_rows_cost_nothing_again_ev
 
 
 async def test_outcomes_of_keyed_rows_are_found_by_their_keys(tmp_path: Path) -> None:
-    async with Emulator() as emulator:
-        async with opened(emulator, tmp_path) as client:
-            outcomes = {outcome.key: outcome for outcome in await mapped(client, rows(prompts(50), keyed=True))}
-            assert_own(prompts(50), [outcomes[f"key {text}"].response for text in prompts(50)])
-            assert_own(["prompt 7"], [await client.result("key prompt 7")])
+    async with Emulator() as emulator, opened(emulator, tmp_path) as client:
+        outcomes = {outcome.key: outcome for outcome in await mapped(client, rows(prompts(50), keyed=True))}
+        assert_own(prompts(50), [outcomes[f"key {text}"].response for text in prompts(50)])
+        assert_own(["prompt 7"], [await client.result("key prompt 7")])
 
 
 async def test_equal_rows_without_a_key_are_distinct_and_counted(tmp_path: Path) -> None:
@@ -124,7 +123,9 @@ async def test_rows_of_both_kinds_and_several_models_go_together(tmp_path: Path)
         found = {outcome.key: outcome.response for outcome in await mapped(client, requests)}
     assert_own(prompts(10), [found[f"{MODEL} {text}"] for text in prompts(10)])
     assert_own(prompts(10), [found[f"gemini-2.5-flash {text}"] for text in prompts(10)])
-    assert [cast("Any", found[text]).values for text in prompts(10)] == [expected_values(text, 4) for text in prompts(10)]
+    assert [cast("Any", found[text]).values for text in prompts(10)] == [
+        expected_values(text, 4) for text in prompts(10)
+    ]
 
 
 async def test_rows_come_from_an_async_source_too(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ async def test_rows_that_are_doubled_or_not_ours_change_no_answer(
 
 
 @FORMS
-async def test_of_a_doubled_row_with_two_answers_the_first_counts_for_good(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_of_a_doubled_row_with_two_answers_the_first_counts_for_good(
+    form: dict[str, Any], tmp_path: Path
+) -> None:
     async with Emulator(Plan(faults={"row.doubled_other": Fault(), "output.shuffled": Fault()})) as emulator:
         async with opened(emulator, tmp_path, **form) as client:
             first = await asyncio.gather(*(client.generate(MODEL, text, key=text) for text in prompts(30)))
@@ -128,9 +130,8 @@ async def test_errors_missing_rows_and_answers_of_one_job_go_each_to_their_own_c
         "row.unknown_key": Fault(every=13),
         "output.shuffled": Fault(),
     }
-    async with Emulator(Plan(faults=faults)) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
-            outcomes = await settled(*(client.generate(MODEL, text) for text in texts))
+    async with Emulator(Plan(faults=faults)) as emulator, opened(emulator, tmp_path, **form) as client:
+        outcomes = await settled(*(client.generate(MODEL, text) for text in texts))
     for index, (text, outcome) in enumerate(zip(texts, outcomes, strict=True)):
         if index % 7 == 0:
             assert isinstance(outcome, CarpoolError)
@@ -143,9 +144,8 @@ async def test_errors_missing_rows_and_answers_of_one_job_go_each_to_their_own_c
 @FORMS
 async def test_vectors_are_as_safe_as_texts(fault: str, form: dict[str, Any]) -> None:
     config = {"output_dimensionality": 5}
-    async with Emulator(Plan(faults={fault: Fault(count=2)})) as emulator:
-        async with opened(emulator, **form) as client:
-            vectors = await asyncio.gather(*(client.embed(EMBED_MODEL, text, config=config) for text in prompts(20)))
+    async with Emulator(Plan(faults={fault: Fault(count=2)})) as emulator, opened(emulator, **form) as client:
+        vectors = await asyncio.gather(*(client.embed(EMBED_MODEL, text, config=config) for text in prompts(20)))
     assert [vector.values for vector in vectors] == [expected_values(text, 5) for text in prompts(20)]
 
 

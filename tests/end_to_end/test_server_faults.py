@@ -34,7 +34,7 @@ LARGE = [f"{text} {'words ' * 9_000}" for text in prompts(15)]
 """Prompts whose file takes four chunks."""
 
 
-async def answered_by_one_job(plan: Plan, home: Path, texts: list[str], **settings: Any) -> Emulator:
+async def answered_by_one_job(plan: Plan, home: Path | None, texts: list[str], **settings: Any) -> Emulator:
     """Ask for all under a plan; insist on own answers, one job and one bill; return the emulator, stopped."""
     async with Emulator(plan) as emulator:
         async with opened(emulator, home, **settings) as client:
@@ -49,9 +49,9 @@ async def answered_by_one_job(plan: Plan, home: Path, texts: list[str], **settin
 
 @FORMS
 @pytest.mark.parametrize("effect", ["503", "500", "429", "504", "503_empty", "502_html", "dropped"])
-async def test_a_poll_that_fails_is_no_verdict(effect: str, form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_poll_that_fails_is_no_verdict(effect: str, form: dict[str, Any]) -> None:
     plan = Plan(faults={f"get.{effect}": Fault(count=4)})
-    emulator = await answered_by_one_job(plan, tmp_path, prompts(20), **form)
+    emulator = await answered_by_one_job(plan, None, prompts(20), **form)
     assert ops_of(emulator)["get"] > 4
 
 
@@ -63,9 +63,9 @@ async def test_a_job_that_vanishes_from_sight_is_found_again_by_its_name(form: d
 
 
 @FORMS
-async def test_a_job_that_was_deleted_by_others_is_sent_again(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_job_that_was_deleted_by_others_is_sent_again(form: dict[str, Any]) -> None:
     async with Emulator(Plan(latency_s=0.5)) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             calls = settled(*(client.generate(MODEL, text) for text in prompts(5)))
 
             async def delete_first() -> None:
@@ -92,20 +92,18 @@ async def calls_and(calls: Any, other: Any) -> tuple[list[Any], Any]:
 
 @FORMS
 @pytest.mark.parametrize("count", [1, 3])
-async def test_a_create_refused_for_quota_is_tried_again_later(
-    count: int, form: dict[str, Any], tmp_path: Path
-) -> None:
+async def test_a_create_refused_for_quota_is_tried_again_later(count: int, form: dict[str, Any]) -> None:
     plan = Plan(faults={"create.429": Fault(count=count)})
-    emulator = await answered_by_one_job(plan, tmp_path, prompts(20), **form)
+    emulator = await answered_by_one_job(plan, None, prompts(20), **form)
     assert [call.status for call in calls_of(emulator, "create")] == [429] * count + [200]
     assert ops_of(emulator)["upload.start"] == (form is FILE), "the file that is there already was sent again"
     assert ops_of(emulator)["list"] == 0
 
 
 @FORMS
-async def test_a_create_above_the_server_s_limit_of_jobs_waits_its_turn(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_create_above_the_server_s_limit_of_jobs_waits_its_turn(form: dict[str, Any]) -> None:
     async with Emulator(Plan(latency_s=0.05, jobs_max=1)) as emulator:
-        async with opened(emulator, tmp_path, **form, batch_requests_max=5) as client:
+        async with opened(emulator, **form, batch_requests_max=5) as client:
             assert_own(prompts(20), await ask_all(client, prompts(20)))
         assert sorted(rows_of_jobs(emulator)) == [5] * 4
         assert_billed_once(emulator, prompts(20))
@@ -114,10 +112,10 @@ async def test_a_create_above_the_server_s_limit_of_jobs_waits_its_turn(form: di
 @FORMS
 @pytest.mark.parametrize("effect", ["503", "500", "504", "503_empty", "502_html", "dropped"])
 async def test_a_create_of_unknown_fate_that_took_no_effect_is_looked_for_before_it_is_sent_again(
-    effect: str, form: dict[str, Any], tmp_path: Path
+    effect: str, form: dict[str, Any]
 ) -> None:
     plan = Plan(faults={f"create.{effect}": Fault(count=1)})
-    emulator = await answered_by_one_job(plan, tmp_path, prompts(20), **form)
+    emulator = await answered_by_one_job(plan, None, prompts(20), **form)
     ops = [call.op for call in emulator.requests if call.op in ("create", "list", "files.delete")]
     looks = ["list"] * 2 if form is INLINE else ["list", "list", "files.delete", "list"]
     assert ops[: len(looks) + 2] == ["create", *looks, "create"]
@@ -135,20 +133,16 @@ async def test_a_create_that_took_effect_without_telling_is_adopted(
 
 
 @FORMS
-async def test_a_create_that_took_effect_and_is_listed_late_is_adopted_too(
-    form: dict[str, Any], tmp_path: Path
-) -> None:
+async def test_a_create_that_took_effect_and_is_listed_late_is_adopted_too(form: dict[str, Any]) -> None:
     plan = Plan(list_lag_s=0.2, faults={"create.dropped_after_apply": Fault(count=1)})
-    emulator = await answered_by_one_job(plan, tmp_path, prompts(20), **form, lookup_wait_s=0.5)
+    emulator = await answered_by_one_job(plan, None, prompts(20), **form, lookup_wait_s=0.5)
     assert ops_of(emulator)["create"] == 1
 
 
 @FORMS
-async def test_the_list_is_read_to_its_last_page_and_asked_again_when_it_fails(
-    form: dict[str, Any], tmp_path: Path
-) -> None:
+async def test_the_list_is_read_to_its_last_page_and_asked_again_when_it_fails(form: dict[str, Any]) -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path / "others", batch_requests_max=1, jobs_max=150) as others:
+        async with opened(emulator, batch_requests_max=1, jobs_max=150) as others:
             assert_own(prompts(130, "other"), await ask_all(others, prompts(130, "other")))
         emulator.plan = Plan(
             faults={
@@ -158,7 +152,7 @@ async def test_the_list_is_read_to_its_last_page_and_asked_again_when_it_fails(
                 "list.dropped": Fault(after=1, count=1),
             }
         )
-        async with opened(emulator, tmp_path / "mine", **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(5), await ask_all(client, prompts(5)))
         assert rows_of_jobs(emulator) == [1] * 130 + [5]
         assert_billed_once(emulator, [*prompts(130, "other"), *prompts(5)])
@@ -183,17 +177,17 @@ async def test_a_create_refused_for_good_rejects_its_calls(form: dict[str, Any])
     assert {(error.code, error.message) for error in errors} == {(403, "Batch is disabled for this project.")}
 
 
-async def test_a_create_whose_input_is_gone_uploads_it_again(tmp_path: Path) -> None:
+async def test_a_create_whose_input_is_gone_uploads_it_again() -> None:
     words = "You do not have permission to access the File x or it may not exist."
     plan = Plan(faults={"create.403": Fault(count=1, message=words)})
-    emulator = await answered_by_one_job(plan, tmp_path, prompts(20), **FILE)
+    emulator = await answered_by_one_job(plan, None, prompts(20), **FILE)
     assert (ops_of(emulator)["create"], ops_of(emulator)["upload.start"]) == (2, 2)
 
 
-async def test_an_upload_whose_file_lapses_before_the_create_is_sent_again(tmp_path: Path) -> None:
+async def test_an_upload_whose_file_lapses_before_the_create_is_sent_again() -> None:
     plan = Plan(file_life_s=0.15, faults={"create.429": Fault(count=3)})
     async with Emulator(plan) as emulator:
-        async with opened(emulator, tmp_path, **FILE, quota_retry_min_s=0.1) as client:
+        async with opened(emulator, **FILE, quota_retry_min_s=0.1) as client:
             calls = settled(*(client.generate(MODEL, text) for text in prompts(5)))
 
             async def mend() -> None:
@@ -211,9 +205,9 @@ async def test_an_upload_whose_file_lapses_before_the_create_is_sent_again(tmp_p
 
 @pytest.mark.parametrize("effect", ["503", "500", "429", "503_empty", "502_html", "dropped", "dropped_after_apply"])
 @pytest.mark.parametrize("call", ["start", "chunk", "finalize"])
-async def test_an_upload_goes_on_where_it_broke(call: str, effect: str, tmp_path: Path) -> None:
+async def test_an_upload_goes_on_where_it_broke(call: str, effect: str) -> None:
     plan = Plan(upload_granularity_bytes=262_144, faults={f"upload.{call}.{effect}": Fault(count=1)})
-    emulator = await answered_by_one_job(plan, tmp_path, LARGE, **CHUNKED)
+    emulator = await answered_by_one_job(plan, None, LARGE, **CHUNKED)
     ops = ops_of(emulator)
     assert ops["create"] == 1
     assert ops["upload.start"] == (2 if call == "start" else 1)
@@ -221,14 +215,12 @@ async def test_an_upload_goes_on_where_it_broke(call: str, effect: str, tmp_path
 
 
 @pytest.mark.parametrize("call", ["chunk", "finalize"])
-async def test_a_chunk_that_breaks_off_in_the_middle_is_not_sent_again_from_its_start(
-    call: str, tmp_path: Path
-) -> None:
+async def test_a_chunk_that_breaks_off_in_the_middle_is_not_sent_again_from_its_start(call: str) -> None:
     plan = Plan(upload_granularity_bytes=262_144, faults={f"upload.{call}.dropped_midway": Fault(count=1)})
-    emulator = await answered_by_one_job(plan, tmp_path, LARGE, **CHUNKED)
+    emulator = await answered_by_one_job(plan, None, LARGE, **CHUNKED)
     chunks = calls_of(emulator, "upload.chunk", "upload.finalize")
     broken = next(chunk for chunk in chunks if chunk.status == 0)
-    whole = await answered_by_one_job(Plan(upload_granularity_bytes=262_144), tmp_path / "whole", LARGE, **CHUNKED)
+    whole = await answered_by_one_job(Plan(upload_granularity_bytes=262_144), None, LARGE, **CHUNKED)
     size = sum(chunk.body_bytes for chunk in calls_of(whole, "upload.chunk", "upload.finalize"))
     assert size < sum(chunk.body_bytes for chunk in chunks) <= size + broken.body_bytes // 2 + 1
     assert ops_of(emulator)["upload.query"] == 1
@@ -249,16 +241,16 @@ async def test_an_upload_that_breaks_again_and_again_gets_through_as_long_as_it_
     assert ops_of(emulator)["upload.start"] == 1
 
 
-async def test_an_upload_that_never_works_ends_in_an_error(tmp_path: Path) -> None:
+async def test_an_upload_that_never_works_ends_in_an_error() -> None:
     async with Emulator(Plan(faults={"upload.start.503": Fault()})) as emulator:
-        async with opened(emulator, tmp_path, **FILE, unreachable_s=0.3) as client:
+        async with opened(emulator, **FILE, unreachable_s=0.3) as client:
             await refused(RequestFailed, *(client.generate(MODEL, text) for text in prompts(3)))
         assert rows_of_jobs(emulator) == []
 
 
-async def test_the_inputs_of_jobs_are_deleted_from_the_server_once_they_are_done(tmp_path: Path) -> None:
+async def test_the_inputs_of_jobs_are_deleted_from_the_server_once_they_are_done() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, **FILE) as client:
+        async with opened(emulator, **FILE) as client:
             assert_own(prompts(20), await ask_all(client, prompts(20)))
             await client.drain()
             while not ops_of(emulator)["files.delete"]:
@@ -271,9 +263,9 @@ async def test_the_inputs_of_jobs_are_deleted_from_the_server_once_they_are_done
 
 
 @pytest.mark.parametrize("effect", ["503", "500", "429", "503_empty", "502_html", "dropped"])
-async def test_a_download_that_fails_is_tried_again(effect: str, tmp_path: Path) -> None:
+async def test_a_download_that_fails_is_tried_again(effect: str) -> None:
     plan = Plan(faults={f"download.{effect}": Fault(count=3)})
-    emulator = await answered_by_one_job(plan, tmp_path, prompts(200), **FILE)
+    emulator = await answered_by_one_job(plan, None, prompts(200), **FILE)
     assert ops_of(emulator)["download"] > 3
 
 
@@ -320,7 +312,9 @@ async def test_a_server_that_stumbles_at_every_step_gives_every_answer_once(
 @FORMS
 async def test_what_the_server_says_about_the_key_never_shows_it(form: dict[str, Any]) -> None:
     words = f"The key {API_KEY} may not do this."
-    async with Emulator(Plan(faults={"create.403": Fault(message=words), "upload.start.403": Fault(message=words)})) as emulator:
+    async with Emulator(
+        Plan(faults={"create.403": Fault(message=words), "upload.start.403": Fault(message=words)})
+    ) as emulator:
         async with opened(emulator, **form) as client:
             (error,) = await refused(RequestRejected, client.generate(MODEL, "a"))
     assert API_KEY not in f"{error} {error!r} {error.message} {error.details}"

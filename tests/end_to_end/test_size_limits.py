@@ -70,55 +70,53 @@ async def send(emulator: Emulator, rows: list[tuple[str, str]], home: Path | Non
     assert_own([text for _, text in rows], answers)
 
 
-async def forms_at_limits(rows: list[tuple[str, str]], home: Path) -> tuple[int, list[int], list[int]]:
-    """Return the bytes of an inline create, and the uploads that a limit one byte above and one at that size lead to."""
+async def forms_at_limits(rows: list[tuple[str, str]]) -> tuple[int, list[int], list[int]]:
+    """Return the bytes of an inline create, and the uploads under a limit one byte above and under one at that size."""
     async with Emulator() as emulator:
         await send(emulator, rows, **INLINE)
         (create,) = calls_of(emulator, "create")
         (job,) = jobs_of(emulator)
         assert create.body_bytes == len(predicted_create(job.display_name, rows))
     uploads: list[list[int]] = []
-    for number, limit in enumerate((create.body_bytes + 1, create.body_bytes)):
+    for limit in (create.body_bytes + 1, create.body_bytes):
         async with Emulator() as emulator:
-            await send(emulator, rows, home / str(number), **{**INLINE, "inline_bytes_max": limit})
+            await send(emulator, rows, **{**INLINE, "inline_bytes_max": limit})
             uploads.append([call.body_bytes for call in calls_of(emulator, "upload.finalize")])
             assert len(calls_of(emulator, "create")) == 1
     return create.body_bytes, uploads[0], uploads[1]
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
-async def test_the_bytes_of_an_inline_create_are_counted_exactly_whatever_the_text(text: str, tmp_path: Path) -> None:
+async def test_the_bytes_of_an_inline_create_are_counted_exactly_whatever_the_text(text: str) -> None:
     rows = [(f"key {index}", f"{text}{index}") for index in range(3)]
-    _, below, at = await forms_at_limits(rows, tmp_path)
+    _, below, at = await forms_at_limits(rows)
     assert below == []
     assert at == [sum(len(predicted_line(*row)) for row in rows)]
 
 
-async def test_the_bytes_of_an_inline_create_are_counted_exactly_whatever_the_keys(tmp_path: Path) -> None:
+async def test_the_bytes_of_an_inline_create_are_counted_exactly_whatever_the_keys() -> None:
     rows = [(key, f"prompt {index}") for index, key in enumerate(ODD_KEYS)]
-    _, below, at = await forms_at_limits(rows, tmp_path)
+    _, below, at = await forms_at_limits(rows)
     assert below == []
     assert at == [sum(len(predicted_line(*row)) for row in rows)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 1_000])
-async def test_the_bytes_of_an_inline_create_are_counted_exactly_for_any_number_of_rows(
-    count: int, tmp_path: Path
-) -> None:
-    size, below, at = await forms_at_limits([(f"k{index}", f"prompt {index}") for index in range(count)], tmp_path)
+async def test_the_bytes_of_an_inline_create_are_counted_exactly_for_any_number_of_rows(count: int) -> None:
+    size, below, at = await forms_at_limits([(f"k{index}", f"prompt {index}") for index in range(count)])
     assert size > count * 100
     assert (len(below), len(at)) == (0, 1)
 
 
 @pytest.mark.parametrize("more", [{"label": "night-run"}, {"priority": 7}, {"priority": -7, "label": "x"}])
-async def test_label_and_priority_are_counted_too(more: dict[str, Any], tmp_path: Path) -> None:
+async def test_label_and_priority_are_counted_too(more: dict[str, Any]) -> None:
     rows = [(f"k{index}", f"prompt {index}") for index in range(5)]
     async with Emulator() as emulator:
         await send(emulator, rows, **INLINE, **more)
         size = calls_of(emulator, "create")[0].body_bytes
-    for number, (limit, uploads) in enumerate([(size + 1, 0), (size, 1)]):
+    for limit, uploads in ((size + 1, 0), (size, 1)):
         async with Emulator() as emulator:
-            await send(emulator, rows, tmp_path / str(number), **{**INLINE, "inline_bytes_max": limit}, **more)
+            await send(emulator, rows, **{**INLINE, "inline_bytes_max": limit}, **more)
             assert ops_of(emulator)["upload.finalize"] == uploads
 
 
@@ -240,7 +238,7 @@ async def test_a_row_that_the_server_finds_too_large_as_a_file_fails_alone(tmp_p
     assert isinstance(failed, RequestTooLarge | RequestRejected)
 
 
-async def test_embeds_are_counted_exactly_too(tmp_path: Path) -> None:
+async def test_embeds_are_counted_exactly_too() -> None:
     config = {"output_dimensionality": 8}
 
     async def embed_all(emulator: Emulator, **settings: Any) -> list[Any]:

@@ -52,7 +52,10 @@ async def test_a_bug_in_one_job_fails_its_requests_and_the_next_process_goes_on(
             assert other.text == expected_text("other")
             await client.drain()
         async with carpool.Client(
-            api_key="k", base_url=emulator.base_url, home=tmp_path, settings=SETTINGS.__class__(linger_s=0.01, lookup_wait_s=0.05)
+            api_key="k",
+            base_url=emulator.base_url,
+            home=tmp_path,
+            settings=SETTINGS.__class__(linger_s=0.01, lookup_wait_s=0.05),
         ) as client:
             answer = await client.result("mine")
             assert answer.json()["candidates"]
@@ -60,8 +63,10 @@ async def test_a_bug_in_one_job_fails_its_requests_and_the_next_process_goes_on(
 
 
 async def test_the_account_is_up_to_date_when_the_last_answer_is_taken(tmp_path: Path) -> None:
-    async with Emulator() as emulator:
-        async with carpool.Client(api_key="k", base_url=emulator.base_url, home=tmp_path, settings=SETTINGS) as client:
-            await asyncio.gather(*(client.generate("gemini-3.5-flash", f"p{i}") for i in range(50)))
-            assert client.receipt().requests == 50
-            assert client.stats().answered == 50
+    async with (
+        Emulator() as emulator,
+        carpool.Client(api_key="k", base_url=emulator.base_url, home=tmp_path, settings=SETTINGS) as client,
+    ):
+        await asyncio.gather(*(client.generate("gemini-3.5-flash", f"p{i}") for i in range(50)))
+        assert client.receipt().requests == 50
+        assert client.stats().answered == 50

@@ -190,6 +190,7 @@ def on_broken(book: Book, job: Job, event: Broken) -> None:
     """Tell the callers, and leave the job as it is on record: the next process can have what is paid for."""
     places = book.rows_in(job, SENT)
     job.stalled = True
+    book.ask(job)  # whatever else is said about it is stale
     book.pacing.ended(job.lane, job.tokens)  # nobody will hear of its end: it must not take up room for ever
     book.report("job_stalled", job.name or job.display_name, len(places), event.detail)
     failure = Failure(kind="failed", error=ServerError(message=event.detail), job=job.name)

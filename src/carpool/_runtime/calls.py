@@ -48,6 +48,7 @@ class Calls:
 
     def __init__(
         self,
+        *,
         provider: Provider,
         store: Store,
         engine: Engine,
@@ -115,7 +116,7 @@ class Calls:
         return FetchEnded(job.id, question.op, sorter.strangers)
 
     async def _in_order(self, job: Job, blocks: AsyncIterator[Block]) -> AsyncIterator[Block]:
-        """Pass blocks on; the keyless rows of an inline job, gathered, get their keys by position if the setting says so."""
+        """Pass blocks on; keyless rows of an inline job, gathered, get keys by position if the setting says so."""
         book = self._engine.book
         if job.form == "file" or not book.settings.match_by_position:
             async for block in blocks:

@@ -27,6 +27,7 @@ class Entrance:
 
     def __init__(
         self,
+        *,
         engine: Engine,
         awaiters: Awaiters,
         kept: KeptReads,
@@ -47,7 +48,7 @@ class Entrance:
         self._lanes: dict[tuple[Kind, str], Lane] = {}
         self._undelivered: list[Event] = []
 
-    def ask(
+    def ask(  # noqa: PLR0917 - keywords would cost on the hot path
         self,
         kind: Kind,
         model: str,
@@ -78,7 +79,8 @@ class Entrance:
         line = self._line(key, payload)
         if len(line) > self._line_bytes_max:
             raise RequestTooLarge(
-                f"request {key!r} takes {len(line)} bytes, more than a batch file may hold; upload its media as files", key=key
+                f"request {key!r} takes {len(line)} bytes, more than a batch file may hold; upload its media as files",
+                key=key,
             )
         lane = self._lanes.get((kind, model))
         if lane is None:
@@ -117,8 +119,8 @@ class Entrance:
         segment = book.segments[no]
         if self._engine.is_stalled(place):
             raise RequestFailed(
-                f"a bug of carpool broke the job of request {segment.keys[row]!r}; what is paid for is on record, and another "
-                "process can go on with it",
+                f"a bug of carpool broke the job of request {segment.keys[row]!r}; what is paid for is on "
+                "record, and another process can go on with it",
                 key=segment.keys[row],
             )
         future: asyncio.Future[Answer] = self._loop.create_future()

@@ -1,7 +1,7 @@
 """Sort a job's output by place: straight to live awaiters, or to be stored first, or an error.
 
-Owns the hottest loop of the way back. A row of an automatic key that somebody awaits is handed over at once; all others are
-stored before they count as settled.
+Owns the hottest loop of the way back. A row of an automatic key that somebody awaits is handed over at once; all others
+are stored before they count as settled.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RowSorter:
 def name_by_position(rows: list[Row], keys: list[str]) -> bool:
     """Give rows without any key those of the requests in the order in which they were sent; return whether they fit.
 
-    The service promises the order of the input, and field reports contradict it: only where the caller's setting says so.
+    The service promises the order of the input, and field reports contradict it: only where a setting says so.
     """
     if len(rows) != len(keys) or any(row.key for row in rows):
         return False

@@ -62,7 +62,9 @@ class Gate:
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
-                turn.set_exception(ClientClosed("the client was closed while this call waited its turn; nothing was sent"))
+                turn.set_exception(
+                    ClientClosed("the client was closed while this call waited its turn; nothing was sent")
+                )
 
     def _has_room(self, waiting: int, waiting_bytes: int) -> bool:
         row_bytes = waiting_bytes // waiting if waiting else _ROW_BYTES_GUESS

@@ -1,7 +1,7 @@
 """The loop: events in, one step, one commit, then the actions.
 
-Owns the engine, the inbox, the clock and the awaiters. It sees the ports, never an adapter: what calls mean on the wire or on
-disk is not its business, and what to do about them is the engine's.
+Owns the engine, the inbox, the clock and the awaiters. It sees the ports, never an adapter: what calls mean on the wire
+or on disk is not its business, and what to do about them is the engine's.
 """
 
 from __future__ import annotations
@@ -117,15 +117,33 @@ class Runtime:
         self.engine, step = recovery.finish(self.now())
         self._kept = KeptReads(self.engine, self._store)
         self.entrance = Entrance(
-            self.engine, self._awaiters, self._kept, self._line, self.now, self._wake, self._spill
+            engine=self.engine,
+            awaiters=self._awaiters,
+            kept=self._kept,
+            line=self._line,
+            now=self.now,
+            wake=self._wake,
+            spill=self._spill,
         )
-        self._calls = Calls(self._provider, self._store, self.engine, self._awaiters, self._settle, self.now)
+        self._calls = Calls(
+            provider=self._provider,
+            store=self._store,
+            engine=self.engine,
+            awaiters=self._awaiters,
+            settle=self._settle,
+            now=self.now,
+        )
         await self._store.commit(step.writes)
         if self.engine.book.foreign:
             logger.warning("%d records of another base URL or API key were left alone", self.engine.book.foreign)
 
     async def close(self, on_close: str, *, clean: bool) -> None:
-        """Leave: send, drain or cancel as asked; whoever still waits gets ``ClientClosed``. What was sent stays on record."""
+        """Leave: send, drain or cancel as asked. Whoever still waits gets ``ClientClosed``.
+
+        Args:
+            on_close: ``Settings.on_close``.
+            clean: whether the block was left without an exception.
+        """
         if self._closing or self._runner is None:
             return
         self._closing = True
@@ -162,8 +180,8 @@ class Runtime:
     def _dismiss(self) -> None:
         """Tell everybody who still waits that nothing more will come."""
         reason = self._failed or ClientClosed(
-            "the client was closed before the answer came. What was sent stays on record: ask the same again, or for the "
-            "key's result"
+            "the client was closed before the answer came. What was sent stays on record: ask the same again, "
+            "or for the key's result"
         )
         for waiter in self._awaiters.clear():
             waiter.set_exception(copy(reason))
@@ -259,7 +277,11 @@ class Runtime:
             self._fail(error)
         except Exception as error:
             logger.exception("carpool stopped on a bug of its own")
-            self._fail(CarpoolError(f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"))
+            self._fail(
+                CarpoolError(
+                    f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"
+                )
+            )
 
     def _fail(self, error: CarpoolError) -> None:
         """Stop for good: everybody who waits is told why, and so is whoever calls later."""
@@ -379,7 +401,7 @@ class Runtime:
             self._wake()
 
     async def _settle(self, block: Sorted) -> None:
-        """Let the engine take a block, then hand over what goes straight to awaiters; return once the rest is stored."""
+        """Let the engine take a block, then hand over what goes straight to awaiters. On return the rest is stored."""
         self._inbox.append(block.event)
         self._handovers.append(block)
         await self.turn()

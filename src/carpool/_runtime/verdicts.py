@@ -39,7 +39,10 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
     kind: type[CarpoolError]
     match failure.kind:
         case "rejected":
-            kind, text = RequestRejected, f"the server refused request {key!r} ({said}). Mend the request; sending it again is useless"
+            kind, text = (
+                RequestRejected,
+                f"the server refused request {key!r} ({said}). Mend the request; sending it again is useless",
+            )
         case "failed":
             kind, text = RequestFailed, f"request {key!r} failed after its last attempt ({said}). Send it again later"
         case "missing":
@@ -47,11 +50,20 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
         case "ambiguous":
             kind, text = SubmitAmbiguous, f"nobody knows whether the job of request {key!r} was created ({said})"
         case "too_large":
-            kind, text = RequestTooLarge, f"request {key!r} is too large for a batch ({said}). Upload its media as files"
+            kind, text = (
+                RequestTooLarge,
+                f"request {key!r} is too large for a batch ({said}). Upload its media as files",
+            )
         case "credentials":
-            kind, text = RequestRejected, f"the server refused the API key ({said}). Nothing was sent; check the key and its rights"
+            kind, text = (
+                RequestRejected,
+                f"the server refused the API key ({said}). Nothing was sent; check the key and its rights",
+            )
         case "unreachable":
-            kind, text = RequestFailed, f"the server cannot be reached ({said}). Check the base URL and the network, and call again"
+            kind, text = (
+                RequestFailed,
+                f"the server cannot be reached ({said}). Check the base URL and the network, and call again",
+            )
         case _:
             assert_never(failure.kind)
     if failure.job:
@@ -70,8 +82,8 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
 def deadline_exceeded(key: str) -> DeadlineExceeded:
     """Return the error of an awaiter whose deadline has passed."""
     return DeadlineExceeded(
-        f"the deadline of request {key!r} passed before its answer came. If it was sent, its answer is kept for whoever "
-        "asks the same again",
+        f"the deadline of request {key!r} passed before its answer came. If it was sent, its answer is kept for "
+        "whoever asks the same again",
         key=key,
     )
 
