@@ -376,7 +376,7 @@ class GenerateResponse(_Response):
         if validate is not None:
             return validate(text)
         if isinstance(self._schema, type):
-            return msgspec.json.decode(text, type=self._schema)
+            return msgspec.json.decode(text, type=cast("type[Any]", self._schema))
         return msgspec.json.decode(text)
 
     @property

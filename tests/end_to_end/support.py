@@ -74,17 +74,18 @@ async def opened(emulator: Emulator, home: Path | None = None, **more: Any) -> A
         yield client
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
+async def until(condition: Callable[[], object], what: str, *, pause_s: float = 0.002) -> None:
     """Let others run until a condition holds.
 
     Args:
         condition: looked at between turns of the loop.
         what: named if it never does.
+        pause_s: between two looks; 0 looks at every turn.
     """
     give_up_at = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < give_up_at, f"never came: {what}"
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(pause_s)
 
 
 async def settled(*calls: Awaitable[Any]) -> list[Any]:

@@ -100,8 +100,7 @@ async def test_a_caller_cancelled_in_the_turn_in_which_it_is_let_in_gives_its_pl
     async with Emulator() as emulator, opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.0) as client:
         for _ in range(10):
             tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(6)]
-            while client.stats().queued_callers > 3:
-                await asyncio.sleep(0)
+            await until(lambda: client.stats().queued_callers <= 3, "two have been let in", pause_s=0)
             for task in tasks[1:5]:
                 task.cancel()
             outcomes = await settled(*tasks)
@@ -123,7 +122,8 @@ async def test_queued_callers_that_are_refused_do_not_keep_their_place(tmp_path:
 async def test_callers_that_queue_when_the_client_closes_are_told(tmp_path: Path) -> None:
     async with Emulator() as emulator:
         async with opened(emulator, tmp_path, waiting_requests_max=1, linger_s=60.0) as client:
-            tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(10)]
+            tasks: list[asyncio.Task[Any]] = []
+            tasks += [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(10)]
             tasks += [asyncio.create_task(client.embed(EMBED_MODEL, text)) for text in prompts(10)]
             tickets = [asyncio.create_task(client.submit(Request(model=MODEL, contents="t"))) for _ in range(3)]
             await until(lambda: client.stats().queued_callers == 22, "all but one queue")

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ from .support import (
 
 class Leaves(Exception):
     """What a block is left with."""
+
+
+@asynccontextmanager
+async def left_with_an_error(emulator: Emulator, home: Path, **settings: Any) -> AsyncGenerator[Client]:
+    """Open a client whose block ends with an exception."""
+    with suppress(Leaves):
+        async with opened(emulator, home, **settings) as client:
+            yield client
+            raise Leaves
 
 
 def ask_in_tasks(client: Client, texts: list[str], **more: Any) -> list[asyncio.Task[Any]]:
@@ -82,12 +91,10 @@ async def test_unsent_tickets_and_explicit_keys_are_sent_on_a_clean_exit(form: d
 
 async def test_after_an_exception_unsent_tickets_stay_on_disk_and_go_on_in_the_next_process(tmp_path: Path) -> None:
     async with Emulator() as emulator:
-        with pytest.raises(Leaves):
-            async with opened(emulator, tmp_path, linger_s=60.0) as client:
-                await tickets_for(client, prompts(5))
-                bare = ask_in_tasks(client, prompts(5, "bare"))
-                await until(lambda: client.stats().waiting == 10, "all calls wait")
-                raise Leaves
+        async with left_with_an_error(emulator, tmp_path, linger_s=60.0) as client:
+            await tickets_for(client, prompts(5))
+            bare = ask_in_tasks(client, prompts(5, "bare"))
+            await until(lambda: client.stats().waiting == 10, "all calls wait")
         await refused(ClientClosed, *bare)
         assert not emulator.requests
         async with opened(emulator, tmp_path) as client:
@@ -163,12 +170,10 @@ async def test_drain_answers_everybody_before_it_leaves(form: dict[str, Any], tm
 
 async def test_drain_is_not_for_a_block_left_with_an_exception(tmp_path: Path) -> None:
     async with Emulator() as emulator:
-        with pytest.raises(Leaves):
-            async with opened(emulator, tmp_path, on_close="drain", linger_s=60.0) as client:
-                await tickets_for(client, prompts(3))
-                tasks = ask_in_tasks(client, prompts(3, "bare"))
-                await until(lambda: client.stats().waiting == 6, "all calls wait")
-                raise Leaves
+        async with left_with_an_error(emulator, tmp_path, on_close="drain", linger_s=60.0) as client:
+            await tickets_for(client, prompts(3))
+            tasks = ask_in_tasks(client, prompts(3, "bare"))
+            await until(lambda: client.stats().waiting == 6, "all calls wait")
         await refused(ClientClosed, *tasks)
         assert not emulator.requests
 
@@ -375,23 +380,17 @@ async def quiet() -> AsyncGenerator[list[dict[str, Any]]]:
 async def test_nothing_is_left_behind_and_nothing_complains(on_close: str, clean: bool, tmp_path: Path) -> None:
     async with Emulator(Plan(latency_s=0.05)) as emulator, quiet():
         for _ in range(2):
-            tasks: list[asyncio.Task[Any]] = []
-            gone: list[asyncio.Task[Any]] = []
-            try:
-                async with opened(emulator, tmp_path, on_close=on_close) as client:
-                    await client.submit(Request(model=MODEL, contents="bad [[error:400:no]]"))
-                    await client.submit(Request(model=MODEL, contents="good", key="good"))
-                    answered = ask_in_tasks(client, prompts(2))
-                    await settled(*answered)
-                    tasks = ask_in_tasks(client, [*prompts(2, "late"), "late [[error:400:no]]"])
-                    gone = ask_in_tasks(client, prompts(2, "gone"))
-                    await asyncio.sleep(0)
-                    for task in gone:
-                        task.cancel()
-                    if not clean:
-                        raise Leaves
-            except Leaves:
-                assert not clean
+            left = opened if clean else left_with_an_error
+            async with left(emulator, tmp_path, on_close=on_close) as client:
+                await client.submit(Request(model=MODEL, contents="bad [[error:400:no]]"))
+                await client.submit(Request(model=MODEL, contents="good", key="good"))
+                answered = ask_in_tasks(client, prompts(2))
+                await settled(*answered)
+                tasks = ask_in_tasks(client, [*prompts(2, "late"), "late [[error:400:no]]"])
+                gone = ask_in_tasks(client, prompts(2, "gone"))
+                await asyncio.sleep(0)
+                for task in gone:
+                    task.cancel()
             outcomes = await settled(*tasks, *gone)
             kinds = {type(outcome) for outcome in outcomes if isinstance(outcome, BaseException)}
             assert kinds <= {ClientClosed, RequestRejected, asyncio.CancelledError}

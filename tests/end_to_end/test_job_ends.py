@@ -285,10 +285,10 @@ async def test_what_a_long_text_says_survives_the_way_there_and_back(tmp_path: P
     ],
 )
 async def test_an_error_names_the_key_of_its_call(faults: dict[str, Fault], form: dict[str, Any]) -> None:
-    async with Emulator(Plan(faults=faults)) as emulator:
-        async with opened(emulator, **form, attempts_max=2, output_grace_s=0.05) as client:
-            outcomes = await settled(*(client.generate(MODEL, text, key=text) for text in prompts(3)))
-            (unkeyed,) = await settled(client.generate(MODEL, "no key"))
+    settings = {**form, "attempts_max": 2, "output_grace_s": 0.05}
+    async with Emulator(Plan(faults=faults)) as emulator, opened(emulator, **settings) as client:
+        outcomes = await settled(*(client.generate(MODEL, text, key=text) for text in prompts(3)))
+        (unkeyed,) = await settled(client.generate(MODEL, "no key"))
     assert [getattr(error, "key", None) for error in outcomes] == prompts(3)
     assert all(text in str(error) for text, error in zip(prompts(3), outcomes, strict=True))
     assert getattr(unkeyed, "key", None)

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from carpool import ConfigurationError, KeyConflict, MemoryStore, Request, RequestError, RequestFailed, RequestRejected
+from carpool import (
+    ConfigurationError,
+    EmbedResponse,
+    KeyConflict,
+    MemoryStore,
+    Request,
+    RequestError,
+    RequestFailed,
+    RequestRejected,
+)
 from carpool.emulator import Emulator, Fault, Plan, expected_values
 
 from .support import (
@@ -251,7 +260,9 @@ async def test_tickets_survive_reopening(when: str, form: dict[str, Any], tmp_pa
         texts = prompts(10) + prompts(10, "keyed")
         async with opened(emulator, tmp_path, **form) as client:
             assert_own(texts, [await client.result(ticket.key) for ticket in tickets])
-            assert (await client.result(vector.key)).values == expected_values("v")
+            found = await client.result(vector.key)
+            assert isinstance(found, EmbedResponse)
+            assert found.values == expected_values("v")
         async with opened(emulator, tmp_path, **form) as client:
             assert_own(texts, await asyncio.gather(*(client.result(ticket.key) for ticket in tickets)))
         assert billed(emulator, texts) == [1] * 20

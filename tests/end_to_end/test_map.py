@@ -35,6 +35,10 @@ async def mapped(client: Client, requests: Any, **more: Any) -> list[Outcome]:
     return [outcome async for outcome in client.map(requests, **more)]
 
 
+def texts_of(outcomes: list[Outcome]) -> list[str]:
+    return sorted(cast("Any", outcome.response).text for outcome in outcomes)
+
+
 @FORMS
 @pytest.mark.parametrize("keyed", [True, False])
 async def test_every_row_has_its_outcome_and_the_same_rows_cost_nothing_again_even_later(
@@ -47,9 +51,9 @@ async def test_every_row_has_its_outcome_and_the_same_rows_cost_nothing_again_ev
             async with opened(emulator, tmp_path, **form) as client:
                 for _ in range(2):
                     outcomes = await mapped(client, rows(texts, keyed=keyed))
-                    assert all(outcome.ok and outcome.response is not None for outcome in outcomes)
-                    assert sorted(outcome.response.text for outcome in outcomes) == sorted(map(expected_text, texts))
-                    runs.append({outcome.key: outcome.response.raw for outcome in outcomes})
+                    assert all(outcome.ok for outcome in outcomes)
+                    assert texts_of(outcomes) == sorted(map(expected_text, texts))
+                    runs.append({outcome.key: cast("Any", outcome.response).raw for outcome in outcomes})
         assert all(run == runs[0] for run in runs)
         assert len(runs[0]) == 300
         assert_billed_once(emulator, texts)
@@ -151,12 +155,12 @@ async def test_outcomes_come_while_the_source_has_more_to_give(tmp_path: Path) -
         for request in rows(["second"]):
             yield request
 
-    async with Emulator() as emulator, opened(emulator, tmp_path) as client:
-        async with asyncio.timeout(5), aclosing(cast("Any", client.map(source()))) as outcomes:
-            assert_own(["first"], [(await anext(outcomes)).response])
-            more.set()
-            assert_own(["second"], [(await anext(outcomes)).response])
-            assert [outcome async for outcome in outcomes] == []
+    async with asyncio.timeout(5), Emulator() as emulator, opened(emulator, tmp_path) as client:
+        outcomes = client.map(source())
+        assert_own(["first"], [(await anext(outcomes)).response])
+        more.set()
+        assert_own(["second"], [(await anext(outcomes)).response])
+        assert [outcome async for outcome in outcomes] == []
 
 
 @pytest.mark.parametrize("window", [1, 7, 100])
@@ -216,12 +220,12 @@ async def test_a_map_broken_off_in_the_middle_and_run_again_pays_for_nothing_twi
     texts = prompts(100)
     async with Emulator(Plan(latency_s=(0.0, 0.2))) as emulator:
         async with opened(emulator, tmp_path, **form, batch_requests_max=10) as client:
-            async with aclosing(cast("Any", client.map(rows(texts, keyed=keyed), window=50))) as outcomes:
-                for _ in range(25):
-                    assert (await anext(outcomes)).ok
+            broken_off = cast("Any", client.map(rows(texts, keyed=keyed), window=50))
+            assert all([(await anext(broken_off)).ok for _ in range(25)])
+            await broken_off.aclose()
         async with opened(emulator, tmp_path, **form, batch_requests_max=10) as client:
             outcomes = await mapped(client, rows(texts, keyed=keyed), window=50)
-        assert sorted(outcome.response.text for outcome in outcomes) == sorted(map(expected_text, texts))
+        assert texts_of(outcomes) == sorted(map(expected_text, texts))
         assert_billed_once(emulator, texts)
 
 

@@ -107,7 +107,7 @@ async def test_rows_with_a_lasting_error_fail_after_their_attempts(code: int, fo
             await client.drain()
             stats = client.stats()
         assert rows_of_jobs(emulator) == [100, 10, 10]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    failed: list[Any] = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert len(failed) == 10
     assert all(type(error) is RequestFailed for error in failed)
     assert {(error.code, error.message) for error in failed} == {(code, "try again")}

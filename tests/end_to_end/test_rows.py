@@ -1,4 +1,4 @@
-"""What single rows of a job's output can be: missing, doubled, unknown, garbled, cut, without key. A bad row fails alone."""
+"""What single rows of an output can be: missing, doubled, unknown, garbled, cut, without key. A bad row fails alone."""
 
 from __future__ import annotations
 
@@ -178,13 +178,13 @@ async def test_whatever_comes_together_every_call_ends_with_its_own_answer_or_a_
         "download.503": Fault(probability=0.1),
     }
     texts = prompts(400)
-    async with Emulator(Plan(latency_s=(0.0, 0.1), faults=faults), seed=seed) as emulator:
-        async with opened(emulator, tmp_path, **form, batch_requests_max=50) as client:
-            outcomes = await settled(
-                *(client.generate(MODEL, text, key=text if index % 2 else None) for index, text in enumerate(texts))
-            )
-            await client.drain()
-            stats = client.stats()
+    emulator = Emulator(Plan(latency_s=(0.0, 0.1), faults=faults), seed=seed)
+    async with emulator, opened(emulator, tmp_path, **form, batch_requests_max=50) as client:
+        outcomes = await settled(
+            *(client.generate(MODEL, text, key=text if index % 2 else None) for index, text in enumerate(texts))
+        )
+        await client.drain()
+        stats = client.stats()
     answered = failed = 0
     for text, outcome in zip(texts, outcomes, strict=True):
         match outcome:

@@ -312,10 +312,12 @@ async def test_a_server_that_stumbles_at_every_step_gives_every_answer_once(
 @FORMS
 async def test_what_the_server_says_about_the_key_never_shows_it(form: dict[str, Any]) -> None:
     words = f"The key {API_KEY} may not do this."
-    async with Emulator(
-        Plan(faults={"create.403": Fault(message=words), "upload.start.403": Fault(message=words)})
-    ) as emulator:
-        async with opened(emulator, **form) as client:
-            (error,) = await refused(RequestRejected, client.generate(MODEL, "a"))
+    async with (
+        Emulator(
+            Plan(faults={"create.403": Fault(message=words), "upload.start.403": Fault(message=words)})
+        ) as emulator,
+        opened(emulator, **form) as client,
+    ):
+        (error,) = await refused(RequestRejected, client.generate(MODEL, "a"))
     assert API_KEY not in f"{error} {error!r} {error.message} {error.details}"
     assert "may not do this" in str(error)

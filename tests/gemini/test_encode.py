@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from google.genai import types
 from hypothesis import example, given
@@ -577,8 +578,8 @@ def test_any_text_comes_through(text: str) -> None:
     encoded = encoder.generate(MODEL, text, None)
     assert json.loads(encoded.payload)["contents"][0]["parts"][0]["text"] == text
     assert b"\n" not in encoded.payload
-    assert encoded == encoder.generate(MODEL, [{"parts": [{"text": text}], "role": "user"}], None)._replace(
-        tokens=encoded.tokens
+    assert encoded == msgspec.structs.replace(
+        encoder.generate(MODEL, [{"parts": [{"text": text}], "role": "user"}], None), tokens=encoded.tokens
     )
     assert encoded.tokens >= 1
 

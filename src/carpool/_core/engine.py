@@ -75,6 +75,7 @@ class Engine:
         self.spilled: list[PutSegment] = []
         """Full segments that should be written before the next step; whoever writes them empties the list."""
         self._segment_bytes = settings.segment_bytes
+        self._key_infix = f".{epoch:x}."
         self._next_expiry = 0.0
         self._unswept: list[int] = []
         """Segments of which rows were withdrawn since the last step."""
@@ -85,7 +86,7 @@ class Engine:
         """Return an automatic key: unique in this slot, and telling its request's digest."""
         book = self.book
         book.next_key += 1
-        return f"a{digest.hex()}.{book.epoch:x}.{book.next_key:x}"
+        return f"a{digest.hex()}{self._key_infix}{book.next_key:x}"
 
     def admit(  # noqa: PLR0917 - keywords would cost on the hot path
         self,

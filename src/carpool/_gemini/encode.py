@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from json import dumps
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -46,7 +46,7 @@ _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _MEDIA_NAMES: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
 
 
-class Encoded(NamedTuple):
+class Encoded(msgspec.Struct, frozen=True, gc=False):
     """A request, ready for the wire."""
 
     payload: bytes
