@@ -32,15 +32,15 @@ FILE: Final[dict[str, Any]] = {"inline_cost_max_usd": Decimal(0)}
 FORMS: Final = pytest.mark.parametrize("form", [pytest.param(INLINE, id="inline"), pytest.param(FILE, id="file")])
 
 _QUICK: Final[dict[str, Any]] = {
-    "linger_s": 0.02,
+    "linger_s": 0.01,
     "linger_max_s": 0.1,
-    "poll_min_s": 0.02,
-    "poll_max_s": 0.2,
-    "retry_min_s": 0.02,
-    "retry_max_s": 0.2,
-    "quota_retry_min_s": 0.02,
-    "quota_retry_max_s": 0.2,
-    "lookup_wait_s": 0.05,
+    "poll_min_s": 0.01,
+    "poll_max_s": 0.05,
+    "retry_min_s": 0.01,
+    "retry_max_s": 0.05,
+    "quota_retry_min_s": 0.01,
+    "quota_retry_max_s": 0.05,
+    "lookup_wait_s": 0.03,
     "first_contact_s": 30.0,
 }
 

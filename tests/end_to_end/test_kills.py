@@ -182,9 +182,8 @@ async def test_killed_while_a_job_runs(form: str, tmp_path: Path) -> None:
     assert len(jobs_of(emulator)) == 1
 
 
-@pytest.mark.parametrize("form", BY_FORM)
-@pytest.mark.parametrize("answers", [1, 1_000])
-async def test_killed_while_results_stream(answers: int, form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "answers"), [("inline", 1), ("file", 1), ("file", 1_000)])
+async def test_killed_while_results_stream(form: str, answers: int, tmp_path: Path) -> None:
     def moment(_: Emulator) -> Callable[[Said], object]:
         return lambda said: sum(line["event"] == "answered" for line in said) >= answers
 
@@ -198,9 +197,8 @@ async def test_killed_when_all_is_answered_and_the_server_is_being_tidied(tmp_pa
     await killed_and_run_again(plan, lambda emulator: called(emulator, "files.delete"), tmp_path, **BY_FILE)
 
 
-@pytest.mark.parametrize("form", BY_FORM)
-@pytest.mark.parametrize("seed", range(2))
-async def test_killed_again_and_again_at_any_moment(seed: int, form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "seed"), [("inline", 0), ("file", 1)])
+async def test_killed_again_and_again_at_any_moment(form: str, seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     keyed, tickets = prompts(60, "keyed"), prompts(60, "ticket")
     faults = {
@@ -224,6 +222,10 @@ async def test_killed_again_and_again_at_any_moment(seed: int, form: str, tmp_pa
         assert runs[-1][-1]["jobs_created"] == 0
         assert emulator.ledger().twice == []
         assert_billed_once(emulator, keyed + tickets)
+
+
+def slots_in(home: Path) -> list[str]:
+    return sorted(path.name for path in home.glob("slot-*"))
 
 
 # -- bare awaits
@@ -293,6 +295,6 @@ async def test_a_killed_process_leaves_its_home_to_the_next_one_at_once(tmp_path
             waits = {"linger_s": 60.0, "linger_max_s": 60.0}
             tickets = [f"ticket {number}"]
             await Child(emulator, tmp_path, tickets=tickets, settings=waits).run(lambda said: heard(said, "accepted"))
-        assert [path.name for path in tmp_path.glob("slot-*")] == ["slot-0"]
+        assert slots_in(tmp_path) == ["slot-0"]
         said = await Child(emulator, tmp_path, results=[f"ticket {number}" for number in range(3)]).run()
         assert len(answered(said)) == 3

@@ -70,3 +70,38 @@ async def test_the_account_is_up_to_date_when_the_last_answer_is_taken(tmp_path:
         await asyncio.gather(*(client.generate("gemini-3.5-flash", f"p{i}") for i in range(50)))
         assert client.receipt().requests == 50
         assert client.stats().answered == 50
+
+
+@pytest.mark.parametrize("method", ["_turn", "_act", "_finish_turn", "_delete"])
+async def test_a_bug_in_the_loop_itself_tells_everybody(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from carpool._runtime.loop import Runtime  # noqa: PLC0415 - only this test looks inside
+
+    broken = False
+    whole = getattr(Runtime, method)
+
+    def breaking(self: Any, *arguments: Any) -> Any:
+        if broken:
+            raise ZeroDivisionError
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Runtime, method, breaking)
+    settings = carpool.Settings(linger_s=0.01, poll_min_s=0.02, inline_bytes_max=0, lookup_wait_s=0.02)
+    async with Emulator(plan=Plan(latency_s=0.1)) as emulator, asyncio.timeout(20):
+        async with carpool.Client(api_key="k", base_url=emulator.base_url, home=tmp_path, settings=settings) as client:
+            waiting = [asyncio.create_task(client.generate("gemini-3.5-flash", f"p{i}")) for i in range(3)]
+            await client.flush()
+            broken = True
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+            assert all(
+                "bug of its own" in str(outcome) or outcome.text == expected_text(f"p{i}")
+                for i, outcome in enumerate(outcomes)
+            )
+            with pytest.raises(carpool.CarpoolError, match="bug of its own"):
+                await asyncio.gather(*(client.generate("gemini-3.5-flash", f"later {i}") for i in range(10)))
+        broken = False
+        async with carpool.Client(api_key="k", base_url=emulator.base_url, home=tmp_path, settings=settings) as client:
+            assert [(await client.generate("gemini-3.5-flash", f"p{i}")).text for i in range(3)] == [
+                expected_text(f"p{i}") for i in range(3)
+            ]

@@ -23,19 +23,35 @@ from carpool._core.recovery import Recovery
 from .process import Process
 
 Patch: TypeAlias = pytest.MonkeyPatch
-MUTANTS: Final[dict[str, Callable[[Patch], None]]] = {}
+Plant: TypeAlias = Callable[[Patch], None]
 
 
-def mutant(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+    """A planted fault."""
+
+    plant: Plant
+    reason: str
+    likely: int
+    """A seed that sees it, as the draw in ``plan`` is now: tried first, to save time."""
+
+
+MUTANTS: Final[dict[str, Mutant]] = {}
+
+
+def mutant(likely: int) -> Callable[[Plant], Plant]:
     """Add a mutant to the list; its docstring says which rule it breaks."""
-    MUTANTS[plant.__name__] = plant
-    return plant
+
+    def add(plant: Plant) -> Plant:
+        MUTANTS[plant.__name__] = Mutant(plant=plant, reason=plant.__doc__ or "", likely=likely)
+        return plant
+
+    return add
 
 
 # -- how rows end
 
 
-@mutant
+@mutant(likely=0)
 def settles_by_the_keys_of_the_reply(patch: Patch) -> None:
     """A row that did not come back is never judged."""
     original = settlement.settle_rest
@@ -49,7 +65,7 @@ def settles_by_the_keys_of_the_reply(patch: Patch) -> None:
     patch.setattr(settlement, "settle_rest", settle_rest)
 
 
-@mutant
+@mutant(likely=0)
 def ignores_a_failed_job(patch: Patch) -> None:
     """A job that ended otherwise than well is polled for ever."""
     original = lifecycle.on_polled
@@ -63,7 +79,7 @@ def ignores_a_failed_job(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_polled", on_polled)
 
 
-@mutant
+@mutant(likely=0)
 def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     """One 503 on a poll, and the job counts as lost while it runs on."""
     original = lifecycle.on_call_failed
@@ -77,7 +93,7 @@ def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_call_failed", on_call_failed)
 
 
-@mutant
+@mutant(likely=0)
 def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     """Rows behind the break count as missing."""
 
@@ -87,7 +103,7 @@ def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     patch.setattr(lifecycle, "_fetch_failed", fetch_failed)
 
 
-@mutant
+@mutant(likely=0)
 def never_counts_attempts(patch: Patch) -> None:
     """A row that always fails is sent for ever."""
 
@@ -102,7 +118,7 @@ def never_counts_attempts(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant
+@mutant(likely=0)
 def forgets_attempts_at_a_restart(patch: Patch) -> None:
     """Attempts start from nothing in each process."""
     original = Recovery._take_marks
@@ -113,7 +129,7 @@ def forgets_attempts_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_take_marks", take_marks)
 
 
-@mutant
+@mutant(likely=0)
 def sends_again_what_nobody_awaits(patch: Patch) -> None:
     """Rows of callers that are gone are sent again when their job is lost."""
     original = settlement._try_again
@@ -128,13 +144,13 @@ def sends_again_what_nobody_awaits(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant
+@mutant(likely=0)
 def forgets_answers_not_taken(patch: Patch) -> None:
     """An answer handed to a caller that was cancelled in that moment is lost."""
     patch.setattr(settlement, "on_undelivered", lambda book, event, now: None)
 
 
-@mutant
+@mutant(likely=0)
 def hands_explicit_keys_over_unstored(patch: Patch) -> None:
     """The answer of an explicit key goes straight to its awaiter, and is in no store."""
     original = Process._sort
@@ -152,7 +168,7 @@ def hands_explicit_keys_over_unstored(patch: Patch) -> None:
     patch.setattr(Process, "_sort", sort)
 
 
-@mutant
+@mutant(likely=0)
 def offers_what_it_hands_over(patch: Patch) -> None:
     """A stored answer that goes to live awaiters is offered to later identical calls too."""
     original = Book.index_results
@@ -167,7 +183,7 @@ def offers_what_it_hands_over(patch: Patch) -> None:
 # -- the life of a job
 
 
-@mutant
+@mutant(likely=0)
 def takes_ambiguous_for_failed(patch: Patch) -> None:
     """A create of unknown fate is sent again at once."""
     original = lifecycle._create_failed
@@ -182,13 +198,13 @@ def takes_ambiguous_for_failed(patch: Patch) -> None:
     patch.setattr(lifecycle, "_create_failed", create_failed)
 
 
-@mutant
+@mutant(likely=0)
 def looks_once(patch: Patch) -> None:
     """The list is searched once, however much it lags."""
     patch.setattr(lifecycle, "_LOOKS", {"inline": 1, "file": 1})
 
 
-@mutant
+@mutant(likely=0)
 def revokes_nothing(patch: Patch) -> None:
     """The input file of a create on its way stays where it is."""
     original = Process._arrive
@@ -202,7 +218,7 @@ def revokes_nothing(patch: Patch) -> None:
     patch.setattr(Process, "_arrive", arrive)
 
 
-@mutant
+@mutant(likely=0)
 def ignores_twins(patch: Patch) -> None:
     """Of two jobs with one name, one goes on unseen."""
     original = lifecycle.on_found
@@ -213,7 +229,7 @@ def ignores_twins(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_found", on_found)
 
 
-@mutant
+@mutant(likely=0)
 def accepts_stale_replies(patch: Patch) -> None:
     """A reply to a question no longer asked is taken for one to the question in the air."""
     original = Engine._take_reply
@@ -228,7 +244,7 @@ def accepts_stale_replies(patch: Patch) -> None:
     patch.setattr(Engine, "_take_reply", take_reply)
 
 
-@mutant
+@mutant(likely=0)
 def takes_a_missing_job_for_lost(patch: Patch) -> None:
     """One 404, and the job is created anew without a look at the list."""
     original = lifecycle.on_call_failed
@@ -243,13 +259,13 @@ def takes_a_missing_job_for_lost(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_call_failed", on_call_failed)
 
 
-@mutant
+@mutant(likely=0)
 def sends_answered_rows_anew(patch: Patch) -> None:
     """The next attempt of a job that vanished holds the rows that were answered before."""
     patch.setattr(settlement, "trim", lambda book, job: True)
 
 
-@mutant
+@mutant(likely=0)
 def never_gives_up_reaching_the_server(patch: Patch) -> None:
     """Failed calls are not counted across attempts to create."""
     original = Book.move
@@ -263,7 +279,7 @@ def never_gives_up_reaching_the_server(patch: Patch) -> None:
 # -- the loop
 
 
-@mutant
+@mutant(likely=0)
 def acts_before_the_commit(patch: Patch) -> None:
     """Actions start while the writes of their step are still under way."""
 
@@ -280,7 +296,7 @@ def acts_before_the_commit(patch: Patch) -> None:
     patch.setattr(Process, "_finish_turn", finish_turn)
 
 
-@mutant
+@mutant(likely=0)
 def delivers_before_the_commit(patch: Patch) -> None:
     """Stored answers reach their awaiters before they are stored."""
     original = Process._finish_turn
@@ -294,7 +310,7 @@ def delivers_before_the_commit(patch: Patch) -> None:
     patch.setattr(Process, "_finish_turn", finish_turn)
 
 
-@mutant
+@mutant(likely=0)
 def asks_for_no_wakeup(patch: Patch) -> None:
     """The engine does not say when a deadline comes."""
     original = Engine.next_wakeup
@@ -308,7 +324,7 @@ def asks_for_no_wakeup(patch: Patch) -> None:
     patch.setattr(Engine, "next_wakeup", next_wakeup)
 
 
-@mutant
+@mutant(likely=0)
 def tells_nobody_of_deadlines(patch: Patch) -> None:
     """Deadlines pass in silence."""
     original = Process.act
@@ -323,19 +339,19 @@ def tells_nobody_of_deadlines(patch: Patch) -> None:
 # -- keys
 
 
-@mutant
+@mutant(likely=0)
 def adopts_nothing(patch: Patch) -> None:
     """An identical call is always a new request."""
     patch.setattr(Engine, "adopt", lambda self, digest, now: (Claim.NEW, 0))
 
 
-@mutant
+@mutant(likely=0)
 def leaves_parked_rows_parked(patch: Patch) -> None:
     """Whoever adopts a parked request waits for ever."""
     patch.setattr(Engine, "_wake_row", lambda self, segment, row, now: None)
 
 
-@mutant
+@mutant(likely=0)
 def never_joins_explicit_keys(patch: Patch) -> None:
     """A key in flight is taken for a new one."""
     original = Engine.claim
@@ -347,7 +363,7 @@ def never_joins_explicit_keys(patch: Patch) -> None:
     patch.setattr(Engine, "claim", claim)
 
 
-@mutant
+@mutant(likely=0)
 def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
     """A request whose caller was cancelled is sent all the same, and its answer kept for nobody."""
     original = Engine.leave
@@ -363,13 +379,13 @@ def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
 # -- lanes
 
 
-@mutant
+@mutant(likely=0)
 def cuts_withdrawn_rows(patch: Patch) -> None:
     """A batch takes all rows of its spans, whatever became of them."""
     patch.setattr("carpool._core.accumulator.queued_runs", lambda segment, start, stop: [(start, stop)])
 
 
-@mutant
+@mutant(likely=0)
 def counts_no_envelope(patch: Patch) -> None:
     """The inline form is chosen by the rows alone."""
 
@@ -379,7 +395,7 @@ def counts_no_envelope(patch: Patch) -> None:
     patch.setattr("carpool._core.book.choose_form", choose_form)
 
 
-@mutant
+@mutant(likely=0)
 def sees_no_token_ceiling(patch: Patch) -> None:
     """Jobs hold more tokens of a model than may be enqueued."""
     patch.setattr(Accumulator, "_next_tokens", lambda self, queue: 0)
@@ -388,7 +404,7 @@ def sees_no_token_ceiling(patch: Patch) -> None:
 # -- recovery
 
 
-@mutant
+@mutant(likely=0)
 def creates_again_after_a_restart(patch: Patch) -> None:
     """A job that was being created is created once more instead of being looked for."""
     original = Recovery._sort_job
@@ -402,7 +418,7 @@ def creates_again_after_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_job", sort_job)
 
 
-@mutant
+@mutant(likely=0)
 def cuts_the_wait_short_at_a_restart(patch: Patch) -> None:
     """Two looks at a list that lags follow each other at once if a restart comes between them."""
     original = Recovery._sort_job
@@ -414,7 +430,7 @@ def cuts_the_wait_short_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_job", sort_job)
 
 
-@mutant
+@mutant(likely=0)
 def sends_parked_rows_unasked(patch: Patch) -> None:
     """Bare awaits of a dead process go on by themselves."""
     original = Recovery._sort_rows
@@ -427,13 +443,13 @@ def sends_parked_rows_unasked(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_rows", sort_rows)
 
 
-@mutant
+@mutant(likely=0)
 def goes_on_with_jobs_of_bare_rows(patch: Patch) -> None:
     """A job that was not created yet when its process died is created for nobody."""
     patch.setattr(Recovery, "_holds_bare_rows", lambda self, job: False)
 
 
-@mutant
+@mutant(likely=0)
 def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     """A key in flight is not known after a restart."""
     original = Recovery.finish
@@ -446,7 +462,7 @@ def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant
+@mutant(likely=0)
 def forgets_stored_results_at_a_restart(patch: Patch) -> None:
     """Rows with a stored result count as open, and are sent again."""
     original = Recovery._take_results
@@ -457,7 +473,7 @@ def forgets_stored_results_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_take_results", take_results)
 
 
-@mutant
+@mutant(likely=0)
 def offers_nothing_after_a_restart(patch: Patch) -> None:
     """What a dead process left cannot be adopted."""
     original = Recovery.finish
@@ -470,7 +486,7 @@ def offers_nothing_after_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant
+@mutant(likely=0)
 def touches_foreign_records(patch: Patch) -> None:
     """Work of another origin is taken for one's own."""
     original = Recovery.take
@@ -483,7 +499,7 @@ def touches_foreign_records(patch: Patch) -> None:
     patch.setattr(Recovery, "take", take)
 
 
-@mutant
+@mutant(likely=0)
 def records_no_marks(patch: Patch) -> None:
     """What became of rows is not written down when their job is closed."""
     original = Book.write

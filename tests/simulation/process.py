@@ -172,9 +172,7 @@ class Process:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is under way and nobody waits."""
-        return self.engine.idle and not (
-            self.inbox or self._pending or self._turning or self.awaiters or self.reading
-        )
+        return self.engine.idle and not (self.inbox or self._pending or self._turning or self.awaiters or self.reading)
 
     # -- callers
 

@@ -185,6 +185,10 @@ class Runtime:
         )
         for waiter in self._awaiters.clear():
             waiter.set_exception(copy(reason))
+        for block in self._handovers:
+            for waiter, _, body in block.handovers:
+                if not waiter.done():
+                    waiter.set_result((body, block.facts))
         self._kept.dismiss(reason)
         for future in (*(reached for _, reached in self._until), *self._after_turn):
             if not future.done():
@@ -224,6 +228,7 @@ class Runtime:
 
     async def turn(self) -> None:
         """Wait until everything asked for so far is on disk."""
+        self._check_running()
         done: asyncio.Future[None] = self._loop.create_future()
         self._after_turn.append(done)
         self._wake()
@@ -240,8 +245,16 @@ class Runtime:
         await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.queued)
         self._draining = False
 
+    def _check_running(self) -> None:
+        """Raise if no turn will come any more."""
+        if self._failed is not None:
+            raise copy(self._failed)
+        if self._stopping:
+            raise ClientClosed("the client was closed")
+
     async def _reach(self, state: Callable[[], bool]) -> None:
         """Wait until a turn ends in a state."""
+        self._check_running()
         reached: asyncio.Future[None] = self._loop.create_future()
         self._until.append((state, reached))
         self._wake()
@@ -262,11 +275,20 @@ class Runtime:
         self._spilled.append(self._store.commit(writes))
 
     async def _run(self, ready: asyncio.Future[None]) -> None:
-        async with anyio.create_task_group() as group:
-            self._group = group
-            ready.set_result(None)
-            await self._drive()
-            group.cancel_scope.cancel()
+        """Run until stopped; whatever ends it, nobody is left waiting."""
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                ready.set_result(None)
+                await self._drive()
+                group.cancel_scope.cancel()
+        except Exception as error:
+            logger.exception("carpool stopped on a bug of its own")
+            words = f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"
+            self._fail(CarpoolError(words))
+        finally:
+            self._stopping = True
+            self._dismiss()
 
     async def _drive(self) -> None:
         try:
@@ -275,13 +297,6 @@ class Runtime:
                 await self._turn()
         except StoreError as error:
             self._fail(error)
-        except Exception as error:
-            logger.exception("carpool stopped on a bug of its own")
-            self._fail(
-                CarpoolError(
-                    f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"
-                )
-            )
 
     def _fail(self, error: CarpoolError) -> None:
         """Stop for good: everybody who waits is told why, and so is whoever calls later."""
@@ -290,6 +305,7 @@ class Runtime:
         self._stopping = True
         self._gate.shut_down()
         self._dismiss()
+        self._wake()
 
     async def _sleep(self) -> None:
         due = self.engine.next_wakeup()
@@ -318,12 +334,12 @@ class Runtime:
         try:
             lines = await self._lines_of_failed(actions)
             await self._commit(writes)
+            for action in actions:
+                self._act(action, lines)
+            self._finish_turn(after)
         except BaseException:
             self._after_turn = after + self._after_turn
             raise
-        for action in actions:
-            self._act(action, lines)
-        self._finish_turn(after)
 
     def _hand_over(self) -> None:
         """Give awaiters the answers that the engine has booked; who was cancelled meanwhile leaves his to the next."""

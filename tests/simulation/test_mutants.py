@@ -1,0 +1,22 @@
+"""The simulation sees: each planted fault breaks a promise in at least one of a bounded number of seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from .mutants import MUTANTS
+from .world import simulate
+
+SEEDS_MAX = 600
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_mutant_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[name]
+    mutant.plant(monkeypatch)
+    for seed in (mutant.likely, *range(SEEDS_MAX)):
+        try:
+            simulate(seed)
+        except Exception:  # noqa: BLE001 - a promise that is broken, or an engine that breaks on it
+            return
+    pytest.fail(f"not seen in {SEEDS_MAX} seeds: {mutant.reason}")

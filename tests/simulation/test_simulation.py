@@ -1,0 +1,62 @@
+"""Seeded lives of the client under virtual time, with every fault and crashes between any two steps.
+
+A failing seed prints itself; many more of them: ``python -m tests.simulation --seeds 100000 --jobs 2``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from .plan import START
+from .world import World, simulate
+
+CHUNKS = 30
+CHUNK = 10
+# Seeds that once showed a bug, and what it was. A change of the draw in plan.py makes other stories of them.
+PINNED = {
+    54: "a row of a job that broke was there to be adopted, and was not",
+    1241: "a job that broke twice gave its room back twice",
+    1719: "a job that broke took up its room for ever",
+}
+
+
+@pytest.mark.parametrize("first", range(0, CHUNKS * CHUNK, CHUNK))
+def test_every_promise_holds_in_every_seed(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        world = simulate(seed)
+        assert all(call.ending for call in world.history.calls)
+
+
+@pytest.mark.parametrize("seed", PINNED, ids=str)
+def test_seeds_that_once_failed_still_hold(seed: int) -> None:
+    assert simulate(seed).clock.now > START
+
+
+def test_a_seed_tells_the_same_story_each_time() -> None:
+    def story(world: World) -> list[object]:
+        calls = [(call.ask.id, call.epoch, call.key, call.ending, call.body) for call in world.history.calls]
+        return [calls, world.clock.turns, list(world.server.jobs), world.store.results]
+
+    assert story(simulate(4)) == story(simulate(4))
+
+
+def test_the_seeds_show_what_they_are_meant_to_show() -> None:
+    """Otherwise all promises could hold because nothing happens."""
+    endings: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for seed in range(150):
+        world = simulate(seed)
+        endings.update(call.ending for call in world.history.calls)
+        seen.update(world.history.reports)
+        seen["restarts"] += len(world.processes) - 2
+        seen["twins made"] += sum(job.twin for job in world.server.jobs.values())
+        seen["adopted in flight"] += sum(call.joined and call.ask.key is None for call in world.history.calls)
+        seen["kept answers"] += sum(call.kept for call in world.history.calls)
+    assert {"value", "failed", "expired", "cancelled", "closed", "died", "conflict", "unknown"} <= endings.keys()
+    wanted = {
+        "create_ambiguous", "job_adopted", "job_lost", "job_stalled", "job_vanished", "output_vanished", "rows_missing",
+        "rows_not_ours", "twins", "restarts", "twins made", "adopted in flight", "kept answers",
+    }  # fmt: skip
+    assert not {name for name in wanted if not seen[name]}
