@@ -102,9 +102,9 @@ class Jobs:
                     raw = bytes(row.response)
                     is_vector = "embedding" in decode_json(raw)
                     response: EmbedResponse | GenerateResponse = (
-                        EmbedResponse(row.key, raw, facts, 0.0, False)  # noqa: FBT003 - as on the hot path
+                        EmbedResponse(row.key, raw, facts, 0.0)
                         if is_vector
-                        else GenerateResponse(row.key, raw, facts, 0.0, False, None)  # noqa: FBT003
+                        else GenerateResponse(row.key, raw, facts, 0.0)
                     )
                     yield Outcome(key=row.key, response=response)
         except ProviderError as error:

@@ -288,7 +288,14 @@ class _Response:
 
     __slots__ = ("_accepted_at", "_facts", "_reused", "key", "raw")
 
-    def __init__(self, key: str, raw: bytes, facts: Facts, accepted_at: float, reused: bool) -> None:  # noqa: FBT001 - hot path
+    def __init__(
+        self,
+        key: str,
+        raw: bytes,
+        facts: Facts,
+        accepted_at: float,
+        reused: bool = False,  # noqa: FBT001, FBT002 - keywords would cost on the hot path
+    ) -> None:
         self.key = key
         self.raw = raw
         self._facts = facts
@@ -343,8 +350,8 @@ class GenerateResponse(_Response):
         raw: bytes,
         facts: Facts,
         accepted_at: float,
-        reused: bool,  # noqa: FBT001
-        schema: Any,
+        reused: bool = False,  # noqa: FBT001, FBT002
+        schema: Any = None,
     ) -> None:
         super().__init__(key, raw, facts, accepted_at, reused)
         self._schema = schema

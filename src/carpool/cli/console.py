@@ -55,9 +55,9 @@ def lose_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def usd(amount: Decimal) -> str:
-    """Return an amount for people: the smaller it is, the more digits."""
-    digits = 2 if amount >= 100 or not amount else 4 if amount >= 1 else 6 if amount >= Decimal("0.01") else 9
+def usd(amount: Decimal, beside: Decimal) -> str:
+    """Return an amount for people: the smaller the largest amount beside it is, the more digits."""
+    digits = 2 if beside >= 100 or not beside else 4 if beside >= 1 else 6 if beside >= Decimal("0.01") else 9
     return f"${amount:,.{digits}f}"
 
 

@@ -56,9 +56,7 @@ def print_receipt(receipt: Receipt, *, jobs: int, file: TextIO) -> None:
             route,
             f"{totals.requests:,}",
             f"{jobs:,}" if route == "batch" else "",
-            usd(totals.list_usd),
-            usd(totals.paid_usd),
-            usd(totals.saved_usd),
+            *(usd(amount, receipt.list_usd) for amount in (totals.list_usd, totals.paid_usd, totals.saved_usd)),
         )
     console = Console(file=file)
     console.print(table)
