@@ -20,6 +20,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "carpool"
 FLOORS = {
     "errors": 0,
     "types": 0,
+    "responses": 0,
     "settings": 0,
     "_deadline": 0,
     "_core": 1,
@@ -55,13 +56,14 @@ LIBRARIES = {
 ONLY = {
     "errors": {"msgspec"},
     "types": {"msgspec"},
+    "responses": {"msgspec"},
     "settings": {"msgspec"},
     "_deadline": {"msgspec"},
     "_ports": {"msgspec"},
     "emulator": {"aiohttp", "msgspec"},
 }
 # google-genai is an extra: these import it inside a function for users who ask for its types, nobody else at all.
-GOOGLE_INSIDE_FUNCTIONS = {"carpool.types"}
+GOOGLE_INSIDE_FUNCTIONS = {"carpool.responses"}
 
 CORE_IMPORTS = {
     "__future__", "array", "bisect", "collections", "decimal", "enum", "hashlib", "heapq", "itertools", "math",
@@ -303,7 +305,7 @@ PLANTED = [
 ]
 SOUND = [
     ("types.py", "import msgspec\nfrom carpool.errors import CarpoolError\nfrom decimal import Decimal"),
-    ("types.py", "def to_genai():\n    from google.genai import types\n    return types"),
+    ("responses.py", "def to_genai():\n    from google.genai import types\n    return types"),
     (
         "_core/engine.py",
         "from collections.abc import Iterable\nfrom carpool._core import model\nfrom carpool import errors",

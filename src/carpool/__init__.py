@@ -27,21 +27,18 @@ from carpool.errors import (
     StoreVersion,
     SubmitAmbiguous,
 )
+from carpool.responses import EmbedResponse, GenerateResponse, Outcome, Ticket
 from carpool.settings import CHEAP, FAST, Price, Settings
 from carpool.types import (
     BatchJob,
     Blob,
-    EmbedResponse,
-    GenerateResponse,
     JobStats,
-    Outcome,
     Receipt,
     Request,
     RequestReceipt,
     RouteTotals,
     ServerError,
     Stats,
-    Ticket,
     Usage,
 )
 

@@ -12,7 +12,8 @@ from carpool._core.model import Failure
 from carpool._ports import Provider, ProviderError
 from carpool._runtime.verdicts import exception_for
 from carpool.errors import JobError, shown
-from carpool.types import BatchJob, EmbedResponse, Facts, GenerateResponse, Outcome, decode_json
+from carpool.responses import EmbedResponse, GenerateResponse, Outcome, decode_json
+from carpool.types import BatchJob, Facts
 
 
 class Jobs:

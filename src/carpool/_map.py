@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from carpool._runtime.awaiters import Answer, Asked
 from carpool.errors import CarpoolError, ConfigurationError, RequestError
-from carpool.types import Kind, Outcome, Request
+from carpool.responses import Outcome
+from carpool.types import Kind, Request
 
 
 class Desk(Protocol):

@@ -27,14 +27,16 @@ from carpool._map import map_requests
 from carpool._runtime.loop import Runtime
 from carpool._stores.disk import DiskStore
 from carpool.errors import ConfigurationError, DeadlineExceeded, RequestError
+from carpool.responses import EmbedResponse, GenerateResponse, Response, Ticket
 from carpool.settings import Settings, check_ladder
-from carpool.types import EmbedResponse, GenerateResponse, Kind, Receipt, Request, Response, Stats, Ticket
+from carpool.types import Kind, Receipt, Request, Stats
 
 if TYPE_CHECKING:
     from carpool._ports import Provider, Store
     from carpool._runtime.awaiters import Asked
+    from carpool.responses import Outcome
     from carpool.settings import Ladder
-    from carpool.types import Deadline, Outcome
+    from carpool.types import Deadline
 
 GOOGLE_URL: Final = "https://generativelanguage.googleapis.com"
 _KEY_MAX_CHARS: Final = 512

@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import pytest
@@ -61,6 +62,17 @@ def environ_of(more: Mapping[str, str]) -> dict[str, str]:
     return own | _QUICK | dict(more)
 
 
+class Child(subprocess.Popen[str]):
+    """A process that does not outlive its block, so that a test that fails ends."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.poll() is None:
+            self.kill()
+        super().__exit__(kind, value, trace)
+
+
 class Program:
     """Runs the program with an environment."""
 
@@ -68,8 +80,8 @@ class Program:
         self.folder = folder
         self.environ = environ_of(environ)
 
-    def start(self, *arguments: str, stdin: Any = subprocess.DEVNULL, **environ: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *arguments: str, stdin: Any = subprocess.DEVNULL, **environ: str) -> Child:
+        return Child(
             [sys.executable, "-m", "carpool", *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -131,7 +143,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | N
     ends_at = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < ends_at, "it never came to that"
-        assert process is None or process.poll() is None, process.communicate()[1] if process else ""
+        assert process is None or process.poll() is None, "it ended before it came to that"
         time.sleep(0.01)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .program import API_KEY, Program, finish
 
 
 def test_the_demo_as_it_is_typed_sends_files_and_inline_batches_and_all_checks_hold(tmp_path: Path) -> None:
-    """Both shows run side by side: their jobs take some seconds, so that a person can see something."""
+    """The shows run side by side: their jobs take some seconds, so that a person can see something."""
     program = Program(tmp_path)
     # Whatever the environment holds stays outside: this would break every call, or leave this machine.
     hostile = {
@@ -24,8 +25,12 @@ def test_the_demo_as_it_is_typed_sends_files_and_inline_batches_and_all_checks_h
         "GOOGLE_API_KEY": API_KEY,
         "TMPDIR": str(tmp_path),
     }
-    with program.start("demo", "--json") as whole, program.start("demo", "--requests", "60", **hostile) as small:
-        done, shown = finish(whole), finish(small)
+    with (
+        program.start("demo", "--json") as whole,
+        program.start("demo") as printing,
+        program.start("demo", "--requests", "60", **hostile) as small,
+    ):
+        done, printed, shown = finish(whole), finish(printing), finish(small)
 
     assert done.code == 0, done.err
     data = done.data
@@ -38,12 +43,23 @@ def test_the_demo_as_it_is_typed_sends_files_and_inline_batches_and_all_checks_h
     assert data["receipt"]["saved_usd"] == pytest.approx(data["receipt"]["paid_usd"])
     assert "2,500 of 2,500 done" in done.err
 
+    # All of the README's receipt but the time is the same today: equal prompts have equal tokens, prices are bundled.
+    assert printed.code == 0, printed.err
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    of_readme = readme.split("```\nReceipt")[1].split("```")[0]
+    assert timeless(f"Receipt{of_readme}") == timeless(printed.out)
+
     assert shown.code == 0, shown.err
     for words in ("Receipt", "list price", "paid", "saved", "560 awaited calls", "no money was spent", "emulator"):
         assert words in shown.out
     assert "WRONG" not in shown.out
     assert API_KEY not in shown.out + shown.err
     assert list(tmp_path.iterdir()) == [], "the home of a demonstration goes away"
+
+
+def timeless(text: str) -> list[str]:
+    """Return the lines of a receipt without the time that the show took."""
+    return [re.sub(r"[\d.]+ s\.$", "", line.rstrip()) for line in text.strip().splitlines()]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_it_serves_until_a_signal_and_ends_well(tmp_path: Path, number: signal.S
 
 def test_it_says_how_to_point_a_client_at_it(tmp_path: Path) -> None:
     program = Program(tmp_path)
-    with program.start("emulate", "--port", "0") as process:
+    with program.start("emulate", "--port", "0", "--latency", "0.1") as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]
         base_url = lines[0].split()[4].rstrip(";")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from .program import (
     API_KEY,
     EMBED_MODEL,
     MODEL,
+    Child,
     Inside,
     Program,
     Service,
@@ -273,6 +277,33 @@ def test_an_output_that_is_being_written_is_not_written_by_another(
     assert "out.jsonl is being written by another carpool map" in second.err
     assert ended.code == 130
     assert "run the same command again" in ended.err
+
+
+def test_a_terminal_gets_a_bar_and_the_receipt(program: Program, source: Path) -> None:
+    write_rows(source, prompts(3))
+    terminal, end = pty.openpty()
+    with Child(
+        [sys.executable, "-m", "carpool", "map", "in.jsonl", "out.jsonl", "--model", MODEL],
+        cwd=program.folder,
+        env=program.environ | {"TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.DEVNULL,
+        stderr=end,
+    ) as process:
+        os.close(end)
+        shown = b"".join(iter(lambda: read_terminal(terminal), b"")).decode()
+        assert process.wait() == 0
+    os.close(terminal)
+    assert "3/3" in shown
+    assert "0 waiting, 0 in jobs" in shown
+    assert "Receipt" in shown
+    assert "carpool: 3 of 3 done" not in shown
+
+
+def read_terminal(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:  # the other end is closed
+        return b""
 
 
 def test_an_output_that_is_no_file_is_a_stream(inside: Inside, source: Path) -> None:

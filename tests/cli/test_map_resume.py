@@ -14,7 +14,7 @@ from carpool.emulator import Fault, Plan, expected_text
 from .program import MODEL, Inside, Program, Service, finish, kill, prompts, read_rows, text_of, wait_until, write_rows
 
 ROWS = 5_000
-LAST_JOB_IS_LATE = {"output.late": Fault(after=9, count=1, seconds=3)}
+LAST_JOB_IS_LATE = {"output.late": Fault(after=9, count=1, seconds=2)}
 """So that no run is over before it is killed."""
 
 
@@ -105,7 +105,7 @@ def test_a_create_that_was_applied_without_an_answer(
 def test_ctrl_c_leaves_what_was_sent_for_the_next_run(
     program: Program, service: Service, source: Path, target: Path
 ) -> None:
-    service.play(Plan(latency_s=3.0))
+    service.play(Plan(latency_s=2.0))
     write_rows(source, prompts(50))
     with start(program) as process:
         wait_until(lambda: len(service.jobs) == 1, process)

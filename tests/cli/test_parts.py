@@ -11,11 +11,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 
-from carpool import Outcome, Receipt, RequestFailed, RouteTotals
+from carpool import GenerateResponse, Outcome, Receipt, RequestFailed, RouteTotals
 from carpool.cli.console import UsageError, counted, usd
 from carpool.cli.fingerprints import Fingerprints
 from carpool.cli.output import Output, on_one_line, row_of
@@ -23,22 +24,17 @@ from carpool.cli.progress import Counts, Lines, jobs_in_words, ticking
 from carpool.cli.receipt import print_receipt, receipt_data
 from carpool.cli.rows import BadRow, RowReader, check_input
 from carpool.cli.source import lines_of
-from carpool.types import Facts, GenerateResponse
 
-FACTS = Facts(
-    route="batch",
-    job="batches/x",
-    kind="generate",
-    model="m",
-    answered_at=0.0,
-    input_picousd=None,
-    output_picousd=None,
-    paid_percent=50,
-)
+
+class Answer:
+    """What an output needs of a response."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
 
 
 def answered(key: str, raw: bytes) -> Outcome:
-    return Outcome(key=key, response=GenerateResponse(key, raw, FACTS, 0.0))
+    return Outcome(key=key, response=cast("GenerateResponse", Answer(raw)))
 
 
 # -- keys
@@ -332,7 +328,11 @@ def test_jobs_in_words() -> None:
     ],
 )
 def test_small_amounts_have_more_digits(amount: str, shown: str) -> None:
-    assert usd(Decimal(amount)) == shown
+    assert usd(Decimal(amount), Decimal(amount)) == shown
+
+
+def test_amounts_side_by_side_have_as_many_digits() -> None:
+    assert usd(Decimal("51.35"), Decimal("102.70")) == "$51.35"
 
 
 def test_a_receipt_tells_all_routes_and_what_has_no_price(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import subprocess
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from carpool.cli import main
+import carpool
+from carpool.cli import jobs, main
+from carpool.cli.console import tell_warnings
 
-from .program import API_KEY, Program, Service, finish
+from .program import API_KEY, Inside, Program, Service, finish
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Program:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Inside:
     """The program without anything to call."""
-    return Program(tmp_path, CARPOOL_HOME=str(tmp_path / "home"))
+    return Inside(Program(tmp_path, CARPOOL_HOME=str(tmp_path / "home")), monkeypatch, capfd)
 
 
-def test_help_teaches_the_first_steps(alone: Program) -> None:
+def test_help_teaches_the_first_steps(alone: Inside) -> None:
     done = alone.run("--help")
     assert done.code == 0
     assert done.err == ""
@@ -72,7 +77,7 @@ def test_wrong_usage_is_one_line_and_exit_2(arguments: list[str], capsys: pytest
     assert shown.err.count("\n") == 1
 
 
-def test_without_a_key_it_says_where_to_put_one(alone: Program) -> None:
+def test_without_a_key_it_says_where_to_put_one(alone: Inside) -> None:
     done = alone.run("jobs", "ls")
     assert (done.code, done.out) == (2, "")
     assert done.err.count("\n") == 1
@@ -80,7 +85,7 @@ def test_without_a_key_it_says_where_to_put_one(alone: Program) -> None:
         assert words in done.err
 
 
-def test_a_setting_that_cannot_be_used_is_named(alone: Program) -> None:
+def test_a_setting_that_cannot_be_used_is_named(alone: Inside) -> None:
     done = alone.run("jobs", "ls", GEMINI_API_KEY=API_KEY, CARPOOL_JOBS_MAX="many")
     assert done.code == 2
     assert "CARPOOL_JOBS_MAX" in done.err
@@ -104,6 +109,41 @@ def test_output_that_nobody_reads_ends_it_quietly(program: Program, service: Ser
         assert process.wait() == 1
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (carpool.DeadlineExceeded("too late"), 3, "too late"),
+        (carpool.StoreFull("the disk is full"), 1, "the disk is full"),
+        (carpool.ConfigurationError("mend the call"), 2, "mend the call"),
+        (OSError(28, "No space left on device", "out.jsonl"), 1, "out.jsonl: No space left on device"),
+        (OSError("out of luck"), 1, "out of luck"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_expected_error_is_one_line_and_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, words: str
+) -> None:
+    def fail(command: Coroutine[Any, Any, int]) -> int:
+        command.close()
+        raise error
+
+    monkeypatch.setattr(jobs, "run", fail)
+    assert main(["jobs", "ls"]) == code
+    assert capsys.readouterr().err == f"carpool: {words}\n"
+
+
+def test_a_bug_keeps_its_traceback(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    with tell_warnings():
+        try:
+            [].pop()
+        except IndexError:
+            logging.getLogger("carpool").exception("it stopped")
+    shown = capsys.readouterr().err
+    assert shown.startswith("carpool: error: it stopped\nTraceback")
+    assert "IndexError: pop from empty list" in shown
 
 
 def test_the_library_does_not_load_the_command_line() -> None:

@@ -41,6 +41,7 @@ _QUICK: Final[dict[str, Any]] = {
     "quota_retry_min_s": 0.01,
     "quota_retry_max_s": 0.05,
     "lookup_wait_s": 0.03,
+    "output_grace_s": 3.0,
     "first_contact_s": 30.0,
 }
 

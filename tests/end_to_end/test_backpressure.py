@@ -97,14 +97,16 @@ async def test_queued_callers_that_are_cancelled_do_not_block_the_others(which: 
 
 
 async def test_a_caller_cancelled_in_the_turn_in_which_it_is_let_in_gives_its_place_to_the_next(tmp_path: Path) -> None:
-    async with Emulator() as emulator, opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.0) as client:
-        for _ in range(10):
-            tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(6)]
-            await until(lambda: client.stats().queued_callers <= 3, "two have been let in", pause_s=0)
-            for task in tasks[1:5]:
-                task.cancel()
-            outcomes = await settled(*tasks)
-            assert_own(["prompt 0", "prompt 5"], [outcomes[0], outcomes[5]])
+    async with Emulator() as emulator, opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.2) as client:
+        tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(5)]
+        await until(lambda: client.stats().queued_callers == 4, "all but one queue")
+        for index in (1, 2):
+            await client.flush()
+            assert client.stats().queued_callers == 4 - index, "the next is let in, and has not run yet"
+            tasks[index].cancel()
+        outcomes = await settled(*tasks)
+        assert_own(["prompt 0", "prompt 3", "prompt 4"], [outcomes[0], outcomes[3], outcomes[4]])
+        assert all(isinstance(outcomes[index], asyncio.CancelledError) for index in (1, 2))
 
 
 async def test_queued_callers_that_are_refused_do_not_keep_their_place(tmp_path: Path) -> None:

@@ -198,6 +198,18 @@ async def test_work_of_another_key_is_left_alone_with_a_warning_and_never_judged
         assert rows_of_jobs(emulator) == [3, 3]
 
 
+async def test_results_of_another_key_are_not_given_away_and_its_keys_are_free(tmp_path: Path) -> None:
+    async with Emulator() as emulator:
+        async with opened(emulator, tmp_path) as client:
+            assert_own(["a"], [await client.generate(MODEL, "a", key="mine")])
+        async with opened(emulator, tmp_path, api_key=OTHER_KEY) as client:
+            await refused(RequestError, client.result("mine"))
+            assert_own(["b"], [await client.generate(MODEL, "b", key="mine")])
+        async with opened(emulator, tmp_path) as client:
+            assert_own(["a"], [await client.result("mine")])
+        assert_billed_once(emulator, ["a", "b"])
+
+
 async def test_a_job_of_another_key_is_neither_polled_nor_sent_again(tmp_path: Path) -> None:
     async with Emulator(Plan(latency_s=0.5)) as emulator:
         async with opened(emulator, tmp_path) as client:

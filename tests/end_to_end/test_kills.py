@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,13 @@ SLOW = Fault(count=1, seconds=60.0)
 """The call takes effect, and its answer comes too late for whoever is killed meanwhile."""
 
 Said = list[dict[str, Any]]
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """End a process for good, if it has not ended: not by its own method, which takes the exit code from its watcher."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 class Child:
@@ -60,14 +70,12 @@ class Child:
             if kill_when is not None:
                 await until(lambda: kill_when(self.said) or listener.done(), "the moment of the kill")
                 assert may_end or not listener.done(), f"it ended before it was killed: {(await errors).decode()}"
-                if process.returncode is None:
-                    process.kill()
+                kill(process)
             async with asyncio.timeout(60):
                 await listener
                 code = await process.wait()
         finally:
-            if process.returncode is None:
-                process.kill()
+            kill(process)
             words = (await errors).decode()
             await listener
             await process.wait()

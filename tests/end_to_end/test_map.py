@@ -10,7 +10,16 @@ from typing import Any, cast
 
 import pytest
 
-from carpool import Client, ConfigurationError, KeyConflict, NotBatchable, Outcome, Request, RequestRejected
+from carpool import (
+    Client,
+    ClientClosed,
+    ConfigurationError,
+    KeyConflict,
+    NotBatchable,
+    Outcome,
+    Request,
+    RequestRejected,
+)
 from carpool.emulator import Emulator, Fault, Plan, expected_text, expected_values
 
 from .support import (
@@ -23,6 +32,7 @@ from .support import (
     opened,
     prompts,
     rows_of_jobs,
+    settled,
     until,
 )
 
@@ -259,4 +269,24 @@ async def test_a_map_through_a_narrow_gate_ends(tmp_path: Path) -> None:
         async with opened(emulator, tmp_path, waiting_requests_max=3, linger_s=0.001) as client:
             outcomes = await mapped(client, rows(prompts(40), keyed=True), window=20)
         assert len(outcomes) == 40
+        assert_billed_once(emulator, prompts(40))
+
+
+async def test_a_map_whose_client_is_closed_meanwhile_ends(tmp_path: Path) -> None:
+    taken: dict[str, Outcome] = {}
+
+    async def take_all(client: Client) -> None:
+        async for outcome in client.map(rows(prompts(40), keyed=True), window=10):
+            taken[outcome.key] = outcome
+
+    async with Emulator(Plan(latency_s=0.5)) as emulator:
+        async with opened(emulator, tmp_path, linger_s=0.01) as client:
+            task = asyncio.create_task(take_all(client))
+            await until(lambda: client.stats().jobs_created, "the first job")
+        (end,) = await settled(task)
+        assert end is None or isinstance(end, ClientClosed)
+        assert all(isinstance(outcome.error, ClientClosed) for outcome in taken.values())
+        async with opened(emulator, tmp_path) as client:
+            outcomes = await mapped(client, rows(prompts(40), keyed=True))
+        assert texts_of(outcomes) == sorted(map(expected_text, prompts(40)))
         assert_billed_once(emulator, prompts(40))

@@ -15,14 +15,14 @@ class Clock:
     def __init__(self, now: float) -> None:
         self.now = now
         self.turns = 0
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._agenda: list[tuple[float, int, Callable[[], object]]] = []
 
-    def at(self, time: float, callback: Callable[[], None]) -> None:
+    def at(self, time: float, callback: Callable[[], object]) -> None:
         """Call back at a time; not before now."""
         self.turns += 1
         heapq.heappush(self._agenda, (max(time, self.now), self.turns, callback))
 
-    def after(self, delay_s: float, callback: Callable[[], None]) -> None:
+    def after(self, delay_s: float, callback: Callable[[], object]) -> None:
         """Call back after some seconds."""
         self.at(self.now + delay_s, callback)
 

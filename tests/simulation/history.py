@@ -48,7 +48,6 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     explicit: bool
     failed: bool
     body: bytes
-    at: float
 
 
 class History:

@@ -1,4 +1,4 @@
-"""What happens in one seed: settings, callers, faults, crashes. Everything that is random is drawn here or by ``chance``.
+"""What happens in one seed: settings, callers, faults, crashes. All that is random is drawn here or by ``chance``.
 
 Owns the odds. It must not know the engine.
 """
@@ -25,8 +25,8 @@ CREATE_FAULTS: Final = (
     "billing", "row_file_gone",
 )  # fmt: skip
 JOB_FATES: Final = (
-    "partial", "failed", "failed_with_output", "expired", "cancelled", "stuck", "output_late", "output_never", "vanished",
-    "output_vanished", "strange_word",
+    "partial", "failed", "failed_with_output", "expired", "cancelled", "stuck", "output_late", "output_never",
+    "vanished", "output_vanished", "strange_word",
 )  # fmt: skip
 ROW_FAULTS: Final = ("missing", "garbled", "error_13", "error_8", "error_429", "error_400", "doubled", "doubled_other")
 

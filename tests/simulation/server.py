@@ -1,7 +1,7 @@
 """The simulated batch service: files, jobs, their fates, and a bill for every answer it computed.
 
-Owns what is true on the server's side. Each call gives its reply, or the fault that the caller will see. It must not know the
-engine; it shares the wire's words with it (``BatchJob``, ``Fault``).
+Owns what is true on the server's side. Each call gives its reply, or the fault that the caller will see. It must not
+know the engine; it shares the wire's words with it (``BatchJob``, ``Fault``).
 """
 
 from __future__ import annotations
@@ -178,18 +178,17 @@ class Server:
         refusal = self._refusal(choice, form, file_name, lines)
         if refusal is not None:
             return refusal
-        match choice:
-            case "overloaded":
-                return BUSY
-            case "slow":
-                delay_s = self.plan.seconds(1, HOUR)
-                self.clock.after(delay_s, lambda: self._create_late(display_name, form, file_name, lines))
-                return TIMEOUT
-            case "lost" | "applied_500" | "twin":
-                self._add(display_name, form, file_name, lines)
-                if choice == "twin":
-                    self._add(display_name, form, file_name, lines, twin=True)
-                return BUSY if choice == "applied_500" else TIMEOUT
+        if choice == "overloaded":
+            return BUSY
+        if choice == "slow":
+            delay_s = self.plan.seconds(1, HOUR)
+            self.clock.after(delay_s, lambda: self._create_late(display_name, form, file_name, lines))
+            return TIMEOUT
+        if choice in ("lost", "applied_500", "twin"):
+            self._add(display_name, form, file_name, lines)
+            if choice == "twin":
+                self._add(display_name, form, file_name, lines, twin=True)
+            return BUSY if choice == "applied_500" else TIMEOUT
         if fault is not None:
             if self.plan.chance(0.5):
                 self._add(display_name, form, file_name, lines)

@@ -1,7 +1,7 @@
 """A store that keeps what was committed and loses what was not.
 
-Owns the durable records, as bytes: nothing in them is shared with the engine that wrote them. It must not know time; who
-commits says when a commit is durable.
+Owns the durable records, as bytes: nothing in them is shared with the engine that wrote them. It must not know time:
+who commits says when a commit is durable.
 """
 
 from __future__ import annotations

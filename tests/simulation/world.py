@@ -6,6 +6,7 @@ Owns the order of lives. A seed is right if nothing in it raises.
 from __future__ import annotations
 
 from array import array
+from functools import partial
 from typing import Final
 
 from carpool._core.messages import PutResults, PutSegment
@@ -14,7 +15,7 @@ from carpool._core.model import EXPLICIT, PARKED, QUEUED, Lane, ResultsHead, Seg
 from .clock import Clock
 from .history import Call, History, Violation, expect
 from .plan import HOUR, START, Ask, Crash, Plan
-from .process import Process
+from .process import Process, Scene
 from .server import Server
 from .store import DurableStore
 
@@ -32,6 +33,7 @@ class World:
         self.server = Server(self.plan, self.clock)
         self.history = History()
         self.store = DurableStore("abcd1234")
+        self._scene = Scene(self.plan, self.clock, self.store, self.server, self.history)
         self.processes: list[Process] = []
         self._crashes = list(self.plan.crashes)
         if self.plan.chance(0.2):
@@ -63,10 +65,11 @@ class World:
 
     def _start_process(self, asks: list[Ask]) -> None:
         crash = self._crashes.pop(0) if self._crashes and asks else None
-        process = Process(self.plan, self.clock, self.store, self.server, self.history, crash)
+        process = Process(self._scene, crash)
         self.processes.append(process)
         for ask in asks:
-            self.clock.at(ask.at, lambda ask=ask: process.alive and process.ask(Call(ask=ask, epoch=0, asked_at=0.0)))
+            call = Call(ask=ask, epoch=process.epoch, asked_at=ask.at)
+            process.later(ask.at - self.clock.now, partial(process.callers.ask, call))
         if crash is not None:
             process.when_dead = lambda: self._restart(crash)
 
@@ -136,8 +139,8 @@ class World:
         results = {no for no in self.store.results if self.store.results_head(no).origin != FOREIGN}
         expect(results == book.results.keys(), f"on disk {results}, in memory {list(book.results)}")
         for place in book.keys.live.values():
-            segment, row = book.at(place)
-            expect(segment is not None and segment.states[row] == PARKED, f"a live key of nothing: {place}")
+            of, row = book.at(place)
+            expect(of is not None and of.states[row] == PARKED, f"a live key of nothing: {place}")
 
     def _check_expiry(self) -> None:
         """In the end everything goes but what was promised for ever: explicit keys that could not be sent."""

@@ -12,7 +12,8 @@ import msgspec
 
 from carpool._core.model import ROW_BITS, ROW_MASK, Place
 from carpool._runtime.verdicts import deadline_exceeded
-from carpool.types import EmbedResponse, Facts, GenerateResponse, Kind, Response
+from carpool.responses import EmbedResponse, GenerateResponse, Response
+from carpool.types import Facts, Kind
 
 Answer: TypeAlias = tuple[bytes, Facts]
 Waiter: TypeAlias = asyncio.Future[Answer]

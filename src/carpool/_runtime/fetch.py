@@ -13,7 +13,8 @@ from carpool._core.book import Book
 from carpool._core.messages import RowsFetched
 from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault, Tokens
 from carpool._runtime.awaiters import Awaiters, Waiter
-from carpool.types import Facts, view_usage
+from carpool.responses import view_usage
+from carpool.types import Facts
 
 
 class Sorted(NamedTuple):

@@ -19,7 +19,7 @@ from carpool.errors import (
     SubmitAmbiguous,
     shown,
 )
-from carpool.types import decode_json
+from carpool.responses import decode_json
 
 ECHO_CHARS_MIN: Final = 32
 

@@ -35,7 +35,7 @@ Try your own program against an emulated service first:
 
 _EPILOGUE: Final = """\
 Environment: GOOGLE_API_KEY or GEMINI_API_KEY is the key, CARPOOL_BASE_URL is where to call, CARPOOL_HOME where state \
-is kept, and CARPOOL_<SETTING> is one of carpool.Settings, such as CARPOOL_LINGER_S or CARPOOL_JOBS_MAX.
+is kept. CARPOOL_LINGER_S, CARPOOL_JOBS_MAX and so on are the fields of carpool.Settings.
 
 Exit codes: 0 ok, 1 something failed, 2 usage, 130 interrupted."""
 
@@ -100,9 +100,9 @@ def program() -> App:
     )
     app["--version"].help = "Show the version and exit."
     app["--help"].help = "Show this help and exit."
-    app.command(demo, help_epilogue="")
-    app.command(emulate, help_epilogue="")
-    app.command(map_rows, name="map")
+    app.command(demo, help_epilogue="", help_format="markdown")
+    app.command(emulate, help_epilogue="", help_format="markdown")
+    app.command(map_rows, name="map", help_format="markdown")
     jobs = cyclopts.App(
         name="jobs", help="Look at batch jobs on the server, whoever created them.", help_epilogue="", version_flags=[]
     )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from carpool.types import Kind
 
 _CLOSE_S: Final = 5.0
-_File = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
 class _Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +57,8 @@ class _Tally(msgspec.Struct, kw_only=True):
 
 
 def map_rows(
-    source: _File,
-    target: _File,
+    source: Annotated[str, Parameter(name="IN", allow_leading_hyphen=True)],
+    target: Annotated[str, Parameter(name="OUT", allow_leading_hyphen=True)],
     /,
     *,
     model: str,

@@ -1,0 +1,215 @@
+"""Calls of one process to the server: once sent they arrive whether or not their sender lives.
+
+Owns what is in the air. It checks that nothing is sent before it is on record, beyond its limits, or unasked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
+
+from carpool._core.engine import Reply
+from carpool._core.messages import (
+    Broken,
+    CallFailed,
+    Create,
+    Created,
+    Fetch,
+    FetchEnded,
+    Find,
+    Found,
+    Poll,
+    Polled,
+    Revoke,
+    Revoked,
+    RowsFetched,
+    Upload,
+    Uploaded,
+)
+from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault, Tokens
+
+from .history import expect
+from .server import OutputRow
+
+if TYPE_CHECKING:
+    from .process import Process
+
+FRAMING: Final = Framing(60, 12)
+Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
+
+
+class Calls:
+    """The calls of one process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._unreached: dict[str, float] = {}
+        """Since when nothing about a job got through."""
+
+    def ask(self, action: Question) -> None:
+        """Put a question."""
+        if isinstance(action, Fetch):
+            self._fetch(action)
+            return
+        lines = self._lines(action) if isinstance(action, Upload | Create) else []
+        delay_s = self._process.plan.seconds(0.01, 2)
+        # Once sent, a call arrives whether or not its sender lives.
+        self._process.clock.after(delay_s, lambda: self._arrive(action, lines))
+
+    def _lines(self, action: Upload | Create) -> list[bytes]:
+        """Read what is to be sent, and check that it may be."""
+        job, store = action.job, self._process.store
+        expect(job.id in store.jobs, f"{action} before the job is on record")
+        durable = store.job(job.id)
+        wanted = JobState.UPLOADING if isinstance(action, Upload) else JobState.CREATING
+        expect(
+            (durable.state, durable.attempt, durable.spans) == (wanted, job.attempt, job.spans),
+            f"{action} before it is on record: {durable}",
+        )
+        lines = store.lines(job.spans)
+        expect(len(lines) == job.count, f"{len(lines)} rows for {job}")
+        expect(sum(map(len, lines)) == job.line_bytes, f"wrong size: {job}")
+        self._expect_asked_for(job)
+        limit = self._process.plan.settings.inline_bytes_max
+        size = (
+            FRAMING.inline_envelope_bytes
+            + len(job.display_name)
+            + job.line_bytes
+            + FRAMING.inline_row_bytes * job.count
+        )
+        expect(job.form == "file" or size < limit, f"{size} bytes inline")
+        one = job.count == 1
+        expect(one or job.line_bytes <= self._process.plan.settings.file_bytes_max, f"a file of {job.line_bytes} bytes")
+        expect(job.count <= self._process.plan.settings.batch_requests_max, f"{job.count} rows in a batch")
+        self._expect_within_limits()
+        return lines
+
+    def _expect_within_limits(self) -> None:
+        if self._process.epoch > 1:
+            return  # jobs of earlier processes go on whatever the limits are now
+        s, jobs = (
+            self._process.plan.settings,
+            [job for job in self._process.engine.book.jobs.values() if not job.stalled],
+        )
+        expect(len(jobs) <= s.jobs_max, f"{len(jobs)} jobs at once")
+        for model in sorted({job.lane.model for job in jobs}):
+            tokens = [job.tokens for job in jobs if job.lane.model == model]
+            fits = s.enqueued_tokens_max is None or sum(tokens) <= s.enqueued_tokens_max
+            expect(fits or len(tokens) == 1, f"{tokens} tokens enqueued for {model}")
+
+    def _expect_asked_for(self, job: Job) -> None:
+        """No request of an earlier process is sent unless it was asked for again, or has a key of its own."""
+        for no, start, stop in job.spans:
+            segment = self._process.engine.book.segments[no]
+            for row in range(start, stop):
+                key = segment.keys[row]
+                if not segment.flags[row] & EXPLICIT and int(key.split(".")[1], 16) < self._process.epoch:
+                    expect(key in self._process.callers.asked_keys, f"sent unasked after a crash: {key} in {job}")
+
+    def _arrive(self, action: Upload | Create | Find | Revoke | Poll, lines: list[bytes]) -> None:
+        job, server = action.job, self._process.server
+        event: Reply
+        match action:
+            case Upload():
+                file = server.upload(job.file_name, lines)
+                event = self._failed(action, file) if isinstance(file, Fault) else Uploaded(job.id, action.op, file)
+            case Create():
+                name = server.create(job.display_name, job.form, job.file_name, lines)
+                event = self._failed(action, name) if isinstance(name, Fault) else Created(job.id, action.op, name)
+            case Find():
+                found = server.find(job.display_name)
+                event = self._failed(action, found) if isinstance(found, Fault) else Found(job.id, action.op, found)
+            case Revoke():
+                fault = server.delete(job.file_name)
+                event = self._failed(action, fault) if fault is not None else Revoked(job.id, action.op)
+            case Poll():
+                remote = server.poll(job.name)
+                event = self._failed(action, remote) if isinstance(remote, Fault) else Polled(job.id, action.op, remote)
+            case _:
+                assert_never(action)
+        if (
+            self._process.plan.chance(self._process.plan.bug_odds)
+            and self._process.clock.now < self._process.plan.faults_end
+        ):
+            event = Broken(job.id, action.op, "a bug")
+        self._process.later(
+            self._process.plan.seconds(0.01, 100 if isinstance(event, CallFailed) else 2), lambda: self._hear(event)
+        )
+
+    def _failed(self, action: Question, fault: Fault) -> CallFailed:
+        return CallFailed(action.job.id, action.op, fault)
+
+    def _hear(self, event: Reply) -> None:
+        self._process.inbox.append(event)
+        self._expect_patience(event)
+        if self._process.plan.call_fault_odds and self._process.plan.chance(0.02):
+            # A reply that comes a second time, long after: nobody asks any more.
+            self._process.later(self._process.plan.seconds(1, 600), lambda: self._hear(event))
+        self._process.wake()
+
+    def _expect_patience(self, event: Reply) -> None:
+        """Nobody waits for ever for a server that cannot be reached."""
+        if isinstance(event, CallFailed) and event.fault.kind == "not_sent":
+            since = self._unreached.setdefault(event.job, self._process.now)
+            job = self._process.engine.book.jobs.get(event.job)
+            if job is not None and job.state in (JobState.UPLOADING, JobState.CREATING):
+                s = self._process.plan.settings
+                expect(self._process.now - since < s.unreachable_s + 2 * s.retry_max_s + 200, f"nobody is told: {job}")
+        else:
+            self._unreached.pop(event.job, None)
+
+    # -- output
+
+    def _fetch(self, action: Fetch) -> None:
+        index = self._process.engine.fetch_index(action.job.id)
+        reply: list[tuple[list[list[OutputRow]], Fault | None]] = []
+
+        def arrive() -> None:
+            reply.append(self._process.server.fetch(action.job.name))
+            blocks, fault = reply[0]
+            self._read_block(action, index, blocks, fault, 0)
+
+        self._process.later(self._process.plan.seconds(0.01, 2), arrive)
+
+    def _read_block(
+        self, action: Fetch, index: dict[str, Place], blocks: list[list[OutputRow]], fault: Fault | None, unknown: int
+    ) -> None:
+        """Sort a block, wait until it is settled, then read the next."""
+        job, op = action.job, action.op
+        if not blocks:
+            self._hear(CallFailed(job.id, op, fault) if fault is not None else FetchEnded(job.id, op, unknown))
+            return
+        event, strangers = self._sort(action, index, blocks[0])
+        self._process.inbox.append(event)
+
+        def settled() -> None:
+            rest, more = blocks[1:], unknown + strangers
+            self._process.later(
+                self._process.plan.seconds(0.001, 1), lambda: self._read_block(action, index, rest, fault, more)
+            )
+
+        self._process.after_turn.append(settled)
+        self._process.wake()
+
+    def _sort(self, action: Fetch, index: dict[str, Place], rows: list[OutputRow]) -> tuple[RowsFetched, int]:
+        delivered: list[Place] = []
+        kept: list[tuple[Place, bytes]] = []
+        failed: list[RowFault] = []
+        strangers = 0
+        for row in rows:
+            place = index.pop(row.key, -1) if row.readable else -1
+            if place < 0:
+                strangers += 1
+                continue
+            if row.error is not None:
+                failed.append(RowFault(place, row.error))
+                continue
+            waiting = self._process.callers.awaiters.get(place, [])
+            if len(waiting) == 1 and waiting[0].ask.key is None and not waiting[0].joined:
+                del self._process.callers.awaiters[place]
+                delivered.append(place)
+                self._process.callers.answer(waiting[0], row.body, action.job.name)
+            else:
+                kept.append((place, row.body))
+        answers = len(delivered) + len(kept)
+        tokens = Tokens(answers, 0, answers, answers)
+        return RowsFetched(action.job.id, action.op, delivered, kept, failed, tokens), strangers
