@@ -26,7 +26,7 @@ class LanesMachine(RuleBasedStateMachine):
         return [(segment, row) for segment in found for row, is_in in enumerate(segment.states) if is_in == state]
 
     @rule(
-        rows=st.lists(st.tuples(st.integers(1, 2_500), st.integers(0, 25)), min_size=1, max_size=6),
+        rows=st.lists(st.tuples(st.integers(1, 2_500), st.integers(1, 25)), min_size=1, max_size=6),
         lane=st.sampled_from([LANE, OTHER_LANE]),
         deadline=st.one_of(st.none(), st.floats(0, 50_000)),
     )

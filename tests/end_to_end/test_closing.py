@@ -53,8 +53,7 @@ def ask_in_tasks(client: Client, texts: list[str], **more: Any) -> list[asyncio.
 
 
 async def tickets_for(client: Client, texts: list[str]) -> None:
-    for text in texts:
-        await client.submit(Request(model=MODEL, contents=text, key=text))
+    await asyncio.gather(*(client.submit(Request(model=MODEL, contents=text, key=text)) for text in texts))
 
 
 # -- keep

@@ -38,7 +38,7 @@ Said = list[dict[str, Any]]
 
 
 def kill(process: asyncio.subprocess.Process) -> None:
-    """End a process for good, if it has not ended: not by its own method, which takes the exit code from its watcher."""
+    """End a process for good, if it has not ended; its own method may take the exit code away from its watcher."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)

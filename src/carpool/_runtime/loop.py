@@ -194,8 +194,6 @@ class Runtime:
             if not future.done():
                 future.set_exception(copy(reason))
 
-    # -- asking
-
     def now(self) -> float:
         """Return the time in seconds since the epoch: the wall clock at opening, carried on steadily."""
         return self._wall_s + self._loop.time()
