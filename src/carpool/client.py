@@ -232,17 +232,22 @@ class Client:
         await self._ready().drain()
 
     def stats(self) -> Stats:
-        """Return a snapshot of what waits and what was done."""
-        return self._ready().stats()
+        """Return a snapshot of what waits and what was done; also after leaving."""
+        return self._opened().stats()
 
     def receipt(self) -> Receipt:
-        """Return this client's account since it was opened."""
-        return self._ready().engine.receipt()
+        """Return this client's account since it was opened; also after leaving."""
+        return self._opened().engine.receipt()
 
     def __repr__(self) -> str:
         return f"Client(entered={self._entered})"
 
     # -- how a call becomes a request
+
+    def _opened(self) -> Runtime:
+        if not self._runtime.is_opened:
+            raise ConfigurationError("this client is not open; use 'async with carpool.Client() as client:'")
+        return self._runtime
 
     def _ready(self) -> Runtime:
         if not self._entered:

@@ -249,6 +249,9 @@ async def test_a_client_that_was_left_says_so_and_keeps_its_account() -> None:
     async with Emulator() as emulator:
         async with opened(emulator) as client:
             assert_own(["a"], [await client.generate(MODEL, "a")])
+            receipt = client.receipt()
+        assert client.receipt() == receipt
+        assert client.stats().answered == receipt.requests == 1
         seen = len(emulator.requests)
         wanted = {name: use for name, use in uses(client).items() if name not in ("stats", "receipt")}
         errors = {name: type(await error_of(use)) for name, use in wanted.items()}

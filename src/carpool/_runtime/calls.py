@@ -14,11 +14,13 @@ from carpool._core.book import Book
 from carpool._core.engine import Engine
 from carpool._core.ledger import PAID_PERCENT
 from carpool._core.messages import (
+    Action,
     Broken,
     CallFailed,
     Create,
     Created,
     Event,
+    Fail,
     Fetch,
     FetchEnded,
     Find,
@@ -30,10 +32,11 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import Block, Job, Lane, Row, Span
+from carpool._core.model import ROW_BITS, ROW_MASK, Block, Job, Lane, Place, Row, Span, place_of
 from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.fetch import RowSorter, Sorted, name_by_position
+from carpool._runtime.verdicts import ECHO_CHARS_MIN
 from carpool.errors import ClientClosed, StoreError
 from carpool.types import Facts
 
@@ -143,6 +146,22 @@ class Calls:
                 if offset < len(chunk):
                     yield chunk[offset:] if offset else chunk
                 offset = max(0, offset - len(chunk))
+
+    async def lines_of_failed(self, actions: Sequence[Action]) -> dict[Place, bytes]:
+        """Read the requests whose server message may quote them, before the commit may drop them."""
+        places = [
+            place
+            for action in actions
+            if isinstance(action, Fail) and len(action.failure.error.message) >= ECHO_CHARS_MIN
+            for place in action.places
+            if self._awaiters.has(place)
+        ]
+        lines: dict[Place, bytes] = {}
+        for place in places:
+            no, row = place >> ROW_BITS, place & ROW_MASK
+            parts = [part async for part in self._store.read([(no, row, row + 1)])]
+            lines[place_of(no, row)] = b"".join(parts)
+        return lines
 
 
 def facts_of(book: Book, lane: Lane, job_name: str, answered_at: float) -> Facts:

@@ -39,7 +39,7 @@ from carpool._core.messages import (
     Woken,
     Write,
 )
-from carpool._core.model import ROW_BITS, ROW_MASK, Meta, Place, place_of
+from carpool._core.model import Meta, Place
 from carpool._core.recovery import Recovery
 from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
@@ -48,7 +48,7 @@ from carpool._runtime.entrance import Entrance, Line
 from carpool._runtime.fetch import Sorted
 from carpool._runtime.gate import Gate
 from carpool._runtime.kept import KeptReads
-from carpool._runtime.verdicts import ECHO_CHARS_MIN, exception_for
+from carpool._runtime.verdicts import exception_for
 from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError
 from carpool.settings import Settings
 from carpool.types import Stats
@@ -81,6 +81,11 @@ class Runtime:
         self._closed = False
 
     # -- opening and closing
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether there is, or was, an engine to ask."""
+        return self._runner is not None
 
     async def open(self) -> None:
         """Take hold of store and provider, recover what an earlier process left, and start the loop.
@@ -156,7 +161,7 @@ class Runtime:
             self._wake()
             self._gate.shut_down()
             try:
-                await asyncio.shield(self._runner)
+                await asyncio.wait((self._runner,))
             finally:
                 self._dismiss()
                 await self._provider.close()
@@ -202,7 +207,7 @@ class Runtime:
         """Raise if a call cannot be taken now."""
         if self._failed is not None:
             raise copy(self._failed)
-        if self._closing:
+        if self._closing or self._stopping:
             raise ClientClosed("the client is closed; make a new one")
         if self._pid != os.getpid():
             raise ConfigurationError("this client was opened before a fork; open one in the child")
@@ -240,8 +245,10 @@ class Runtime:
     async def drain(self) -> None:
         """Send everything, and wait until nothing is under way."""
         self._draining = True
-        await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.queued)
-        self._draining = False
+        try:
+            await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.queued)
+        finally:
+            self._draining = False
 
     def _check_running(self) -> None:
         """Raise if no turn will come any more."""
@@ -280,7 +287,7 @@ class Runtime:
                 ready.set_result(None)
                 await self._drive()
                 group.cancel_scope.cancel()
-        except Exception as error:
+        except (Exception, BaseExceptionGroup) as error:
             logger.exception("carpool stopped on a bug of its own")
             words = f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"
             self._fail(CarpoolError(words))
@@ -330,7 +337,7 @@ class Runtime:
             actions += step.actions
         self._hand_over()
         try:
-            lines = await self._lines_of_failed(actions)
+            lines = await self._calls.lines_of_failed(actions)
             await self._commit(writes)
             for action in actions:
                 self._act(action, lines)
@@ -431,19 +438,3 @@ class Runtime:
             await self._provider.delete(action.name)
         except ProviderError as error:
             logger.info("%s could not be deleted, it goes away by itself: %s", action.name, error.fault.error.status)
-
-    async def _lines_of_failed(self, actions: list[Action]) -> dict[Place, bytes]:
-        """Read the requests whose server message may quote them, before the commit may drop them."""
-        places = [
-            place
-            for action in actions
-            if isinstance(action, Fail) and len(action.failure.error.message) >= ECHO_CHARS_MIN
-            for place in action.places
-            if self._awaiters.has(place)
-        ]
-        lines: dict[Place, bytes] = {}
-        for place in places:
-            no, row = place >> ROW_BITS, place & ROW_MASK
-            parts = [part async for part in self._store.read([(no, row, row + 1)])]
-            lines[place_of(no, row)] = b"".join(parts)
-        return lines
