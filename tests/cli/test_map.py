@@ -175,6 +175,19 @@ def test_streams(program: Program, service: Service) -> None:
     assert service.ledger.rows_billed == 6
 
 
+def test_a_stream_gets_answers_while_it_is_still_open(program: Program) -> None:
+    with program.start("map", "-", "-", "--model", MODEL, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(3):
+            process.stdin.write(json.dumps({"key": f"k{number}", "prompt": f"prompt {number}"}) + "\n")
+            process.stdin.flush()
+            row = json.loads(process.stdout.readline())
+            assert (row["key"], text_of(row)) == (f"k{number}", expected_text(f"prompt {number}"))
+        process.stdin.close()
+        assert process.wait() == 0
+
+
 def test_a_bad_line_of_a_stream_ends_it_and_the_rows_before_it_are_answered(program: Program, service: Service) -> None:
     done = program.map("-", "-", text='{"key":"a","prompt":"x"}\n{"key":\n{"key":"b","prompt":"x"}\n')
     assert done.code == 2

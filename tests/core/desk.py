@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
+from tests.simulation.store import DurableStore
 
-from carpool._core.engine import Engine
 from carpool._core.keys import Claim
 from carpool._core.messages import (
     CallFailed,
@@ -50,8 +50,6 @@ from carpool._core.model import (
 from carpool._core.recovery import Recovery
 from carpool.settings import Settings
 from carpool.types import BatchJob, ServerError
-
-from ..simulation.store import DurableStore
 
 LANE: Final = Lane("generate", "model-without-price")
 OTHER_LANE: Final = Lane("embed", "another-model")
@@ -136,11 +134,14 @@ class Desk:
         return self.tell(Woken())
 
     def wake(self) -> Step:
-        """Let time pass until the engine wants to be asked again."""
-        due = self.engine.next_wakeup()
-        assert due is not None
-        self.now = max(self.now, due)
-        return self.tell(Woken())
+        """Let time pass until the engine has something to do."""
+        while True:
+            due = self.engine.next_wakeup()
+            assert due is not None, "nothing waits for time to pass"
+            self.now = max(self.now, due)
+            step = self.tell(Woken())
+            if step.writes or step.actions:
+                return step
 
     def _write(self, step: Step) -> Step:
         self.disk.apply(step.writes)
@@ -208,6 +209,12 @@ class Desk:
         if self.job.state is JobState.UPLOADING:
             self.uploaded()
         self.created()
+        return places
+
+    def abandoned(self, *prompts: str) -> list[Place]:
+        """Send requests whose callers leave."""
+        places = self.running(*prompts)
+        self.leave(*places)
         return places
 
     def fetching(self, *prompts: str, key: str | None = None, state: str = "SUCCEEDED") -> list[Place]:

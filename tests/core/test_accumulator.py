@@ -196,6 +196,19 @@ def test_models_and_kinds_do_not_mix_and_the_longest_due_goes_first() -> None:
     assert [batch and batch.lane for batch in batches] == [OTHER_LANE, LANE, None]
 
 
+def test_a_lane_that_begins_with_withdrawn_rows_waits_for_the_first_that_is_left() -> None:
+    desk = Lanes(enqueued_tokens_max=100)
+    desk.push(1, tokens=[90])
+    assert desk.cut(10.0) is not None
+    gone, dead = desk.push(1, tokens=[5]), desk.push(1, tokens=[5])
+    desk.push(1, tokens=[50])
+    for segment in (gone, dead):
+        desk.lanes.withdraw(segment, 0)
+        segment.states[0] = DONE
+    del desk.segments[gone.no]
+    assert desk.cut(1_000.0) is None
+
+
 def test_withdrawn_rows_are_skipped() -> None:
     desk = Lanes()
     segment = desk.push(10, 20, 30, 40)

@@ -113,9 +113,9 @@ class LanesMachine(RuleBasedStateMachine):
             for batch in self.running:
                 self.desk.end(batch)
             self.running.clear()
-            batch = self.desk.cut(self.now)
-            if batch is not None and batch.count:
-                self.running.append(batch)
+            last = self.desk.cut(self.now)
+            if last is not None and last.count:
+                self.running.append(last)
         raise AssertionError("something waits for ever")
 
 

@@ -42,7 +42,7 @@ def test_answers_without_a_price_or_a_count_are_unknown_cost() -> None:
     ledger.settle("batch", "model-without-price", Tokens(3, 1, 100, 100))
     ledger.settle("batch", FLASH.model, Tokens(2, 1, 0, 0))
     receipt = ledger.receipt()
-    assert (receipt.unknown_cost, receipt.requests, receipt.list_usd) == (4, 5, 0)
+    assert (receipt.unknown_cost, receipt.requests, receipt.list_usd) == (4, 5, Decimal(0))
 
 
 def test_prices_given_replace_bundled_ones() -> None:

@@ -37,15 +37,15 @@ async def test_all_callers_end_however_few_may_wait(limit: int, form: dict[str, 
 
 
 @pytest.mark.parametrize("limit", [1, 300])
-async def test_a_limit_in_bytes_holds_callers_back_too(limit: int, tmp_path: Path) -> None:
+async def test_a_limit_in_bytes_holds_callers_back_too(limit: int) -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_bytes_max=limit, linger_s=0.001) as client:
+        async with opened(emulator, waiting_bytes_max=limit, linger_s=0.001) as client:
             assert_own(prompts(50), await ask_all(client, prompts(50)))
         assert_billed_once(emulator, prompts(50))
 
 
-async def test_callers_queue_before_they_are_taken_in_and_say_so(tmp_path: Path) -> None:
-    async with Emulator() as emulator, opened(emulator, tmp_path, waiting_requests_max=3, linger_s=0.3) as client:
+async def test_callers_queue_before_they_are_taken_in_and_say_so() -> None:
+    async with Emulator() as emulator, opened(emulator, waiting_requests_max=3, linger_s=0.3) as client:
         first = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(3)]
         await until(lambda: client.stats().waiting == 3, "the first three wait")
         second = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(5, "second")]
@@ -63,9 +63,9 @@ async def test_callers_are_served_in_the_order_in_which_they_came(tmp_path: Path
         assert list(emulator.ledger().billed_by_key) == keys
 
 
-async def test_a_newcomer_does_not_pass_those_who_queue(tmp_path: Path) -> None:
+async def test_a_newcomer_does_not_pass_those_who_queue() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=1, batch_requests_max=1, jobs_max=1) as client:
+        async with opened(emulator, waiting_requests_max=1, batch_requests_max=1, jobs_max=1) as client:
             queued = [asyncio.create_task(client.generate(MODEL, key, key=key)) for key in ("a", "b", "c", "d")]
             newcomers: list[asyncio.Task[Any]] = []
             queued[0].add_done_callback(
@@ -77,9 +77,9 @@ async def test_a_newcomer_does_not_pass_those_who_queue(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["first", "last", "every second", "all but the last"])
-async def test_queued_callers_that_are_cancelled_do_not_block_the_others(which: str, tmp_path: Path) -> None:
+async def test_queued_callers_that_are_cancelled_do_not_block_the_others(which: str) -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.02) as client:
+        async with opened(emulator, waiting_requests_max=1, linger_s=0.02) as client:
             tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(20)]
             await until(lambda: client.stats().queued_callers == 19, "all but one queue")
             gone = {"first": [1], "last": [19], "every second": range(1, 20, 2), "all but the last": range(1, 19)}[
@@ -96,8 +96,8 @@ async def test_queued_callers_that_are_cancelled_do_not_block_the_others(which: 
         assert_billed_once(emulator, ["one more", *(f"prompt {index}" for index in kept)])
 
 
-async def test_a_caller_cancelled_in_the_turn_in_which_it_is_let_in_gives_its_place_to_the_next(tmp_path: Path) -> None:
-    async with Emulator() as emulator, opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.2) as client:
+async def test_a_caller_cancelled_in_the_turn_in_which_it_is_let_in_gives_its_place_to_the_next() -> None:
+    async with Emulator() as emulator, opened(emulator, waiting_requests_max=1, linger_s=0.2) as client:
         tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(5)]
         await until(lambda: client.stats().queued_callers == 4, "all but one queue")
         for index in (1, 2):
@@ -109,9 +109,9 @@ async def test_a_caller_cancelled_in_the_turn_in_which_it_is_let_in_gives_its_pl
         assert all(isinstance(outcomes[index], asyncio.CancelledError) for index in (1, 2))
 
 
-async def test_queued_callers_that_are_refused_do_not_keep_their_place(tmp_path: Path) -> None:
+async def test_queued_callers_that_are_refused_do_not_keep_their_place() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=1, linger_s=0.01) as client:
+        async with opened(emulator, waiting_requests_max=1, linger_s=0.01) as client:
             calls: list[Any] = []
             for text in prompts(15):
                 calls += [client.generate(MODEL, text), client.generate(MODEL, ""), client.generate(MODEL, "a", key="")]
@@ -121,9 +121,9 @@ async def test_queued_callers_that_are_refused_do_not_keep_their_place(tmp_path:
         assert_billed_once(emulator, prompts(15))
 
 
-async def test_callers_that_queue_when_the_client_closes_are_told(tmp_path: Path) -> None:
+async def test_callers_that_queue_when_the_client_closes_are_told() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=1, linger_s=60.0) as client:
+        async with opened(emulator, waiting_requests_max=1, linger_s=60.0) as client:
             tasks: list[asyncio.Task[Any]] = []
             tasks += [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(10)]
             tasks += [asyncio.create_task(client.embed(EMBED_MODEL, text)) for text in prompts(10)]
@@ -134,18 +134,18 @@ async def test_callers_that_queue_when_the_client_closes_are_told(tmp_path: Path
         assert not emulator.requests
 
 
-async def test_callers_that_queue_while_the_client_drains_are_answered_or_told(tmp_path: Path) -> None:
+async def test_callers_that_queue_while_the_client_drains_are_answered_or_told() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=1, on_close="drain") as client:
+        async with opened(emulator, waiting_requests_max=1, on_close="drain") as client:
             tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(10)]
             await until(lambda: client.stats().queued_callers == 9, "all but one queue")
         outcomes = await settled(*tasks)
         assert all(isinstance(outcome, ClientClosed) or getattr(outcome, "text", "") for outcome in outcomes)
 
 
-async def test_tickets_vectors_and_texts_share_the_gate(tmp_path: Path) -> None:
+async def test_tickets_vectors_and_texts_share_the_gate() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=2, linger_s=0.001) as client:
+        async with opened(emulator, waiting_requests_max=2, linger_s=0.001) as client:
 
             async def ticket(text: str) -> Any:
                 return await (await client.submit(Request(model=MODEL, contents=text)))
@@ -168,9 +168,9 @@ async def test_rows_that_are_sent_again_do_not_lock_out_the_callers(tmp_path: Pa
         assert_billed_once(emulator, prompts(60))
 
 
-async def test_callers_wait_while_the_server_takes_no_job_and_go_on_when_it_does(tmp_path: Path) -> None:
+async def test_callers_wait_while_the_server_takes_no_job_and_go_on_when_it_does() -> None:
     async with Emulator(Plan(faults={"create.429": Fault()})) as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=1, batch_requests_max=1, jobs_max=1) as client:
+        async with opened(emulator, waiting_requests_max=1, batch_requests_max=1, jobs_max=1) as client:
             tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(10)]
             await until(lambda: client.stats().queued_callers == 8, "one is in a job, one waits, the others queue")
             emulator.plan = Plan()

@@ -52,10 +52,10 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @FORMS
 @pytest.mark.parametrize("model", ["gemini-none-such", "palm-2"])
 async def test_a_model_that_the_server_does_not_know_rejects_its_calls_and_no_other(
-    model: str, form: dict[str, Any], tmp_path: Path
+    model: str, form: dict[str, Any]
 ) -> None:
     async with Emulator(Plan(unknown_models=frozenset({"gemini-none-such"}))) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             unknown = settled(*(client.generate(model, text) for text in prompts(5)))
             known = await settled(*(client.generate(MODEL, text) for text in prompts(5)))
             errors = await unknown
@@ -198,10 +198,10 @@ async def test_a_field_that_only_the_server_can_refuse_fails_its_own_row(form: d
 @FORMS
 @pytest.mark.parametrize("words", ["Error on line 3: bad", "at 'batch.input_config.requests.requests[2]'"])
 async def test_a_create_refused_for_one_named_row_fails_that_row_and_sends_the_rest(
-    words: str, form: dict[str, Any], tmp_path: Path
+    words: str, form: dict[str, Any]
 ) -> None:
     async with Emulator(Plan(faults={"create.400": Fault(count=1, message=words)})) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             outcomes = await settled(*(client.generate(MODEL, text) for text in prompts(10)))
         assert rows_of_jobs(emulator) == [9]
         rejected = outcomes.pop(2)
@@ -213,9 +213,9 @@ async def test_a_create_refused_for_one_named_row_fails_that_row_and_sends_the_r
 
 
 @FORMS
-async def test_a_create_refused_for_a_row_it_does_not_name_is_halved(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_create_refused_for_a_row_it_does_not_name_is_halved(form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={"create.400": Fault(count=4, message="no luck")})) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             outcomes = await settled(*(client.generate(MODEL, text) for text in prompts(8)))
         answered = [pair for pair in zip(prompts(8), outcomes, strict=True) if not isinstance(pair[1], BaseException)]
         assert len(answered) in (7, 8), "four refusals can leave at most one row alone"

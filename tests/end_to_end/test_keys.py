@@ -59,13 +59,11 @@ async def test_the_same_key_joins_what_is_in_flight(form: dict[str, Any], tmp_pa
 
 
 @FORMS
-async def test_the_same_key_costs_nothing_after_its_answer_and_in_later_processes(
-    form: dict[str, Any], tmp_path: Path
-) -> None:
+async def test_the_same_key_costs_nothing_after_its_answer_and_in_later_processes(form: dict[str, Any]) -> None:
     async with Emulator() as emulator:
         raws: list[list[bytes]] = []
         for _ in range(3):
-            async with opened(emulator, tmp_path, **form) as client:
+            async with opened(emulator, **form) as client:
                 for _ in range(2):
                     answers = await asyncio.gather(*(client.generate(MODEL, text, key=text) for text in prompts(50)))
                     assert_own(prompts(50), answers)
@@ -131,9 +129,9 @@ async def test_the_same_key_with_another_request_is_a_conflict_in_flight_afterwa
         assert_billed_once(emulator, ["a"])
 
 
-async def test_the_same_request_in_another_spelling_is_the_same_request(tmp_path: Path) -> None:
+async def test_the_same_request_in_another_spelling_is_the_same_request() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             first = await client.generate(MODEL, "a", key="a", config={"max_output_tokens": 50, "temperature": 1})
             for model, contents, config in (
                 (f"models/{MODEL}", "a", {"maxOutputTokens": 50, "temperature": 1}),
@@ -203,9 +201,9 @@ async def test_the_same_prompt_under_two_keys_is_two_requests() -> None:
         assert billed(emulator, ["a"]) == [2]
 
 
-async def test_a_result_past_its_time_is_asked_for_anew(tmp_path: Path) -> None:
+async def test_a_result_past_its_time_is_asked_for_anew() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, keep_results_s=0) as client:
+        async with opened(emulator, keep_results_s=0) as client:
             assert_own(["a"], [await client.generate(MODEL, "a", key="a")])
             assert_own(["a"], [await client.generate(MODEL, "a", key="a")])
         assert billed(emulator, ["a"]) == [2]
@@ -225,9 +223,9 @@ async def test_a_ticket_is_answered_as_often_as_it_is_awaited(tmp_path: Path) ->
         assert_billed_once(emulator, ["a"])
 
 
-async def test_a_cancelled_awaiter_of_a_ticket_takes_nothing_with_it(tmp_path: Path) -> None:
+async def test_a_cancelled_awaiter_of_a_ticket_takes_nothing_with_it() -> None:
     async with Emulator(Plan(latency_s=0.2)) as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             ticket = await client.submit(ticket_of("a"))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(ticket, 0.01)
@@ -269,9 +267,9 @@ async def test_tickets_survive_reopening(when: str, form: dict[str, Any], tmp_pa
         assert emulator.ledger().rows_billed == 21
 
 
-async def test_the_result_of_a_key_that_nobody_gave_is_an_error(tmp_path: Path) -> None:
+async def test_the_result_of_a_key_that_nobody_gave_is_an_error() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             automatic = await client.generate(MODEL, "a")
             errors = await refused(RequestError, client.result("never given"), client.result(automatic.key))
         assert errors[0].key == "never given"
@@ -279,17 +277,17 @@ async def test_the_result_of_a_key_that_nobody_gave_is_an_error(tmp_path: Path) 
         assert_billed_once(emulator, ["a"])
 
 
-async def test_a_result_can_be_awaited_while_its_request_is_under_way(tmp_path: Path) -> None:
+async def test_a_result_can_be_awaited_while_its_request_is_under_way() -> None:
     async with Emulator(Plan(latency_s=0.2)) as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             await client.submit(ticket_of("a", "a"))
             answers = await asyncio.gather(*(client.result("a") for _ in range(3)))
         assert_own(["a"] * 3, answers)
 
 
-async def test_submit_returns_before_anything_is_sent_and_flush_sends_it(tmp_path: Path) -> None:
+async def test_submit_returns_before_anything_is_sent_and_flush_sends_it() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, linger_s=60.0) as client:
+        async with opened(emulator, linger_s=60.0) as client:
             tickets = [await client.submit(ticket_of(text)) for text in prompts(5)]
             assert not emulator.requests
             assert client.stats().waiting == 5

@@ -52,13 +52,13 @@ def texts_of(outcomes: list[Outcome]) -> list[str]:
 @FORMS
 @pytest.mark.parametrize("keyed", [True, False])
 async def test_every_row_has_its_outcome_and_the_same_rows_cost_nothing_again_even_later(
-    keyed: bool, form: dict[str, Any], tmp_path: Path
+    keyed: bool, form: dict[str, Any]
 ) -> None:
     texts = prompts(300)
     async with Emulator(Plan(faults={"output.shuffled": Fault()})) as emulator:
         runs: list[dict[str, bytes]] = []
         for _ in range(2):
-            async with opened(emulator, tmp_path, **form) as client:
+            async with opened(emulator, **form) as client:
                 for _ in range(2):
                     outcomes = await mapped(client, rows(texts, keyed=keyed))
                     assert all(outcome.ok for outcome in outcomes)
@@ -71,8 +71,8 @@ async def test_every_row_has_its_outcome_and_the_same_rows_cost_nothing_again_ev
         assert sorted(runs[0]) == sorted(f"key {text}" for text in texts)
 
 
-async def test_outcomes_of_keyed_rows_are_found_by_their_keys(tmp_path: Path) -> None:
-    async with Emulator() as emulator, opened(emulator, tmp_path) as client:
+async def test_outcomes_of_keyed_rows_are_found_by_their_keys() -> None:
+    async with Emulator() as emulator, opened(emulator) as client:
         outcomes = {outcome.key: outcome for outcome in await mapped(client, rows(prompts(50), keyed=True))}
         assert_own(prompts(50), [outcomes[f"key {text}"].response for text in prompts(50)])
         assert_own(["prompt 7"], [await client.result("key prompt 7")])
@@ -88,9 +88,9 @@ async def test_equal_rows_without_a_key_are_distinct_and_counted(tmp_path: Path)
         assert billed(emulator, ["same", "other"]) == [4, 1]
 
 
-async def test_two_rows_of_one_key_share_one_answer(tmp_path: Path) -> None:
+async def test_two_rows_of_one_key_share_one_answer() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             outcomes = await mapped(client, rows(["a", "a"], keyed=True))
         assert_own(["a", "a"], [outcome.response for outcome in outcomes])
         assert_billed_once(emulator, ["a"])
@@ -124,7 +124,7 @@ async def test_errors_are_outcomes_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert_own(prompts(20), [answers[f"key {text}"] for text in prompts(20)])
 
 
-async def test_rows_of_both_kinds_and_several_models_go_together(tmp_path: Path) -> None:
+async def test_rows_of_both_kinds_and_several_models_go_together() -> None:
     requests = [
         Request(model=model, contents=text, key=f"{model} {text}")
         for text in prompts(10)
@@ -133,7 +133,7 @@ async def test_rows_of_both_kinds_and_several_models_go_together(tmp_path: Path)
         Request(model=EMBED_MODEL, kind="embed", contents=text, key=text, config={"output_dimensionality": 4})
         for text in prompts(10)
     ]
-    async with Emulator() as emulator, opened(emulator, tmp_path) as client:
+    async with Emulator() as emulator, opened(emulator) as client:
         found = {outcome.key: outcome.response for outcome in await mapped(client, requests)}
     assert_own(prompts(10), [found[f"{MODEL} {text}"] for text in prompts(10)])
     assert_own(prompts(10), [found[f"gemini-2.5-flash {text}"] for text in prompts(10)])
@@ -142,20 +142,20 @@ async def test_rows_of_both_kinds_and_several_models_go_together(tmp_path: Path)
     ]
 
 
-async def test_rows_come_from_an_async_source_too(tmp_path: Path) -> None:
+async def test_rows_come_from_an_async_source_too() -> None:
     async def source() -> AsyncIterator[Request]:
         for request in rows(prompts(50), keyed=True):
             await asyncio.sleep(0)
             yield request
 
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             outcomes = await mapped(client, source())
         assert len(outcomes) == 50
         assert_billed_once(emulator, prompts(50))
 
 
-async def test_outcomes_come_while_the_source_has_more_to_give(tmp_path: Path) -> None:
+async def test_outcomes_come_while_the_source_has_more_to_give() -> None:
     more = asyncio.Event()
 
     async def source() -> AsyncIterator[Request]:
@@ -165,7 +165,7 @@ async def test_outcomes_come_while_the_source_has_more_to_give(tmp_path: Path) -
         for request in rows(["second"]):
             yield request
 
-    async with asyncio.timeout(5), Emulator() as emulator, opened(emulator, tmp_path) as client:
+    async with asyncio.timeout(5), Emulator() as emulator, opened(emulator) as client:
         outcomes = client.map(source())
         assert_own(["first"], [(await anext(outcomes)).response])
         more.set()
@@ -239,9 +239,9 @@ async def test_a_map_broken_off_in_the_middle_and_run_again_pays_for_nothing_twi
         assert_billed_once(emulator, texts)
 
 
-async def test_a_task_that_maps_and_is_cancelled_leaves_nothing_waiting(tmp_path: Path) -> None:
+async def test_a_task_that_maps_and_is_cancelled_leaves_nothing_waiting() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, linger_s=60.0) as client:
+        async with opened(emulator, linger_s=60.0) as client:
             task = asyncio.create_task(mapped(client, rows(prompts(10))))
             await until(lambda: client.stats().waiting == 10, "all rows wait")
             task.cancel()
@@ -251,22 +251,22 @@ async def test_a_task_that_maps_and_is_cancelled_leaves_nothing_waiting(tmp_path
         assert not emulator.requests
 
 
-async def test_an_error_of_the_source_ends_the_map_and_takes_its_rows_out(tmp_path: Path) -> None:
+async def test_an_error_of_the_source_ends_the_map_and_takes_its_rows_out() -> None:
     def source() -> Iterator[Request]:
         yield from rows(prompts(5))
         raise OSError("the disk of the source is gone")
 
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, linger_s=60.0) as client:
+        async with opened(emulator, linger_s=60.0) as client:
             with pytest.raises(OSError, match="of the source"):
                 await mapped(client, source())
             await until(lambda: client.stats().waiting == 0, "all rows are taken out")
         assert not emulator.requests
 
 
-async def test_a_map_through_a_narrow_gate_ends(tmp_path: Path) -> None:
+async def test_a_map_through_a_narrow_gate_ends() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, waiting_requests_max=3, linger_s=0.001) as client:
+        async with opened(emulator, waiting_requests_max=3, linger_s=0.001) as client:
             outcomes = await mapped(client, rows(prompts(40), keyed=True), window=20)
         assert len(outcomes) == 40
         assert_billed_once(emulator, prompts(40))

@@ -97,9 +97,9 @@ async def test_what_was_adopted_and_delivered_is_not_given_to_a_later_process_ag
         assert billed(emulator, prompts(3)) == [2, 1, 1]
 
 
-async def test_each_abandoned_request_is_adopted_once_the_oldest_first(tmp_path: Path) -> None:
+async def test_each_abandoned_request_is_adopted_once_the_oldest_first() -> None:
     async with Emulator(Plan(latency_s=0.3)) as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             await cancel_in_flight(client, ["same"] * 3)
             answers = await ask_all(client, ["same"] * 5)
         assert_own(["same"] * 5, answers)
@@ -108,9 +108,9 @@ async def test_each_abandoned_request_is_adopted_once_the_oldest_first(tmp_path:
         assert billed(emulator, ["same"]) == [5]
 
 
-async def test_other_requests_of_the_same_words_adopt_nothing(tmp_path: Path) -> None:
+async def test_other_requests_of_the_same_words_adopt_nothing() -> None:
     async with Emulator(Plan(latency_s=0.2)) as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             await cancel_in_flight(client, ["a"])
             others = await asyncio.gather(
                 client.generate("gemini-2.5-flash", "a"),
@@ -124,10 +124,10 @@ async def test_other_requests_of_the_same_words_adopt_nothing(tmp_path: Path) ->
         assert emulator.ledger().rows_billed == 6
 
 
-async def test_a_vector_is_adopted_too(tmp_path: Path) -> None:
+async def test_a_vector_is_adopted_too() -> None:
     config = {"output_dimensionality": 4}
     async with Emulator(Plan(latency_s=0.2)) as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             task = asyncio.create_task(client.embed(EMBED_MODEL, "a", config=config))
             await until(lambda: client.stats().jobs_created, "the job")
             await cancelled(task)
@@ -153,9 +153,9 @@ async def test_a_caller_that_is_cancelled_before_its_request_is_sent_takes_it_ou
         assert billed(emulator, ["never", "other"]) == [0, 1]
 
 
-async def test_a_caller_that_is_cancelled_at_once_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_caller_that_is_cancelled_at_once_leaves_nothing() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(20)]
             await asyncio.sleep(0)
             await cancelled(*tasks)
@@ -164,9 +164,9 @@ async def test_a_caller_that_is_cancelled_at_once_leaves_nothing(tmp_path: Path)
         assert not emulator.requests
 
 
-async def test_of_several_callers_of_one_key_the_others_are_not_harmed_by_one_that_goes(tmp_path: Path) -> None:
+async def test_of_several_callers_of_one_key_the_others_are_not_harmed_by_one_that_goes() -> None:
     async with Emulator(Plan(latency_s=0.2)) as emulator:
-        async with opened(emulator, tmp_path, linger_s=0.1) as client:
+        async with opened(emulator, linger_s=0.1) as client:
             tasks = [asyncio.create_task(client.generate(MODEL, "a", key="a")) for _ in range(4)]
             await until(lambda: client.stats().waiting == 1, "the request waits")
             await cancelled(tasks[0])
@@ -258,9 +258,9 @@ async def test_an_abandoned_request_that_is_too_old_is_not_adopted() -> None:
         assert billed(emulator, ["a"]) == [2]
 
 
-async def test_an_adopter_that_goes_too_leaves_it_to_the_next(tmp_path: Path) -> None:
+async def test_an_adopter_that_goes_too_leaves_it_to_the_next() -> None:
     async with Emulator(Plan(latency_s=0.4)) as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             await cancel_in_flight(client, ["a"])
             for _ in range(2):
                 adopter = asyncio.create_task(client.generate(MODEL, "a"))
@@ -341,9 +341,9 @@ async def test_asking_again_at_once_after_a_deadline_takes_the_place_of_what_was
         assert billed(emulator, ["a"]) == [1]
 
 
-async def test_a_caller_that_missed_its_deadline_leaves_its_request_to_the_next(tmp_path: Path) -> None:
+async def test_a_caller_that_missed_its_deadline_leaves_its_request_to_the_next() -> None:
     async with Emulator(Plan(latency_s=0.5)) as emulator:
-        async with opened(emulator, tmp_path) as client:
+        async with opened(emulator) as client:
             (error,) = await settled(client.generate(MODEL, "a", deadline=0.25))
             assert isinstance(error, TimeoutError)
             answer = await client.generate(MODEL, "a")
@@ -352,9 +352,9 @@ async def test_a_caller_that_missed_its_deadline_leaves_its_request_to_the_next(
         assert_billed_once(emulator, ["a"])
 
 
-async def test_the_adopter_of_a_row_that_fails_gets_its_error(tmp_path: Path) -> None:
+async def test_the_adopter_of_a_row_that_fails_gets_its_error() -> None:
     async with Emulator(Plan(latency_s=0.2)) as emulator:
-        async with opened(emulator, tmp_path, attempts_max=2) as client:
+        async with opened(emulator, attempts_max=2) as client:
             await cancel_in_flight(client, ["bad [[error:13:oh]]"])
             (error,) = await refused(RequestFailed, client.generate(MODEL, "bad [[error:13:oh]]"))
             assert error.code == 13

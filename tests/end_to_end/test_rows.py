@@ -35,11 +35,9 @@ LOSSES = ["row.missing", "row.garbled", "row.key_dropped", "output.truncated"]
 
 @FORMS
 @pytest.mark.parametrize("fault", HARMLESS)
-async def test_rows_that_are_doubled_or_not_ours_change_no_answer(
-    fault: str, form: dict[str, Any], tmp_path: Path
-) -> None:
+async def test_rows_that_are_doubled_or_not_ours_change_no_answer(fault: str, form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={fault: Fault()})) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(30), await ask_all(client, prompts(30)))
             keyed = await asyncio.gather(*(client.generate(MODEL, text, key=text) for text in prompts(30)))
             assert_own(prompts(30), keyed)
@@ -62,57 +60,57 @@ async def test_of_a_doubled_row_with_two_answers_the_first_counts_for_good(
 
 
 @FORMS
-async def test_missing_rows_are_sent_again_and_only_those(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_missing_rows_are_sent_again_and_only_those(form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={"row.missing": Fault(every=5, count=6)})) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(30), await ask_all(client, prompts(30)))
         assert rows_of_jobs(emulator) == [30, 6]
 
 
 @FORMS
-async def test_a_row_that_is_always_missing_ends_as_such(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_row_that_is_always_missing_ends_as_such(form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={"row.missing": Fault()})) as emulator:
-        async with opened(emulator, tmp_path, **form, attempts_max=3, output_grace_s=0.05) as client:
+        async with opened(emulator, **form, attempts_max=3, output_grace_s=0.05) as client:
             outcomes = await settled(*(client.generate(MODEL, text, key=text) for text in prompts(4)))
         assert rows_of_jobs(emulator) == [4, 4, 4]
     assert [type(error) for error in outcomes] == [ResultMissing] * 4
 
 
-async def test_garbled_lines_cost_only_their_own_rows(tmp_path: Path) -> None:
+async def test_garbled_lines_cost_only_their_own_rows() -> None:
     async with Emulator(Plan(faults={"row.garbled": Fault(every=3, count=10)})) as emulator:
-        async with opened(emulator, tmp_path, **FILE) as client:
+        async with opened(emulator, **FILE) as client:
             assert_own(prompts(30), await ask_all(client, prompts(30)))
         assert rows_of_jobs(emulator) == [30, 10]
 
 
-async def test_a_cut_last_line_costs_only_its_own_row(tmp_path: Path) -> None:
+async def test_a_cut_last_line_costs_only_its_own_row() -> None:
     async with Emulator(Plan(faults={"output.truncated": Fault(count=1)})) as emulator:
-        async with opened(emulator, tmp_path, **FILE) as client:
+        async with opened(emulator, **FILE) as client:
             assert_own(prompts(30), await ask_all(client, prompts(30)))
         assert rows_of_jobs(emulator) == [30, 1]
         assert billed(emulator, prompts(30)) == [1] * 29 + [2]
 
 
-async def test_a_file_whose_only_line_is_always_cut_is_never_taken_for_complete(tmp_path: Path) -> None:
+async def test_a_file_whose_only_line_is_always_cut_is_never_taken_for_complete() -> None:
     async with Emulator(Plan(faults={"output.truncated": Fault()})) as emulator:
-        async with opened(emulator, tmp_path, **FILE, attempts_max=2) as client:
+        async with opened(emulator, **FILE, attempts_max=2) as client:
             (error,) = await settled(client.generate(MODEL, "prompt"))
         assert rows_of_jobs(emulator) == [1, 1]
     assert isinstance(error, ResultMissing | RequestFailed)
 
 
 @FORMS
-async def test_rows_without_their_keys_are_never_matched_by_guess(form: dict[str, Any], tmp_path: Path) -> None:
+async def test_rows_without_their_keys_are_never_matched_by_guess(form: dict[str, Any]) -> None:
     plan = Plan(faults={"row.key_dropped": Fault(count=10), "output.shuffled": Fault()})
     async with Emulator(plan) as emulator:
-        async with opened(emulator, tmp_path, **form) as client:
+        async with opened(emulator, **form) as client:
             assert_own(prompts(30), await ask_all(client, prompts(30)))
         assert rows_of_jobs(emulator) == [30, 10]
 
 
-async def test_inline_rows_without_any_key_are_matched_by_position_where_the_setting_says_so(tmp_path: Path) -> None:
+async def test_inline_rows_without_any_key_are_matched_by_position_where_the_setting_says_so() -> None:
     async with Emulator(Plan(faults={"row.key_dropped": Fault()})) as emulator:
-        async with opened(emulator, tmp_path, **INLINE, match_by_position=True, attempts_max=1) as client:
+        async with opened(emulator, **INLINE, match_by_position=True, attempts_max=1) as client:
             outcomes = await settled(*(client.generate(MODEL, text) for text in prompts(30)))
         assert rows_of_jobs(emulator) == [30]
     assert_own(prompts(30), outcomes)

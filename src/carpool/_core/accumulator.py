@@ -86,6 +86,8 @@ class Accumulator:
 
     def push_group(self, lane: Lane, spans: tuple[Span, ...], *, as_file: bool = False) -> None:
         """Queue rows that must travel as exactly one batch."""
+        if not spans:
+            return
         queue = self._queue(lane)
         before = queue.tokens
         for no, start, stop in spans:
@@ -144,8 +146,6 @@ class Accumulator:
 
     def _due_at(self, lane: Lane, queue: _Queue) -> float:
         """Return when the lane is ripe; NEVER while only the end of another job can make room for it."""
-        if not queue.requests:
-            return NEVER
         room = self._pacing.token_room(lane)
         if room is not None and not self._pacing.idle(lane) and self._next_tokens(queue) > room:
             return NEVER

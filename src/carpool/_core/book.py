@@ -182,9 +182,7 @@ class Book:
         segment.states[row] = DONE
         segment.open_rows -= 1
         if segment.flags[row] & EXPLICIT:
-            key = segment.keys[row]
-            if self.keys.live.get(key) == place_of(segment.no, row):
-                del self.keys.live[key]
+            self.keys.live.pop(segment.keys[row], None)
         elif segment.flags[row] & ABANDONED:
             self.keys.discard(segment.digest(row), segment.accepted_at, place_of(segment.no, row), kept=False)
 

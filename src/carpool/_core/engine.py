@@ -14,7 +14,6 @@ from carpool._core.book import Book, room_for
 from carpool._core.keys import Claim
 from carpool._core.messages import (
     Broken,
-    CallersGone,
     CallFailed,
     Closing,
     Created,
@@ -326,8 +325,6 @@ class Engine:
                 pass
             case Flushed():
                 self.book.lanes.flush()
-            case CallersGone():
-                self._callers_gone(event.places, now)
             case Undelivered():
                 settlement.on_undelivered(self.book, event, now)
             case Closing():
@@ -404,10 +401,6 @@ class Engine:
                     touched.append(segment.no)
         book.sweep_segments(touched)
         book.drop_stale_deadlines()
-
-    def _callers_gone(self, places: list[Place], now: float) -> None:
-        for place in places:
-            self.leave(place, now)
 
     def _close(self, *, send: bool) -> None:
         """Withdraw bare awaits that were not sent; send or leave the rest."""

@@ -227,6 +227,8 @@ def _upload_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
             settlement.too_large(book, job, fault.error, now)
         case Refusal.ISOLATE | Refusal.REJECT:
             settlement.reject(book, job, fault.error, now)
+        case _ as refusal:
+            assert_never(refusal)
 
 
 def _create_failed(book: Book, job: Job, fault: Fault, now: float) -> None:

@@ -37,12 +37,6 @@ class Flushed(msgspec.Struct, frozen=True, tag=True):
     """The user wants what waits now to be sent."""
 
 
-class CallersGone(msgspec.Struct, frozen=True, tag=True):
-    """Nobody awaits these requests any more."""
-
-    places: list[Place]
-
-
 class Undelivered(msgspec.Struct, frozen=True, tag=True):
     """These answers were handed to callers that were cancelled before they took them."""
 
@@ -138,7 +132,6 @@ class Closing(msgspec.Struct, frozen=True, tag=True):
 Event: TypeAlias = (
     Woken
     | Flushed
-    | CallersGone
     | Undelivered
     | Uploaded
     | Created

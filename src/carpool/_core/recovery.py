@@ -7,6 +7,8 @@ origin is touched.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import msgspec
 
 from carpool._core import shelf
@@ -42,6 +44,7 @@ class Recovery:
         self._meta = msgspec.structs.replace(meta, epoch=meta.epoch + 1)
         self._engine = Engine(settings, framing, origin, meta.store_id, self._meta.epoch)
         self._book = self._engine.book
+        self._superseded: list[int] = []
 
     def take(self, record: Record) -> None:
         """Take one record."""
@@ -65,6 +68,8 @@ class Recovery:
                     shelf.index_taken(self._book, record)
             case Meta():
                 pass
+            case _:
+                assert_never(record)
 
     def finish(self, now: float) -> tuple[Engine, Step]:
         """Return the engine, and the step that records its opening."""
@@ -74,7 +79,10 @@ class Recovery:
             self._sort_job(job, now)
         for segment in book.segments.values():
             self._sort_rows(segment)
-        book.sweep_segments([no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs])
+        for segment in book.segments.values():
+            book.queue_again(segment)
+        ended = [no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs]
+        book.sweep_segments(ended + self._superseded)
         return self._engine, book.take_step()
 
     def _take_marks(self, marks: Marks) -> None:
@@ -147,13 +155,20 @@ class Recovery:
                 continue
             place = place_of(segment.no, row)
             if segment.flags[row] & EXPLICIT:
+                self._supersede(segment.keys[row])
                 book.keys.live[segment.keys[row]] = place
                 continue
             if state == QUEUED:
                 segment.states[row] = PARKED
             segment.flags[row] |= ABANDONED
             book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
-        book.queue_again(segment)
+
+    def _supersede(self, key: str) -> None:
+        """Withdraw an older request of a key: its caller had left, and asked again before its end was on record."""
+        segment, row = self._book.at(self._book.keys.live.get(key, 0))
+        if segment is not None and segment.states[row] == QUEUED:
+            _mark_done(segment, row)
+            self._superseded.append(segment.no)
 
 
 def _mark_done(segment: Segment, row: int) -> None:
