@@ -59,11 +59,13 @@ async def test_the_same_key_joins_what_is_in_flight(form: dict[str, Any], tmp_pa
 
 
 @FORMS
-async def test_the_same_key_costs_nothing_after_its_answer_and_in_later_processes(form: dict[str, Any]) -> None:
+async def test_the_same_key_costs_nothing_after_its_answer_and_in_later_processes(
+    form: dict[str, Any], tmp_path: Path
+) -> None:
     async with Emulator() as emulator:
         raws: list[list[bytes]] = []
         for _ in range(3):
-            async with opened(emulator, **form) as client:
+            async with opened(emulator, tmp_path, **form) as client:
                 for _ in range(2):
                     answers = await asyncio.gather(*(client.generate(MODEL, text, key=text) for text in prompts(50)))
                     assert_own(prompts(50), answers)

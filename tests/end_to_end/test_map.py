@@ -52,13 +52,13 @@ def texts_of(outcomes: list[Outcome]) -> list[str]:
 @FORMS
 @pytest.mark.parametrize("keyed", [True, False])
 async def test_every_row_has_its_outcome_and_the_same_rows_cost_nothing_again_even_later(
-    keyed: bool, form: dict[str, Any]
+    keyed: bool, form: dict[str, Any], tmp_path: Path
 ) -> None:
     texts = prompts(300)
     async with Emulator(Plan(faults={"output.shuffled": Fault()})) as emulator:
         runs: list[dict[str, bytes]] = []
         for _ in range(2):
-            async with opened(emulator, **form) as client:
+            async with opened(emulator, tmp_path, **form) as client:
                 for _ in range(2):
                     outcomes = await mapped(client, rows(texts, keyed=keyed))
                     assert all(outcome.ok for outcome in outcomes)

@@ -55,7 +55,7 @@ def delivers_before_the_commit(patch: Patch) -> None:
     patch.setattr(Process, "_finish_turn", finish_turn)
 
 
-@mutant(likely=0)
+@mutant(likely=1)
 def asks_for_no_wakeup(patch: Patch) -> None:
     """The engine does not say when a deadline comes."""
     original = Engine.next_wakeup
@@ -69,7 +69,7 @@ def asks_for_no_wakeup(patch: Patch) -> None:
     patch.setattr(Engine, "next_wakeup", next_wakeup)
 
 
-@mutant(likely=0)
+@mutant(likely=1)
 def tells_nobody_of_deadlines(patch: Patch) -> None:
     """Deadlines pass in silence."""
     original = Process.act
@@ -90,13 +90,13 @@ def adopts_nothing(patch: Patch) -> None:
     patch.setattr(Engine, "adopt", lambda self, digest, now: (Claim.NEW, 0))
 
 
-@mutant(likely=0)
+@mutant(likely=4)
 def leaves_parked_rows_parked(patch: Patch) -> None:
     """Whoever adopts a parked request waits for ever."""
     patch.setattr(Engine, "_wake_row", lambda self, segment, row, now: None)
 
 
-@mutant(likely=0)
+@mutant(likely=4)
 def never_joins_explicit_keys(patch: Patch) -> None:
     """A key in flight is taken for a new one."""
     original = Engine.claim
@@ -108,7 +108,7 @@ def never_joins_explicit_keys(patch: Patch) -> None:
     patch.setattr(Engine, "claim", claim)
 
 
-@mutant(likely=0)
+@mutant(likely=1)
 def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
     """A request whose caller was cancelled is sent all the same, and its answer kept for nobody."""
     original = Engine.leave
@@ -124,13 +124,13 @@ def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
 # -- lanes
 
 
-@mutant(likely=0)
+@mutant(likely=87)
 def cuts_withdrawn_rows(patch: Patch) -> None:
     """A batch takes all rows of its spans, whatever became of them."""
     patch.setattr("carpool._core.accumulator.queued_runs", lambda segment, start, stop: [(start, stop)])
 
 
-@mutant(likely=0)
+@mutant(likely=48)
 def counts_no_envelope(patch: Patch) -> None:
     """The inline form is chosen by the rows alone."""
 
@@ -140,7 +140,7 @@ def counts_no_envelope(patch: Patch) -> None:
     patch.setattr("carpool._core.book.choose_form", choose_form)
 
 
-@mutant(likely=0)
+@mutant(likely=1)
 def sees_no_token_ceiling(patch: Patch) -> None:
     """Jobs hold more tokens of a model than may be enqueued."""
     patch.setattr(Accumulator, "_next_tokens", lambda self, queue: 0)
@@ -149,7 +149,7 @@ def sees_no_token_ceiling(patch: Patch) -> None:
 # -- recovery
 
 
-@mutant(likely=0)
+@mutant(likely=77)
 def creates_again_after_a_restart(patch: Patch) -> None:
     """A job that was being created is created once more instead of being looked for."""
     original = Recovery._sort_job
@@ -163,7 +163,7 @@ def creates_again_after_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_job", sort_job)
 
 
-@mutant(likely=0)
+@mutant(likely=190)
 def cuts_the_wait_short_at_a_restart(patch: Patch) -> None:
     """Two looks at a list that lags follow each other at once if a restart comes between them."""
     original = Recovery._sort_job
@@ -188,13 +188,13 @@ def sends_parked_rows_unasked(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_rows", sort_rows)
 
 
-@mutant(likely=0)
+@mutant(likely=151)
 def goes_on_with_jobs_of_bare_rows(patch: Patch) -> None:
     """A job that was not created yet when its process died is created for nobody."""
     patch.setattr(Recovery, "_holds_bare_rows", lambda self, job: False)
 
 
-@mutant(likely=0)
+@mutant(likely=4)
 def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     """A key in flight is not known after a restart."""
     original = Recovery.finish
@@ -207,7 +207,7 @@ def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=0)
+@mutant(likely=78)
 def forgets_stored_results_at_a_restart(patch: Patch) -> None:
     """Rows with a stored result count as open, and are sent again."""
     original = Recovery._take_results
@@ -231,7 +231,7 @@ def offers_nothing_after_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=0)
+@mutant(likely=2)
 def touches_foreign_records(patch: Patch) -> None:
     """Work of another origin is taken for one's own."""
     original = Recovery.take
@@ -244,7 +244,7 @@ def touches_foreign_records(patch: Patch) -> None:
     patch.setattr(Recovery, "take", take)
 
 
-@mutant(likely=0)
+@mutant(likely=44)
 def records_no_marks(patch: Patch) -> None:
     """What became of rows is not written down when their job is closed."""
     original = Book.write

@@ -154,8 +154,10 @@ class Plan:
         rng = self.rng
         lanes = [Lane(rng.choice(("generate", "embed")), rng.choice(MODELS)) for _ in range(rng.choice((1, 1, 2)))]
         span_s = rng.choice((1.0, 60.0, HOUR))
+        # All at their own times, or in bursts that come in one turn of the loop.
+        bursts = [rng.random() * span_s for _ in range(rng.choice((1, 3)))] if rng.random() < 0.5 else []
         asks: list[Ask] = []
-        for number in range(rng.choice((1, 4, 12, 30))):
+        for number in range(rng.choice((1, 4, 12, 30, 60))):
             keyed = rng.random() < 0.4
             # Few prompts and keys, so that calls repeat each other.
             prompt = rng.choice(("plain", "plain", "plain", "bad", "cursed")) if rng.random() < 0.3 else "plain"
@@ -168,7 +170,7 @@ class Plan:
                     key=f"key-{about}" if keyed else None,
                     ticket=keyed and rng.random() < 0.4,
                     deadline_s=self.seconds(1, 20 * HOUR) if rng.random() < 0.2 else None,
-                    at=START + rng.random() * span_s,
+                    at=START + (rng.choice(bursts) if bursts else rng.random() * span_s),
                     cancel_after_s=self.seconds(0.01, 5 * HOUR) if rng.random() < 0.2 else None,
                     size_bytes=rng.choice((20, 20, rng.randint(20, 400), 2_000)),
                     insists=rng.random() < 0.7,
