@@ -163,7 +163,7 @@ def creates_again_after_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_job", sort_job)
 
 
-@mutant(likely=190)
+@mutant(likely=1381)
 def cuts_the_wait_short_at_a_restart(patch: Patch) -> None:
     """Two looks at a list that lags follow each other at once if a restart comes between them."""
     original = Recovery._sort_job
