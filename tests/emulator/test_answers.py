@@ -202,7 +202,7 @@ def png_size(raw: bytes) -> tuple[int, int]:
         chunks[body[:4]] = body[4:]
         offset += 12 + size
     width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
-    assert len(zlib.decompress(chunks[b"IDAT"])) == height * (1 + 3 * width)
+    assert len(zlib.decompress(chunks[b"IDAT"])) == height * (1 + width // 8)  # two colours
     assert b"IEND" in chunks
     return width, height
 
@@ -213,7 +213,7 @@ def test_image_models_return_a_real_picture() -> None:
     other = ask(prompt("a dog"), "gemini-3-pro-image")["candidates"][0]["content"]["parts"][1]
     assert text == {"text": expected_text("a cat")}
     assert image["inlineData"]["mimeType"] == "image/png"
-    assert png_size(base64.b64decode(image["inlineData"]["data"])) == (16, 16)
+    assert png_size(base64.b64decode(image["inlineData"]["data"])) == (1024, 1024)
     assert other != image
     assert {"modality": "IMAGE", "tokenCount": 1290} in response["usageMetadata"]["candidatesTokensDetails"]
     only = ask(prompt("a cat", generationConfig={"responseModalities": ["IMAGE"]}), "gemini-3-pro-image")

@@ -56,7 +56,15 @@ def test_unknown_names_are_refused_with_a_hint() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"probability": 1.5}, {"share": -0.1}, {"count": -1}, {"after": -1}, {"every": 0}, {"seconds": -1.0}],
+    [
+        {"probability": 1.5},
+        {"share": -0.1},
+        {"count": -1},
+        {"after": -1},
+        {"every": 0},
+        {"seconds": -1.0},
+        {"bytes": -1},
+    ],
 )
 def test_faults_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"Fault\."):
@@ -69,6 +77,7 @@ def test_faults_out_of_range_are_refused(bad: dict[str, float]) -> None:
         {"latency_s": -1.0},
         {"latency_s": (2.0, 1.0)},
         {"pending_share": 2.0},
+        {"delete_lag_s": -1.0},
         {"jobs_max": -1},
         {"upload_granularity_bytes": 0},
     ],
@@ -78,16 +87,38 @@ def test_plans_out_of_range_are_refused(bad: dict[str, float]) -> None:
         Plan(**bad)  # type: ignore[arg-type]
 
 
-def test_plans_travel_as_json() -> None:
-    plan = Plan(latency_s=(1.0, 2.0), api_keys=frozenset({"k"}), faults={"row.error": Fault(every=3, code=8)})
+def test_every_operation_has_every_effect_that_fits_it_and_all_names_are_known() -> None:
+    for op in Op:
+        assert {f"{op}.{effect}" for effect, fault in CALL_EFFECTS.items() if op in fault.ops} <= FAULT_NAMES
+        assert {f"{op}.{effect}" for effect, fault in CALL_EFFECTS.items() if op not in fault.ops}.isdisjoint(
+            FAULT_NAMES
+        )
+    assert set(JOB_FAULTS) <= FAULT_NAMES
+    Plan(faults={name: Fault(count=0) for name in FAULT_NAMES})
+
+
+def test_a_plan_with_every_field_and_fault_travels_as_json() -> None:
+    fault = Fault(
+        count=1, after=2, every=3, probability=0.5, code=8, message="m", status="S", seconds=0.5, share=0.25, bytes=7,
+        origin="https://other.example",
+    )  # fmt: skip
+    plan = Plan(
+        latency_s=(1.0, 2.0),
+        pending_share=0.5,
+        list_lag_s=1.0,
+        delete_lag_s=2.0,
+        create_ignores_deleted_file=True,
+        api_keys=frozenset({"k"}),
+        unknown_models=frozenset({"m"}),
+        faults=dict.fromkeys(FAULT_NAMES, fault),
+    )
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
 
 
-def test_every_operation_has_every_effect_and_all_names_are_documented() -> None:
-    for op in Op:
-        assert {f"{op}.{effect}" for effect in CALL_EFFECTS if effect != "dropped_midway"} <= FAULT_NAMES
-    assert set(JOB_FAULTS) <= FAULT_NAMES
-    Plan(faults={name: Fault(count=0) for name in FAULT_NAMES})
+@pytest.mark.parametrize("text", [b'{"latencys": 1}', b'{"faults": {"get.503": {"cuont": 1}}}'])
+def test_fields_that_nobody_knows_are_refused(text: bytes) -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.json.decode(text, type=Plan)
 
 
 # -- calls

@@ -30,7 +30,7 @@ INLINE = {"contents": "inline", "metadata": {"key": "a"}}
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
-    async with Emulator(Plan(latency_s=0.05)) as emulator:
+    async with Emulator(Plan(latency_s=0.05, input_tokens_max=10_000_000)) as emulator:
         yield emulator
 
 
@@ -189,6 +189,46 @@ async def test_refusals_are_the_clients_own_errors(client: genai.Client, emulato
         await client.aio.batches.create(model=MODEL, src=[INLINE])
     with pytest.raises(errors.ServerError, match="502"):
         await client.aio.batches.get(name="batches/x")
+
+
+async def test_keys_that_are_not_taken_are_the_clients_own_errors(emulator: Emulator) -> None:
+    emulator.plan = Plan(api_keys=frozenset({"good"}))
+    for key, taken in (("good", True), ("bad", False)):
+        client = genai.Client(api_key=key, http_options=types.HttpOptions(base_url=emulator.base_url))
+        try:
+            if taken:
+                assert (await client.aio.models.generate_content(model=MODEL, contents="x")).text
+                continue
+            with pytest.raises(errors.ClientError, match="API key not valid") as caught:
+                await client.aio.models.generate_content(model=MODEL, contents="x")
+            assert (caught.value.code, caught.value.status) == (400, "INVALID_ARGUMENT")
+            assert caught.value.details["error"]["details"][0]["reason"] == "API_KEY_INVALID"
+        finally:
+            await client.aio.aclose()
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta", "v1alpha"])
+async def test_every_version_of_the_api_is_there(emulator: Emulator, version: str) -> None:
+    options = types.HttpOptions(base_url=emulator.base_url, api_version=version)
+    client = genai.Client(api_key="key", http_options=options)
+    answer = await client.aio.models.generate_content(model=MODEL, contents="x")
+    job = await client.aio.batches.create(model=MODEL, src=[INLINE])
+    job = await until_done(lambda: client.aio.batches.get(name=job.name))
+    await client.aio.aclose()
+    assert answer.text == expected_text("x")
+    assert job.dest.inlined_responses[0].response.text == expected_text("inline")
+    assert {call.path.split("/")[1] for call in emulator.requests} == {version}
+
+
+async def test_the_clients_own_retries_get_through(emulator: Emulator) -> None:
+    retries = types.HttpRetryOptions(attempts=3, initial_delay=0.001, max_delay=0.002)
+    options = types.HttpOptions(base_url=emulator.base_url, retry_options=retries)
+    client = genai.Client(api_key="key", http_options=options)
+    emulator.plan = Plan(faults={"generate.503": Fault(count=1), "generate.429": Fault(count=1)})
+    answer = await client.aio.models.generate_content(model=MODEL, contents="x")
+    await client.aio.aclose()
+    assert answer.text == expected_text("x")
+    assert [call.status for call in emulator.requests] == [429, 503, 200]
 
 
 async def test_the_async_client_makes_two_jobs_of_one_create_whose_answer_is_lost(

@@ -29,7 +29,7 @@ CREATE = f"/v1beta/models/{MODEL}:batchGenerateContent"
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
-    async with Emulator() as emulator:
+    async with Emulator(Plan(input_tokens_max=10_000_000)) as emulator:
         yield emulator
 
 

@@ -14,13 +14,18 @@ import pytest
 
 from carpool.emulator import Call, Fault, Plan, Reply
 
-from .driver import EMBED_MODEL, Driver, content, jsonl, numbered
+from .driver import EMBED_MODEL, MODEL, Driver, content, jsonl, numbered, prompt
 
 TRANSCRIPTS = {
     path.stem: json.loads(path.read_bytes()) for path in (Path(__file__).parent / "transcripts").glob("*.json")
 }
 # What a real service answers to these is not what the recording server answered.
-OTHER_STATUS = {"files_upload_path_like_name": [400, 404]}
+OTHER_STATUS = {
+    "files_upload_path_like_name": [400, 404],
+    # A cache together with a system instruction of the request.
+    "generate_content_full": [400],
+    "batches_create_inline_full": [400],
+}
 FAULTS = {429: "get.429", 503: "get.503", 502: "get.502_html"}
 
 
@@ -42,7 +47,9 @@ class Replay:
         faults = {FAULTS[code]: Fault() for code in codes & FAULTS.keys()}
         if transcript["name"] == "sdk_parse_get_503empty":
             faults = {"get.503_empty": Fault()}
-        self.world = Driver(Plan(faults=faults))
+        self.world = Driver(Plan(faults=faults, cache_tokens_min=0))
+        self.world.upload(b"a file that prompts name", name="files/xyz")
+        cache = self.world.ok("POST", "/v1beta/cachedContents", {"model": f"models/{MODEL}", **prompt("cached")})
         embeds = "embed" in transcript["name"]
         method = "asyncBatchEmbedContent" if embeds else "batchGenerateContent"
         rows = jsonl({"key": "a", "request": content("x")}) if embeds else numbered(2)
@@ -55,6 +62,7 @@ class Replay:
             "files/batch-abc123def456": f"files/batch-{batch_id}",
             "files/abc123def456": file,
             "batches/abc123def456": jobs[0]["name"],
+            "cachedContents/abc": cache["name"],
         }
         path = transcript["exchanges"][0]["request"]["path"]
         if "/batches/scn-" in path and not path.endswith("404"):

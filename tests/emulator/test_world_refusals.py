@@ -63,16 +63,16 @@ def test_inline_requests_with_unknown_fields_are_refused_with_their_places() -> 
 
     assert error["message"].split("\n") == [
         first,
-        first.replace("safetySettings", "nonsense").replace("[1]", "[2].request"),
         first.replace("safetySettings", "topQ").replace("[1]", "[2].request.generation_config"),
+        first.replace("safetySettings", "nonsense").replace("[1]", "[2].request"),
     ]
     (detail,) = error["details"]
     assert detail["@type"] == "type.googleapis.com/google.rpc.BadRequest"
     assert detail["fieldViolations"][0] == {"field": f"{place}[1]", "description": first}
     assert [violation["field"] for violation in detail["fieldViolations"]] == [
         f"{place}[1]",
-        f"{place}[2].request",
         f"{place}[2].request.generation_config",
+        f"{place}[2].request",
     ]
 
 

@@ -8,6 +8,7 @@ import sys
 
 import msgspec
 
+from .chaos import chaos_plan
 from .plan import Plan
 from .server import serve
 
@@ -26,10 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8700, help="port to listen on, 0 for any free one (8700)")
     parser.add_argument("--seed", type=int, default=0, help="of all chance (0)")
     parser.add_argument("--data-dir", default=None, help="directory for temporary files (the system's)")
-    parser.add_argument("--plan-json", default="{}", help="a Plan as JSON: latency, limits, faults")
+    played = parser.add_mutually_exclusive_group()
+    played.add_argument("--plan-json", default="{}", help="a Plan as JSON: latency, limits, faults")
+    played.add_argument("--chaos", type=int, default=None, help="play a mix of faults made up from this number")
     given = parser.parse_args(arguments)
     try:
-        plan = msgspec.json.decode(given.plan_json, type=Plan)
+        plan = msgspec.json.decode(given.plan_json, type=Plan) if given.chaos is None else chaos_plan(given.chaos)
     except msgspec.DecodeError as error:
         parser.error(f"--plan-json: {error}")
     try:

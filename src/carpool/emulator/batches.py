@@ -8,15 +8,15 @@ are answered or written.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Generator, Iterator
 from typing import Final, cast
 
 import msgspec
 
-from .answers import RowError
 from .blobs import Blob
+from .fields import as_int, as_object, as_str, camel, camelise
 from .files import FileService, file_resource
+from .jobs import Job, JobView
 from .ledger import JobBill
 from .messages import (
     JSON_TYPE,
@@ -26,15 +26,19 @@ from .messages import (
     Json,
     JsonObject,
     Reply,
+    bad_payload,
+    decode_json,
     no_such_entity,
     no_such_file,
     ok,
     quota_exceeded,
 )
 from .output import file_blocks, inline_blocks
-from .rows import Create, Kind, Rows, read_create, read_file, read_items
-from .script import OUTPUT_STATES, Script, draw_script, ended_without_error
+from .resources import Resources
+from .rows import Create, Extra, Kind, Rows, Settings, read_create, read_file, read_items
+from .script import draw_script
 from .state import State, page, rfc3339
+from .validation import check
 
 _PACKAGE: Final = TYPE_PREFIX + "google.ai.generativelanguage.v1main."
 _MESSAGE: Final = {Kind.GENERATE: "GenerateContentBatch", Kind.EMBED: "EmbedContentBatch"}
@@ -42,95 +46,20 @@ _MESSAGE: Final = {Kind.GENERATE: "GenerateContentBatch", Kind.EMBED: "EmbedCont
 _HOLE: Final = b"\0"
 
 
-class Job(msgspec.Struct, kw_only=True, eq=False):
-    """A job.
-
-    Attributes:
-        serial: grows from job to job.
-        name: ``batches/...``.
-        display_name: as sent, may be empty.
-        file_name: of the input file, empty for inline requests.
-        rows: what was asked.
-        script: what becomes of it.
-        created_at: seconds since the epoch.
-        cancelled_at: when somebody cancelled it, None if nobody did.
-        deleted: whether nobody can see it any more.
-        billed: whether its end is in the books.
-    """
-
-    serial: int
-    name: str
-    display_name: str
-    file_name: str
-    rows: Rows
-    script: Script
-    created_at: float
-    cancelled_at: float | None = None
-    deleted: bool = False
-    billed: bool = False
-
-    def ended_at(self) -> float:
-        """Return when it ends or has ended."""
-        return self.script.ends_at if self.cancelled_at is None else self.cancelled_at
-
-    def state(self, now: float) -> str:
-        """Return its state, without prefix."""
-        if now < self.ended_at():
-            return "PENDING" if now < self.script.starts_at else "RUNNING"
-        return self.script.state if self.cancelled_at is None else "CANCELLED"
-
-    def error(self) -> RowError | None:
-        """Return the error that it ends with."""
-        return self.script.error if self.cancelled_at is None else ended_without_error(self.name)
-
-    def done(self, now: float) -> int:
-        """Return how many rows are done: the first ones, in step with the time since it started."""
-        if now >= self.script.ends_at and self.cancelled_at is None:
-            return self.script.done
-        if now < self.script.starts_at or self.script.state == "EXPIRED":
-            return 0
-        span = self.script.ends_at - self.script.starts_at
-        share = (min(now, self.ended_at()) - self.script.starts_at) / span if span > 0 else 1.0
-        return max(0, min(self.script.done, math.floor(len(self.rows) * share)))
-
-    def failed_rows(self, done: int) -> set[int]:
-        """Return which of the first ``done`` rows have an error."""
-        return {index for errors in (self.rows.errors, self.script.errors) for index in errors if index < done}
-
-    def has_output(self, now: float, *, cancelled: bool) -> bool:
-        """Return whether its output can be seen. ``cancelled``: whether cancelled jobs show theirs."""
-        state = self.state(now)
-        if state == "CANCELLED":
-            return cancelled and self.done(now) > 0
-        return state in OUTPUT_STATES and now >= self.ended_at() + self.script.late_s
-
-    @property
-    def output_name(self) -> str:
-        """The name of its output file."""
-        return f"files/batch-{self.name.removeprefix('batches/')}"
-
-
-class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job for whoever watches the emulator."""
-
-    name: str
-    display_name: str
-    model: str
-    kind: str
-    state: str
-    rows: int
-    rows_done: int
-    file_name: str
-    created_at: float
-    deleted: bool
+def _extras(rows: Rows, failed: set[int], done: int) -> dict[str, int]:
+    """Return what the billed ones of the first ``done`` rows spent their tokens on."""
+    billed = [extra for index, extra in rows.extras.items() if index < done and index not in failed]
+    return {name: sum(getattr(extra, name) for extra in billed) for name in Extra.__struct_fields__}
 
 
 class BatchService:
     """All jobs."""
 
-    def __init__(self, state: State, files: FileService) -> None:
+    def __init__(self, state: State, files: FileService, resources: Resources) -> None:
         self._state = state
         self._files = files
+        self._resources = resources
+        self._enqueued: dict[str, int] = {}
         self._jobs: dict[str, Job] = {}
         self._ends: list[tuple[float, int, Job]] = []
         self._living = 0
@@ -146,6 +75,9 @@ class BatchService:
 
     def _bill(self, job: Job, at: float) -> None:
         done = job.done(at)
+        for index in job.rows.needs:
+            if index < done:
+                job.rows.settle(index, job.answered_at(index))
         failed = job.failed_rows(done)
         billed = [index for index in range(done) if index not in failed]
         rows = job.rows
@@ -158,11 +90,13 @@ class BatchService:
             rows_failed=len(failed),
             prompt_tokens=sum(rows.prompt_tokens[index] for index in billed),
             output_tokens=sum(rows.output_tokens[index] for index in billed),
+            **_extras(rows, failed, done),
         )
         keys = [key for index in billed if (key := rows.keys[index]) is not None]
         self._state.ledger.bill_job(bill, keys=keys, requests=[rows.digests[index] for index in billed])
         job.billed = True
         self._living -= 1
+        self._enqueued[rows.model] -= sum(rows.prompt_tokens)
         if job.deleted:
             del self._jobs[job.name]
 
@@ -176,12 +110,14 @@ class BatchService:
         """
         self._check_room()
         wanted = read_create(call.body)
-        rows = self._new_rows(wanted, kind, model, now)
+        rows = self._new_rows(wanted, kind, model, call.origin, now)
         yield from read_file(rows) if wanted.file_name else read_items(rows, wanted.items)
         # Others had their turn meanwhile: what was true at the start may not be any more.
         self._check_room()
+        tokens = sum(rows.prompt_tokens)
+        self._check_tokens(model, tokens)
         if wanted.file_name:
-            self._files.find(wanted.file_name, now)
+            self._files.find_input(wanted.file_name, now)
         name = f"batches/{self._state.new_id(36)}"
         script = draw_script(self._state, name=name, count=len(rows), from_file=bool(wanted.file_name), now=now)
         job = Job(
@@ -192,19 +128,33 @@ class BatchService:
             rows=rows,
             script=script,
             created_at=now,
+            priority=wanted.priority,
         )
         self._jobs[name] = job
         self._living += 1
+        self._enqueued[model] = self._enqueued.get(model, 0) + tokens
         heapq.heappush(self._ends, (script.ends_at, job.serial, job))
         # A create is always answered with a waiting job, even if the job is over by the time anyone asks.
         return ok(self._operation(job, now, fresh=True))
 
-    def _new_rows(self, wanted: Create, kind: Kind, model: str, now: float) -> Rows:
-        blob = self._files.find(wanted.file_name, now).blob if wanted.file_name else Blob(self._state.data_dir)
-        return Rows(kind, model, blob, ignore_json_schema=self._state.plan.batch_ignores_json_schema)
+    def _new_rows(self, wanted: Create, kind: Kind, model: str, origin: str, now: float) -> Rows:
+        blob = self._files.find_input(wanted.file_name, now).blob if wanted.file_name else Blob(self._state.data_dir)
+        settings = Settings(
+            origin=origin,
+            now=now,
+            ignore_json_schema=self._state.plan.batch_ignores_json_schema,
+            tokens_max=self._state.plan.input_tokens_max,
+        )
+        return Rows(kind, model, blob, resources=self._resources, settings=settings)
 
     def _check_room(self) -> None:
         if self._living >= self._state.plan.jobs_max:
+            raise quota_exceeded(None, 0.0)
+
+    def _check_tokens(self, model: str, tokens: int) -> None:
+        limit = self._state.plan.enqueued_tokens_max
+        limit = limit.get(model) if isinstance(limit, dict) else limit
+        if limit is not None and self._enqueued.get(model, 0) + tokens > limit:
             raise quota_exceeded(None, 0.0)
 
     # -- what a job looks like
@@ -225,14 +175,15 @@ class BatchService:
         updated = job.ended_at() if over else job.script.starts_at if state == "RUNNING" else job.created_at
         metadata: JsonObject = {
             "@type": _PACKAGE + message,
-            "model": f"models/{job.rows.model}",
+            "model": job.rows.model if "/" in job.rows.model else f"models/{job.rows.model}",
             "displayName": job.display_name,
             "inputConfig": {"fileName": job.file_name} if job.file_name else None,
             "createTime": rfc3339(job.created_at),
             "endTime": rfc3339(job.ended_at()) if over else None,
-            "updateTime": rfc3339(updated),
+            "updateTime": rfc3339(max(updated, job.updated_at or 0.0)),
             "batchStats": self._stats(job, 0 if fresh else job.done(now), over=over),
             "state": f"{plan.state_prefix}_{state}",
+            "priority": str(job.priority) if job.priority else None,
             "name": job.name,
         }
         operation: JsonObject = {"name": job.name, "metadata": metadata}
@@ -313,6 +264,33 @@ class BatchService:
             self._bill(job, now)
         return ok({})
 
+    def update(self, name: str, call: Call, kind: Kind, now: float) -> Reply:
+        """Change a job's display name or priority, and answer with the job itself rather than an operation.
+
+        Raises:
+            ApiError: 404, or 400 for a job of another kind and for what cannot be changed.
+        """
+        job = self._find(name)
+        if job.rows.kind is not kind:
+            raise ApiError(400, "Request contains an invalid argument.")
+        try:
+            sent = decode_json(call.body or b"{}")
+        except msgspec.DecodeError as error:
+            raise bad_payload(str(error)) from None
+        check("BatchUpdate", sent)
+        body = as_object(camelise(sent))
+        mask = call.query.get("updateMask", call.query.get("update_mask", ""))
+        wanted = {camel(one.strip()) for one in mask.split(",") if one.strip()} or {"displayName", "priority"}
+        if wanted - {"displayName", "priority"}:
+            raise ApiError(400, "Invalid update mask.")  # wording not known
+        if "displayName" in wanted & body.keys():
+            job.display_name = as_str(body["displayName"])
+        if "priority" in wanted & body.keys():
+            job.priority = as_int(body["priority"]) or 0
+        job.updated_at = now
+        metadata = as_object(self._operation(job, now, listed=True)["metadata"])
+        return ok({field: value for field, value in metadata.items() if field != "@type"})
+
     def delete(self, name: str) -> Reply:
         """Forget a job and its output. A job that has not ended goes on, and is billed.
 
@@ -329,7 +307,7 @@ class BatchService:
 
     def _output_job(self, file_name: str, now: float) -> Job:
         job = self._jobs.get(f"batches/{file_name.removeprefix('files/batch-')}")
-        if job is None or job.deleted or job.script.inline:
+        if job is None or job.deleted or job.script.inline or job.script.vanished:
             raise no_such_file(file_name)
         if not job.has_output(now, cancelled=self._state.plan.cancelled_output):
             raise no_such_file(file_name)

@@ -1,7 +1,7 @@
-"""The fields of requests: which are known, and how they are spelt.
+"""The fields of requests: how they are spelt.
 
-Owns the tables of known names and the one normalisation to camelCase. Google reads proto3 JSON, which takes every name
-in camelCase and in snake_case; below this module only camelCase exists. It must not know what fields mean.
+Owns the one normalisation to camelCase. Google reads proto3 JSON, which takes every name in camelCase and in
+snake_case; below this module only camelCase exists. It must not know what fields mean, nor which there are.
 """
 
 from __future__ import annotations
@@ -15,30 +15,22 @@ import msgspec
 
 from .messages import Json, JsonObject
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-GENERATE_FIELDS: Final = _names(
-    "model contents systemInstruction safetySettings tools toolConfig generationConfig labels cachedContent "
-    "serviceTier store continuationToken"
-)
-GENERATION_CONFIG_FIELDS: Final = _names(
-    "temperature topP topK candidateCount maxOutputTokens stopSequences responseLogprobs logprobs presencePenalty "
-    "frequencyPenalty seed responseMimeType responseSchema responseJsonSchema responseModalities mediaResolution "
-    "speechConfig thinkingConfig imageConfig audioTranscriptionConfig enableEnhancedCivicAnswers responseFormat "
-    "translationConfig"
-)
-EMBED_FIELDS: Final = _names("model content taskType title outputDimensionality embedContentConfig")
-BATCH_FIELDS: Final = _names(
-    "model name displayName inputConfig output createTime endTime updateTime batchStats state priority webhookConfig"
-)
-
 # Values of these are the user's own: their keys are data, not field names.
-_FREE: Final = _names(
-    "args response labels metadata userMetadata partMetadata responseJsonSchema parametersJsonSchema example default "
-    "enum"
+_FREE: Final = frozenset(
+    [
+        "args",
+        "response",
+        "labels",
+        "metadata",
+        "userMetadata",
+        "partMetadata",
+        "responseJsonSchema",
+        "parametersJsonSchema",
+        "example",
+        "default",
+        "enum",
+        "headers",
+    ]
 )
 # Keys of these are the user's own, their values are messages again.
 _MAPS: Final = frozenset(["properties", "defs", "$defs"])
@@ -74,11 +66,6 @@ def camelise(value: Json) -> Json:
         else:
             result[name] = camelise(item)
     return result
-
-
-def unknown_in(message: JsonObject, known: frozenset[str]) -> list[str]:
-    """Return the names in a message, as they were spelt, that are not known."""
-    return [name for name in message if name not in known and camel(name) not in known]
 
 
 def as_object(value: Json) -> JsonObject:

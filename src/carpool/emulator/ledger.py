@@ -23,6 +23,10 @@ class JobBill(msgspec.Struct, frozen=True, kw_only=True):
         rows_failed: rows with an error, which are not billed.
         prompt_tokens: billed input tokens.
         output_tokens: billed output tokens, thinking included.
+        cached_tokens: of the input tokens, those that were cached.
+        thought_tokens: of the output tokens, those spent on thinking.
+        image_tokens: of the output tokens, those of pictures.
+        audio_tokens: of the output tokens, those of sound.
     """
 
     name: str
@@ -33,6 +37,36 @@ class JobBill(msgspec.Struct, frozen=True, kw_only=True):
     rows_failed: int
     prompt_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
+    thought_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class LiveBill(msgspec.Struct, frozen=True, kw_only=True):
+    """What live calls of one model and one tier cost.
+
+    Attributes:
+        model: without ``models/``.
+        tier: ``standard``, ``flex`` or ``priority``.
+        calls: requests answered.
+        prompt_tokens: as for a job.
+        output_tokens: as for a job.
+        cached_tokens: as for a job.
+        thought_tokens: as for a job.
+        image_tokens: as for a job.
+        audio_tokens: as for a job.
+    """
+
+    model: str
+    tier: str
+    calls: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    thought_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +85,12 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         live_by_request: the same by :func:`carpool.emulator.request_digest`.
         live_prompt_tokens: input tokens of live calls.
         live_output_tokens: output tokens of live calls.
+        live: the same by model and tier, with what the tokens were spent on.
+        cached_tokens: of the input tokens of all jobs, those that were cached.
+        thought_tokens: of the output tokens of all jobs, those spent on thinking.
+        image_tokens: of the output tokens of all jobs, those of pictures.
+        audio_tokens: of the output tokens of all jobs, those of sound.
+        cache_token_s: storage of caches: tokens times seconds.
     """
 
     jobs: list[JobBill]
@@ -65,6 +105,12 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     live_by_request: dict[str, int]
     live_prompt_tokens: int
     live_output_tokens: int
+    live: list[LiveBill] = []
+    cached_tokens: int = 0
+    thought_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
+    cache_token_s: float = 0.0
 
 
 class LedgerBook:
@@ -75,8 +121,7 @@ class LedgerBook:
         self._by_key: Counter[str] = Counter()
         self._by_request: Counter[str] = Counter()
         self._live: Counter[str] = Counter()
-        self._live_prompt_tokens = 0
-        self._live_output_tokens = 0
+        self._tiers: dict[tuple[str, str], LiveBill] = {}
 
     def bill_job(self, bill: JobBill, *, keys: list[str], requests: list[str]) -> None:
         """Enter an ended job.
@@ -90,14 +135,25 @@ class LedgerBook:
         self._by_key.update(keys)
         self._by_request.update(requests)
 
-    def bill_live(self, request: str, *, prompt_tokens: int, output_tokens: int) -> None:
-        """Enter one live request by its digest."""
-        self._live[request] += 1
-        self._live_prompt_tokens += prompt_tokens
-        self._live_output_tokens += output_tokens
+    def bill_live(self, request: str, bill: LiveBill) -> None:
+        """Enter one live request.
 
-    def snapshot(self) -> Ledger:
-        """Return the books as they are."""
+        Args:
+            request: its digest.
+            bill: what it cost.
+        """
+        self._live[request] += 1
+        sums = self._tiers.get((bill.model, bill.tier), LiveBill(model=bill.model, tier=bill.tier))
+        added = {name: getattr(sums, name) + getattr(bill, name) for name in _COUNTS}
+        self._tiers[bill.model, bill.tier] = msgspec.structs.replace(sums, **added)
+
+    def snapshot(self, cache_token_s: float = 0.0) -> Ledger:
+        """Return the books as they are.
+
+        Args:
+            cache_token_s: what caches cost by now.
+        """
+        live = list(self._tiers.values())
         return Ledger(
             jobs=list(self._jobs),
             rows_billed=sum(bill.rows_ok for bill in self._jobs),
@@ -109,6 +165,15 @@ class LedgerBook:
             twice=sorted(key for key, times in self._by_key.items() if times > 1),
             live_calls=self._live.total(),
             live_by_request=dict(self._live),
-            live_prompt_tokens=self._live_prompt_tokens,
-            live_output_tokens=self._live_output_tokens,
+            live_prompt_tokens=sum(bill.prompt_tokens for bill in live),
+            live_output_tokens=sum(bill.output_tokens for bill in live),
+            live=live,
+            cached_tokens=sum(bill.cached_tokens for bill in self._jobs),
+            thought_tokens=sum(bill.thought_tokens for bill in self._jobs),
+            image_tokens=sum(bill.image_tokens for bill in self._jobs),
+            audio_tokens=sum(bill.audio_tokens for bill in self._jobs),
+            cache_token_s=cache_token_s,
         )
+
+
+_COUNTS = tuple(name for name in LiveBill.__struct_fields__ if name not in {"model", "tier"})

@@ -56,6 +56,7 @@ class Op(StrEnum):
     """What a call asks for. The value is the name that faults and the request log use."""
 
     GENERATE = "generate"
+    STREAM = "stream"
     COUNT = "count"
     EMBED = "embed"
     EMBED_MANY = "embed_many"
@@ -64,6 +65,7 @@ class Op(StrEnum):
     LIST = "list"
     CANCEL = "cancel"
     DELETE = "delete"
+    UPDATE = "update"
     UPLOAD_START = "upload.start"
     UPLOAD_CHUNK = "upload.chunk"
     UPLOAD_FINALIZE = "upload.finalize"
@@ -72,7 +74,16 @@ class Op(StrEnum):
     FILES_GET = "files.get"
     FILES_LIST = "files.list"
     FILES_DELETE = "files.delete"
+    FILES_REGISTER = "files.register"
     DOWNLOAD = "download"
+    CACHES_CREATE = "caches.create"
+    CACHES_GET = "caches.get"
+    CACHES_LIST = "caches.list"
+    CACHES_UPDATE = "caches.update"
+    CACHES_DELETE = "caches.delete"
+    MODELS_GET = "models.get"
+    MODELS_LIST = "models.list"
+    TUNED_LIST = "tuned.list"
     UNKNOWN = "unknown"
 
 
@@ -112,6 +123,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         headers: response headers.
         dropped: close the connection without a byte of an answer.
         delay_s: seconds to wait before answering.
+        breaks_at_bytes: close the connection after so many bytes of the body, None to send it whole.
+        reset: break by a reset rather than a close.
+        drip_bytes: send the body in pieces of so many bytes, 0 to send it as it is.
+        drip_s: seconds after each such piece.
     """
 
     status: int = 200
@@ -119,6 +134,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = msgspec.field(default_factory=lambda: {"Content-Type": JSON_TYPE})
     dropped: bool = False
     delay_s: float = 0.0
+    breaks_at_bytes: int | None = None
+    reset: bool = False
+    drip_bytes: int = 0
+    drip_s: float = 0.0
 
     def read(self) -> bytes:
         """Return the whole body. An iterator is used up by this."""
@@ -183,23 +202,6 @@ def decode_json(raw: bytes) -> Json:
     return value
 
 
-def unknown_field(names: list[tuple[str, str]]) -> ApiError:
-    """Return the refusal of fields that the service does not know.
-
-    Args:
-        names: ``(path of the message, name of the field)`` pairs; the path is empty for the top level.
-    """
-    lines: list[str] = []
-    violations: list[Json] = []
-    for path, name in names:
-        place = f" at '{path}'" if path else ""
-        line = f'Invalid JSON payload received. Unknown name "{name}"{place}: Cannot find field.'
-        lines.append(line)
-        violations.append({"field": path, "description": line} if path else {"description": line})
-    detail: JsonObject = {"@type": TYPE_PREFIX + "google.rpc.BadRequest", "fieldViolations": violations}
-    return ApiError(400, "\n".join(lines), details=[detail])
-
-
 def bad_payload(reason: str) -> ApiError:
     """Return the refusal of a body that cannot be read (what follows Google's first sentence is not established)."""
     return ApiError(400, f"Invalid JSON payload received. {reason}")
@@ -218,9 +220,10 @@ def no_such_file(name: str) -> ApiError:
 
 def no_such_model(model: str, version: str, method: str) -> ApiError:
     """Return the refusal of a model that is unknown or cannot do what is asked."""
+    name = model if "/" in model else f"models/{model}"
     return ApiError(
         404,
-        f"models/{model} is not found for API version {version}, or is not supported for {method}. "
+        f"{name} is not found for API version {version}, or is not supported for {method}. "
         "Call ListModels to see the list of available models and their supported methods.",
     )
 
@@ -271,16 +274,17 @@ def quota_exceeded(model: str | None, retry_s: float) -> ApiError:
     return ApiError(429, f"{message}Please retry in {retry_s:g}s.", details=details)
 
 
-def usual_error(code: int, *, model: str | None = None, message: str | None = None) -> ApiError:
+def usual_error(code: int, *, model: str | None = None, message: str | None = None, retry_s: float = 12.0) -> ApiError:
     """Return the error that the service usually gives for an HTTP code.
 
     Args:
         code: HTTP status.
         model: the model of a live call, None for anything else.
         message: replaces the usual words.
+        retry_s: seconds after which a live call may try again, where it is told that.
     """
     if code == 429 and message is None:
-        return quota_exceeded(model, 12.0)
+        return quota_exceeded(model, retry_s)
     usual = {
         400: "Request contains an invalid argument.",
         403: "The caller does not have permission",

@@ -1,33 +1,42 @@
 """The live methods of models.
 
-Owns generateContent, countTokens, embedContent and batchEmbedContents, and which models can do what. It must not know
-about jobs.
+Owns generateContent, countTokens, embedContent and batchEmbedContents, which models can do what, and in which tier. It
+must not know about jobs, nor how an answer is streamed.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from . import answers
-from .answers import Answer, EmbedTask, RowError
-from .fields import (
-    EMBED_FIELDS,
-    GENERATE_FIELDS,
-    as_list,
-    as_object,
-    camel_digest,
-    camelise,
-    needs_camel,
-    unknown_in,
+from .answers import Answer, EmbedTask
+from .catalog import find_model, is_embedding
+from .fields import as_list, as_object, as_str, camel_digest, camelise, needs_camel
+from .ledger import LiveBill
+from .messages import (
+    RPC_TO_HTTP,
+    TYPE_PREFIX,
+    ApiError,
+    Call,
+    Json,
+    JsonObject,
+    Reply,
+    bad_payload,
+    decode_json,
+    no_such_model,
+    ok,
 )
-from .messages import RPC_TO_HTTP, ApiError, Call, JsonObject, Reply, bad_payload, no_such_model, ok, unknown_field
-from .rows import Kind, unknown_fields_of
+from .prompts import RowError
+from .resources import NOTHING, Found, Resources, may_need
+from .rows import Kind
 from .state import State
+from .validation import check
 from .vectors import vector_json
 
 _EMBEDS_MAX: Final = 100
+_TIERS: Final = frozenset({"standard", "flex", "priority"})
 
 
 def check_model(state: State, model: str, method: str, kind: Kind, version: str) -> None:
@@ -36,111 +45,151 @@ def check_model(state: State, model: str, method: str, kind: Kind, version: str)
     Raises:
         ApiError: 404.
     """
-    known = model.startswith("gemini-") and model not in state.plan.unknown_models
-    if not known or model.startswith("gemini-embedding") != (kind is Kind.EMBED):
+    found = find_model(state, model, version)
+    generates = found is not None and "generateContent" in found.methods
+    if found is None or not (is_embedding(model) if kind is Kind.EMBED else generates or method == "countTokens"):
         raise no_such_model(model, version, method)
 
 
-def _decode(call: Call) -> JsonObject:
-    """Decode a body as it is spelt."""
-    try:
-        value: JsonObject = msgspec.json.decode(call.body or b"{}", type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise bad_payload(str(error)) from None
-    return value
-
-
-def _camel(call: Call, message: JsonObject) -> JsonObject:
-    return as_object(camelise(message)) if needs_camel(call.body) else message
-
-
-def _refusal(error: RowError) -> ApiError:
+def refusal_of(error: RowError) -> ApiError:
     """Return a row's error as the answer to a live call."""
     return ApiError(RPC_TO_HTTP.get(error.code, error.code), error.message, status=error.status)
 
 
-def generate(state: State, call: Call, model: str) -> Reply:
-    """Answer generateContent.
+class Live:
+    """One live call.
 
-    Raises:
-        ApiError: unknown fields, or what the answer itself is an error for.
+    Args:
+        state: the world's.
+        resources: finds what requests need.
+        call: the call.
+        model: that it is for, without ``models/``.
+        now: seconds since the epoch.
     """
-    body = _decode(call)
-    unknown = unknown_fields_of(Kind.GENERATE, body, "")
-    if unknown:
-        raise unknown_field(unknown)
-    request = _camel(call, body)
-    outcome = answers.generate(model, request)
-    match outcome:
-        case RowError():
-            raise _refusal(outcome)
-        case Answer():
-            state.ledger.bill_live(
-                camel_digest(model, request),
-                prompt_tokens=outcome.prompt_tokens,
-                output_tokens=outcome.output_tokens,
-            )
-            return ok(outcome.response)
 
+    def __init__(self, state: State, resources: Resources, call: Call, model: str, now: float) -> None:
+        self._state = state
+        self._resources = resources
+        self.call = call
+        self._model = model
+        self._now = now
 
-def count(call: Call) -> Reply:
-    """Answer countTokens.
+    def _body(self, message: str) -> JsonObject:
+        """Return the body in camelCase.
 
-    Raises:
-        ApiError: unknown fields.
-    """
-    body = _decode(call)
-    unknown = unknown_in(body, GENERATE_FIELDS | {"generateContentRequest"})
-    if unknown:
-        raise unknown_field([("", name) for name in unknown])
-    request = _camel(call, body)
-    return ok(answers.count_tokens(as_object(request.get("generateContentRequest")) or request))
+        Raises:
+            ApiError: it cannot be read, or has anything unknown in it.
+        """
+        try:
+            body = decode_json(self.call.body or b"{}")
+        except msgspec.DecodeError as error:
+            raise bad_payload(str(error)) from None
+        check(message, body)
+        return as_object(camelise(body) if needs_camel(self.call.body) else body)
 
+    def _found(self, request: JsonObject) -> Found:
+        """Return what a request needs.
 
-def _embedding(state: State, model: str, request: JsonObject) -> tuple[bytes, EmbedTask]:
-    """Return one ``{"values": [...]}`` and bill it."""
-    task = answers.embed(request)
-    if isinstance(task, RowError):
-        raise _refusal(task)
-    state.ledger.bill_live(camel_digest(model, request), prompt_tokens=task.tokens, output_tokens=0)
-    return b'{"values":' + vector_json(task.text, task.dimensions) + b"}", task
+        Raises:
+            ApiError: something is not there.
+        """
+        if not may_need(self.call.body):
+            return NOTHING
+        found = self._resources.find(self._model, request, origin=self.call.origin, now=self._now)
+        if found.error is not None:
+            raise refusal_of(found.error)
+        return found
 
+    def answer(self) -> tuple[Answer, dict[str, str]]:
+        """Answer a GenerateContentRequest, and bill it.
 
-def embed(state: State, call: Call, model: str) -> Reply:
-    """Answer embedContent.
+        Returns:
+            The answer, and headers to go with it.
 
-    Raises:
-        ApiError: unknown fields, or an embedding that is an error.
-    """
-    body = _decode(call)
-    unknown = unknown_in(body, EMBED_FIELDS)
-    if unknown:
-        raise unknown_field([("", name) for name in unknown])
-    values, task = _embedding(state, model, _camel(call, body))
-    usage = b""
-    if model != "gemini-embedding-001":
-        usage = b',"usageMetadata":' + msgspec.json.encode({"promptTokenCount": task.tokens})
-    return Reply(body=b'{"embedding":' + values + usage + b"}")
-
-
-def embed_many(state: State, call: Call, model: str) -> Reply:
-    """Answer batchEmbedContents.
-
-    Raises:
-        ApiError: unknown fields, too many requests, or an embedding that is an error.
-    """
-    body = _decode(call)
-    requests = [as_object(request) for request in as_list(body.get("requests"))]
-    unknown = [("", name) for name in unknown_in(body, frozenset({"requests"}))]
-    for index, request in enumerate(requests):
-        unknown += unknown_fields_of(Kind.EMBED, request, f"requests[{index}]")
-    if unknown:
-        raise unknown_field(unknown)
-    if len(requests) > _EMBEDS_MAX:
-        raise ApiError(
-            400, f"* BatchEmbedContentsRequest.requests: at most {_EMBEDS_MAX} requests can be in one batch\n"
+        Raises:
+            ApiError: unknown fields, or what the answer itself is an error for.
+        """
+        request = self._body("GenerateContentRequest")
+        tier = as_str(request.get("serviceTier")).lower().removeprefix("service_tier_")
+        if tier not in _TIERS | {"", "unspecified"}:
+            kind = f"{TYPE_PREFIX}google.ai.generativelanguage.v1beta.ServiceTier"
+            raise ApiError(400, f"Invalid value at 'service_tier' ({kind}), \"{request['serviceTier']}\"")
+        outcome = answers.generate(
+            self._model, request, cache=self._found(request).cache, tokens_max=self._state.plan.input_tokens_max
         )
-    if not requests:
-        raise ApiError(400, "* BatchEmbedContentsRequest.requests: requests is not specified\n")
-    embedded = [_embedding(state, model, _camel(call, request))[0] for request in requests]
-    return Reply(body=b'{"embeddings":[' + b",".join(embedded) + b"]}")
+        if isinstance(outcome, RowError):
+            raise refusal_of(outcome)
+        bill = LiveBill(
+            model=self._model,
+            tier=tier if tier in _TIERS else "standard",
+            calls=1,
+            prompt_tokens=outcome.prompt_tokens,
+            output_tokens=outcome.output_tokens,
+            cached_tokens=outcome.cached_tokens,
+            thought_tokens=outcome.thought_tokens,
+            image_tokens=outcome.image_tokens,
+            audio_tokens=outcome.audio_tokens,
+        )
+        self._state.ledger.bill_live(camel_digest(self._model, request), bill)
+        return outcome, {"x-gemini-service-tier": tier} if tier in _TIERS else {}
+
+    def generate(self) -> Reply:
+        """Answer generateContent.
+
+        Raises:
+            ApiError: as :meth:`answer`.
+        """
+        outcome, headers = self.answer()
+        return ok(outcome.response, headers=headers)
+
+    def count(self) -> Reply:
+        """Answer countTokens.
+
+        Raises:
+            ApiError: unknown fields, or something that it names is not there.
+        """
+        body = self._body("CountTokensRequest")
+        request = as_object(body.get("generateContentRequest")) or body
+        return ok(answers.count_tokens(request, self._found(request).cache))
+
+    def _embedding(self, request: JsonObject) -> tuple[bytes, EmbedTask]:
+        """Return one ``{"values": [...]}`` and bill it."""
+        self._found(request)
+        task = answers.embed(request)
+        if isinstance(task, RowError):
+            raise refusal_of(task)
+        bill = LiveBill(model=self._model, tier="standard", calls=1, prompt_tokens=task.tokens)
+        self._state.ledger.bill_live(camel_digest(self._model, request), bill)
+        return b'{"values":' + vector_json(task.text, task.dimensions) + b"}", task
+
+    def _usage(self, tasks: list[EmbedTask]) -> bytes:
+        """Return the end of an answer, which tells the tokens for newer models alone."""
+        if self._model == "gemini-embedding-001":
+            return b"}"
+        usage: Json = {"promptTokenCount": sum(task.tokens for task in tasks)}
+        return b',"usageMetadata":' + msgspec.json.encode(usage) + b"}"
+
+    def embed(self) -> Reply:
+        """Answer embedContent.
+
+        Raises:
+            ApiError: unknown fields, or an embedding that is an error.
+        """
+        values, task = self._embedding(self._body("EmbedContentRequest"))
+        return Reply(body=b'{"embedding":' + values + self._usage([task]))
+
+    def embed_many(self) -> Reply:
+        """Answer batchEmbedContents.
+
+        Raises:
+            ApiError: unknown fields, too many requests, or an embedding that is an error.
+        """
+        requests = as_list(self._body("BatchEmbedContentsRequest").get("requests"))
+        words = "* BatchEmbedContentsRequest.requests: "
+        if len(requests) > _EMBEDS_MAX:
+            raise ApiError(400, f"{words}at most {_EMBEDS_MAX} requests can be in one batch\n")
+        if not requests:
+            raise ApiError(400, f"{words}requests is not specified\n")
+        embedded = [self._embedding(as_object(request)) for request in requests]
+        values = b",".join(one for one, _ in embedded)
+        return Reply(body=b'{"embeddings":[' + values + b"]" + self._usage([task for _, task in embedded]))

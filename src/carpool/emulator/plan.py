@@ -13,14 +13,19 @@ A fault is a name and a :class:`Fault` that says how often::
     })
 
 Names of call faults are ``<operation>.<effect>``, with the operations of :class:`carpool.emulator.Op` and the effects
-of ``CALL_EFFECTS``. Names of job, output and row faults are in ``JOB_FAULTS``. Adding a call fault is one more entry of
-``CALL_EFFECTS``; adding a job fault one entry of ``JOB_FAULTS`` and the place in ``script.py`` that acts on it.
+of ``CALL_EFFECTS``, which say what they do. Names of job, output and row faults are in ``JOB_FAULTS``. Adding a call
+fault is one more entry of ``CALL_EFFECTS``, and a branch of ``effects.py`` if its effect is new; adding a job fault one
+entry of ``JOB_FAULTS`` and the place in ``script.py`` that acts on it.
+
+A plan travels as JSON: ``carpool emulate --plan FILE`` and ``POST /emulator/plan`` take what ``msgspec.json.encode``
+makes of one. Unknown fields are refused.
 """
 
 from __future__ import annotations
 
 import difflib
 import random
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -33,11 +38,22 @@ class Effect(StrEnum):
     """What a call fault does to a call."""
 
     REFUSE = "refuse"  # nothing takes effect, an error is answered
+    REDIRECT = "redirect"  # nothing takes effect, the answer leads to the same path at `origin`
     DROP = "drop"  # nothing takes effect, the connection closes without an answer
     DROP_MIDWAY = "drop midway"  # half of the body takes effect, the connection closes without an answer
+    TAKE_HALF = "take half"  # half of the body takes effect, the answer says so in its size header alone
+    WRONG_OFFSET = "wrong offset"  # a chunk is refused, whatever its offset; a query tells half of what is there
+    LOSE_FILE = "lose file"  # the input file of a create is gone just before it
+    TWIN = "twin"  # the call takes effect twice, the first is answered
     ERROR_AFTER = "error after"  # the call takes effect, an error is answered
     DROP_AFTER = "drop after"  # the call takes effect, the connection closes without an answer
-    SLOW = "slow"  # the call takes effect, the answer comes `seconds` later
+    LATE = "late"  # the connection closes without an answer (or `code` is answered), `seconds` (5) before the effect
+    SLOW = "slow"  # the call takes effect, the answer comes `seconds` (30) later
+    CUT = "cut"  # the call takes effect, the connection closes at `bytes` of the body (half of it)
+    RESET = "reset"  # the call takes effect, the connection is reset at `bytes` of the body (half of it)
+    DRIP = "drip"  # the call takes effect, the body comes `bytes` (1) at a time with `seconds` (1) between
+    GZIP_BOMB = "gzip bomb"  # the call takes effect, the body comes as gzip that unpacks to `bytes` (1 GiB)
+    FOREIGN_URL = "foreign url"  # the call takes effect, the URLs in the answer lead to `origin`
 
 
 class CallFault(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +65,7 @@ class CallFault(msgspec.Struct, frozen=True, kw_only=True):
         body: answered in place of Google's envelope.
         content_type: of ``body``.
         ops: the operations that can have it.
+        flex: whether only calls with ``serviceTier`` flex can have it.
     """
 
     effect: Effect
@@ -56,9 +73,15 @@ class CallFault(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes | None = None
     content_type: str = "text/html; charset=UTF-8"
     ops: frozenset[Op] = frozenset(Op)
+    flex: bool = False
 
 
 _CHUNKS: Final = frozenset({Op.UPLOAD_CHUNK, Op.UPLOAD_FINALIZE})
+_CREATE: Final = frozenset({Op.CREATE})
+_LATE: Final = frozenset({Op.CREATE, Op.CANCEL, Op.DELETE, Op.FILES_DELETE})
+_WITH_URLS: Final = frozenset({Op.UPLOAD_START, Op.UPLOAD_FINALIZE, Op.FILES_GET, Op.FILES_LIST})
+FLEX_OPS: Final = frozenset({Op.GENERATE, Op.STREAM})
+"""Calls that can ask for a service tier."""
 
 # In this order: of several that would fire on one call, the first is played and the others wait for the next call.
 CALL_EFFECTS: Final[dict[str, CallFault]] = {
@@ -69,13 +92,25 @@ CALL_EFFECTS: Final[dict[str, CallFault]] = {
     "500": CallFault(effect=Effect.REFUSE, code=500),
     "503": CallFault(effect=Effect.REFUSE, code=503),
     "504": CallFault(effect=Effect.REFUSE, code=504),
+    "shed_flex": CallFault(effect=Effect.REFUSE, code=503, ops=FLEX_OPS, flex=True),
     "503_empty": CallFault(effect=Effect.REFUSE, code=503, body=b"", content_type="text/plain; charset=UTF-8"),
     "502_html": CallFault(effect=Effect.REFUSE, code=502, body=b"<html><h1>502 Bad Gateway</h1></html>"),
+    "302": CallFault(effect=Effect.REDIRECT, code=302),
     "dropped": CallFault(effect=Effect.DROP),
     "dropped_midway": CallFault(effect=Effect.DROP_MIDWAY, ops=_CHUNKS),
+    "taken_in_part": CallFault(effect=Effect.TAKE_HALF, ops=_CHUNKS),
+    "wrong_offset": CallFault(effect=Effect.WRONG_OFFSET, code=400, ops=_CHUNKS | {Op.UPLOAD_QUERY}),
+    "file_vanished": CallFault(effect=Effect.LOSE_FILE, ops=_CREATE),
+    "twin": CallFault(effect=Effect.TWIN, ops=_CREATE),
     "500_after_apply": CallFault(effect=Effect.ERROR_AFTER, code=500),
     "dropped_after_apply": CallFault(effect=Effect.DROP_AFTER),
+    "applied_later": CallFault(effect=Effect.LATE, ops=_LATE),
     "slow": CallFault(effect=Effect.SLOW),
+    "cut": CallFault(effect=Effect.CUT),
+    "reset": CallFault(effect=Effect.RESET),
+    "drip": CallFault(effect=Effect.DRIP),
+    "gzip_bomb": CallFault(effect=Effect.GZIP_BOMB),
+    "foreign_url": CallFault(effect=Effect.FOREIGN_URL, ops=_WITH_URLS),
 }
 
 # What becomes of a job is drawn when it is created, so that the same calls give the same history however often a job is
@@ -91,7 +126,8 @@ JOB_FAULTS: Final[dict[str, str]] = {
     "output.late": "the job ends in time, its output appears `seconds` (5) later",
     "output.inline_from_file": "a job with a file as input answers with inline responses",
     "output.shuffled": "rows come in a random order",
-    "output.truncated": "the last line of an output file is cut in the middle",
+    "output.truncated": "an output file ends at `bytes`, else in the middle of its last line, as if it were whole",
+    "output.vanished": "the job names its output file, but the file is not there (403); inline output is",
     "row.error": "the row has an error: `code` (13), `message`, `status`",
     "row.missing": "the row is done and billed but not in the output",
     "row.doubled": "the row is in the output twice, with the same bytes",
@@ -99,6 +135,9 @@ JOB_FAULTS: Final[dict[str, str]] = {
     "row.unknown_key": "a row with a key that nobody sent follows this row",
     "row.garbled": "the line of an output file is not JSON",
     "row.key_dropped": "the row comes without its key (file) or its metadata (inline)",
+    "row.lone_surrogate": "the row's text ends in half of a surrogate pair, which is not Unicode",
+    "row.line_separators": "the row's text ends in U+2028, U+2029 and U+0085, which only JSON takes for no line breaks",
+    "row.huge": "the row is padded to `bytes` (100 MiB) with blanks that mean nothing in JSON",
 }
 
 FAULT_NAMES: Final[frozenset[str]] = frozenset(
@@ -106,7 +145,7 @@ FAULT_NAMES: Final[frozenset[str]] = frozenset(
 ) | frozenset(JOB_FAULTS)
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often a fault fires, and with what.
 
     Of the occasions that its name stands for, the first ``after`` are spared; of the rest every ``every``-th fires
@@ -120,8 +159,11 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         code: of the error, where the fault has one (at most 16: rpc code, else HTTP).
         message: of the error, where the fault has one.
         status: status word in a row's error; left out when None.
-        seconds: how long, where the fault takes time; None is the fault's own default.
+        seconds: how long, where the fault takes time; None is the fault's own default. Of the 429 of a live call, after
+            how long it may be tried again.
         share: part of the rows, 0 to 1, where the fault has one.
+        bytes: how much or where, where the fault has a size or a place; None is the fault's own default.
+        origin: scheme and authority that a redirect or a foreign URL leads to.
     """
 
     count: int | None = None
@@ -133,6 +175,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None
     seconds: float | None = None
     share: float = 0.5
+    bytes: int | None = None
+    origin: str = "https://elsewhere.invalid"
 
     def __post_init__(self) -> None:
         for name in ("probability", "share"):
@@ -142,15 +186,33 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("Fault.count and Fault.after must be 0 or more, Fault.every 1 or more")
         if self.seconds is not None and self.seconds < 0:
             raise ValueError(f"Fault.seconds must be 0 or more, not {self.seconds!r}")
+        if self.bytes is not None and self.bytes < 0:
+            raise ValueError(f"Fault.bytes must be 0 or more, not {self.bytes!r}")
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+_NOT_NEGATIVE: Final = (
+    "list_lag_s",
+    "delete_lag_s",
+    "job_expiry_s",
+    "file_life_s",
+    "jobs_max",
+    "inline_bytes_max",
+    "file_bytes_max",
+    "storage_bytes_max",
+    "cache_tokens_min",
+    "file_processing_s",
+)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the service behaves. Replacing the plan starts the counts of its faults anew.
 
     Attributes:
         latency_s: seconds from a job's creation to its end, or ``(low, high)`` to draw them from.
         pending_share: part of the latency that a job spends PENDING, 0 to 1; the rest it is RUNNING.
         list_lag_s: seconds after its creation during which a job is not listed.
+        delete_lag_s: seconds after its deletion during which a file can still be seen and used.
+        create_ignores_deleted_file: whether a create takes effect, and is billed, though its input file was deleted.
         job_expiry_s: seconds after which a job that has not ended is EXPIRED.
         file_life_s: seconds from a file's upload, and from the end of a job for its output, to its disappearance.
         output_only_in: where a finished operation shows its output.
@@ -164,6 +226,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         live_bytes_max: largest body of any other call, in bytes.
         file_bytes_max: largest file, in bytes.
         jobs_max: jobs that may wait or run at once; one more is refused with 429.
+        storage_bytes_max: all files together, in bytes.
+        enqueued_tokens_max: input tokens that the jobs of a model may hold while they wait or run, for all models alike
+            or by model; one more job is refused with 429. None is no limit.
+        input_tokens_max: tokens that a prompt may have; None is as many as its model reads.
+        cache_tokens_min: tokens that a cache must have.
+        file_processing_s: seconds from a file's upload during which it is PROCESSING and cannot be used in prompts.
+        failing_mime_types: files of these cannot be processed: they end up FAILED, with an error.
+        tuned_models: ``tunedModels/...`` that exist.
         upload_granularity_bytes: chunks of an upload but the last must be multiples of this.
         faults: by name; the module docstring says how names are made.
 
@@ -174,6 +244,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     latency_s: float | tuple[float, float] = 0.0
     pending_share: float = 0.25
     list_lag_s: float = 0.0
+    delete_lag_s: float = 0.0
+    create_ignores_deleted_file: bool = False
     job_expiry_s: float = 172_800.0
     file_life_s: float = 172_800.0
     output_only_in: Literal["both", "response", "metadata"] = "both"
@@ -186,6 +258,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     live_bytes_max: int = 104_857_600
     file_bytes_max: int = 2_147_483_648
     jobs_max: int = 100
+    storage_bytes_max: int = 21_474_836_480
+    enqueued_tokens_max: int | dict[str, int] | None = None
+    input_tokens_max: int | None = None
+    cache_tokens_min: int = 1024
+    file_processing_s: float = 0.0
+    failing_mime_types: frozenset[str] = frozenset()
+    tuned_models: frozenset[str] = frozenset()
     upload_granularity_bytes: int = 8_388_608
     faults: dict[str, Fault] = {}
 
@@ -200,7 +279,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"Plan.latency_s must be 0 or more, and low not above high, not {self.latency_s!r}")
         if not 0.0 <= self.pending_share <= 1.0:
             raise ValueError(f"Plan.pending_share must be from 0 to 1, not {self.pending_share!r}")
-        for name in ("list_lag_s", "job_expiry_s", "file_life_s", "jobs_max", "inline_bytes_max", "file_bytes_max"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"Plan.{name} must be 0 or more, not {getattr(self, name)!r}")
         if self.upload_granularity_bytes < 1:
@@ -236,12 +315,20 @@ class FaultBook:
         self._fired[name] = fired + 1
         return fault
 
-    def draw_for_call(self, op: Op) -> tuple[CallFault, Fault] | None:
-        """Count one call; return the first call fault that fires on it."""
+    def draw_for_call(self, op: Op, flex: Callable[[], bool] = lambda: False) -> tuple[CallFault, Fault] | None:
+        """Count one call; return the first call fault that fires on it.
+
+        Args:
+            op: what the call asks for.
+            flex: tells whether it asks for the tier flex; only called where a fault wants to know.
+        """
         if not self._faults:
             return None
         for effect, call_fault in CALL_EFFECTS.items():
-            fault = self.draw(f"{op}.{effect}")
+            name = f"{op}.{effect}"
+            if call_fault.flex and not (name in self._faults and flex()):
+                continue
+            fault = self.draw(name)
             if fault is not None:
                 return call_fault, fault
         return None

@@ -18,24 +18,30 @@ import msgspec
 
 from . import answers
 from .blobs import Blob
-from .fields import (
-    BATCH_FIELDS,
-    EMBED_FIELDS,
-    GENERATE_FIELDS,
-    GENERATION_CONFIG_FIELDS,
-    as_object,
-    camel,
-    camel_digest,
-    camelise,
-    needs_camel,
-    unknown_in,
-)
-from .messages import ApiError, Json, JsonObject, bad_payload, unknown_field
+from .fields import as_int, as_object, as_str, camel, camel_digest, camelise, needs_camel
+from .messages import ApiError, Json, JsonObject, bad_payload
+from .prompts import CachedPrompt, RowError
+from .resources import Resources, conflict_of, may_need
+from .validation import Wrong, is_clean, line_refusal, refusal, unknown_names, wrongs
 
 _SLICE_ROWS: Final = 64
 _SLICE_BYTES: Final = 256 * 1024
-_LINE_FIELDS: Final = frozenset({"key", "request", "metadata"})
-_ITEM_FIELDS: Final = frozenset({"request", "metadata"})
+_BATCH_FIELDS: Final = frozenset(
+    [
+        "model",
+        "name",
+        "displayName",
+        "inputConfig",
+        "output",
+        "createTime",
+        "endTime",
+        "updateTime",
+        "batchStats",
+        "state",
+        "priority",
+        "webhookConfig",
+    ]
+)
 
 
 class Kind(StrEnum):
@@ -45,9 +51,9 @@ class Kind(StrEnum):
     EMBED = "embed"
 
     @property
-    def request_fields(self) -> frozenset[str]:
-        """The fields that a request of this kind may have."""
-        return GENERATE_FIELDS if self is Kind.GENERATE else EMBED_FIELDS
+    def message(self) -> str:
+        """The beginning of the names of its messages."""
+        return "GenerateContent" if self is Kind.GENERATE else "EmbedContent"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,27 +70,57 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     request: JsonObject
 
 
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What was true when a job was created.
+
+    Attributes:
+        origin: under which its creator addressed the service.
+        now: when, in seconds since the epoch.
+        ignore_json_schema: as :func:`carpool.emulator.answers.generate` takes it.
+        tokens_max: as :func:`carpool.emulator.answers.generate` takes it.
+    """
+
+    origin: str
+    now: float
+    ignore_json_schema: bool
+    tokens_max: int | None
+
+
+class Extra(msgspec.Struct, frozen=True, kw_only=True):
+    """What a row's tokens were spent on, where it is not the usual."""
+
+    cached_tokens: int
+    thought_tokens: int
+    image_tokens: int
+    audio_tokens: int
+
+
 class Rows:
     """The rows of one job, in columns.
 
-    Attributes:
+    Args:
         kind: what is done with them.
         model: without ``models/``.
-        ignore_json_schema: as :func:`carpool.emulator.answers.generate` takes it.
         blob: where the rows' JSON lies.
+        resources: finds what they need.
+        settings: what was true when the job was created.
+
+    Attributes:
         offsets: in the blob, by row.
         sizes: in bytes, by row.
         keys: of a file's line, or ``metadata.key``; None where there is none.
         digests: of the requests.
         prompt_tokens: by row; 0 where the row has an error.
         output_tokens: by row; 0 where the row has an error.
+        extras: what tokens were spent on, for rows where it is not the usual.
         errors: rows that cannot be answered.
+        needs: caches and files that must be there when a row is answered.
     """
 
-    def __init__(self, kind: Kind, model: str, blob: Blob, *, ignore_json_schema: bool) -> None:
+    def __init__(self, kind: Kind, model: str, blob: Blob, *, resources: Resources, settings: Settings) -> None:
         self.kind = kind
         self.model = model
-        self.ignore_json_schema = ignore_json_schema
+        self.settings = settings
         self.blob = blob
         self.offsets = array("Q")
         self.sizes = array("Q")
@@ -92,35 +128,74 @@ class Rows:
         self.digests: list[str] = []
         self.prompt_tokens = array("Q")
         self.output_tokens = array("Q")
-        self.errors: dict[int, answers.RowError] = {}
+        self.extras: dict[int, Extra] = {}
+        self.errors: dict[int, RowError] = {}
+        self.needs: dict[int, tuple[str, ...]] = {}
+        self._caches: dict[str, CachedPrompt] = {}
+        self._resources = resources
 
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def add(self, row: Row, offset: int, size_bytes: int) -> None:
+    def add(self, row: Row, offset: int, raw: bytes) -> None:
         """Enter a row that lies in the blob."""
+        index = len(self.offsets)
         key = row.key if row.key is not None else as_object(row.metadata).get("key")
         prompt_tokens = output_tokens = 0
-        outcome = self.outcome(row.request)
+        unmet = self._unmet(index, row.request) if may_need(raw) else None
+        outcome = self.outcome(row.request) if unmet is None else unmet
         match outcome:
-            case answers.RowError():
-                self.errors[len(self.offsets)] = outcome
+            case RowError():
+                self.errors[index] = outcome
             case answers.Answer():
                 prompt_tokens, output_tokens = outcome.prompt_tokens, outcome.output_tokens
+                self._note(index, outcome)
             case answers.EmbedTask():
                 prompt_tokens = outcome.tokens
         self.offsets.append(offset)
-        self.sizes.append(size_bytes)
+        self.sizes.append(len(raw))
         self.keys.append(key if isinstance(key, str) else None)
         self.digests.append(camel_digest(self.model, row.request))
         self.prompt_tokens.append(prompt_tokens)
         self.output_tokens.append(output_tokens)
 
-    def outcome(self, request: JsonObject, suffix: str = "") -> answers.Answer | answers.EmbedTask | answers.RowError:
+    def _unmet(self, index: int, request: JsonObject) -> RowError | None:
+        """Look for what a row needs, and return the error if something is not there."""
+        found = self._resources.find(self.model, request, origin=self.settings.origin, now=self.settings.now)
+        if found.cache is not None:
+            self._caches[as_str(request.get("cachedContent"))] = found.cache
+        if found.names:
+            self.needs[index] = found.names
+        return found.error
+
+    def _note(self, index: int, answer: answers.Answer) -> None:
+        if answer.cached_tokens or answer.thought_tokens or answer.image_tokens or answer.audio_tokens:
+            self.extras[index] = Extra(
+                cached_tokens=answer.cached_tokens,
+                thought_tokens=answer.thought_tokens,
+                image_tokens=answer.image_tokens,
+                audio_tokens=answer.audio_tokens,
+            )
+
+    def settle(self, index: int, at: float) -> None:
+        """Let a row that is answered have an error if something that it needs was gone by then."""
+        error = self._resources.lost(self.needs[index], at)
+        if error is not None:
+            self.errors.setdefault(index, error)
+
+    def outcome(self, request: JsonObject, suffix: str = "") -> answers.Answer | answers.EmbedTask | RowError:
         """Answer one request of this job."""
         if self.kind is Kind.EMBED:
             return answers.embed(request, suffix)
-        return answers.generate(self.model, request, ignore_json_schema=self.ignore_json_schema, suffix=suffix)
+        cache = self._caches.get(as_str(request["cachedContent"])) if "cachedContent" in request else None
+        return answers.generate(
+            self.model,
+            request,
+            ignore_json_schema=self.settings.ignore_json_schema,
+            suffix=suffix,
+            cache=cache,
+            tokens_max=self.settings.tokens_max,
+        )
 
     def row(self, index: int) -> Row:
         """Read a row back."""
@@ -136,43 +211,26 @@ def _row_of(value: JsonObject, raw: bytes) -> Row:
     return Row(key=key if isinstance(key, str) else None, metadata=value.get("metadata"), request=as_object(request))
 
 
-def unknown_fields_of(kind: Kind, request: JsonObject, path: str) -> list[tuple[str, str]]:
-    """Return the fields of a request that the service does not know, with the message that each is in.
+def _conflict(row: JsonObject, raw: bytes) -> str | None:
+    """Return what the service has against the cache of a row, None if nothing.
 
-    Args:
-        kind: of the request.
-        request: in either spelling.
-        path: of the request, empty at the top level.
+    That such rows are refused when the job is created, with these words, is on record for live calls alone: here it is
+    inferred, and so is that a file's words have the line before them.
     """
-    found = [(path, name) for name in unknown_in(request, kind.request_fields)]
-    config = request.get("generationConfig", request.get("generation_config"))
-    if kind is Kind.GENERATE and isinstance(config, dict):
-        inner = f"{path}.generation_config" if path else "generation_config"
-        found += [(inner, name) for name in unknown_in(config, GENERATION_CONFIG_FIELDS)]
-    return found
+    return conflict_of(_row_of(row, raw).request) if may_need(raw) else None
 
 
 # -- a file
 
 
-def _line_error(kind: Kind, raw: bytes, value: Json) -> str | None:
+def _line_error(message: str, raw: bytes, value: Json) -> str | None:
     """Return what the service has against a line, None if nothing."""
-
-    def near(name: str, reason: str) -> str:
-        column = raw.find(b'"' + name.encode() + b'"') + 1
-        return f"invalid JSON, near column {column}: {reason}"
-
-    if not isinstance(value, dict):
-        return "invalid JSON, near column 1: expected an object"
-    unknown = unknown_in(value, _LINE_FIELDS)
-    request = value.get("request")
-    if not unknown and not isinstance(request, dict):
-        # The wording for a missing request and for a key that is no string is not known.
-        return near("request", "not an object") if "request" in value else "missing field: 'request'"
-    if "key" in value and not isinstance(value["key"], str):
-        return near("key", "not a string")
-    unknown += [name for _, name in unknown_fields_of(kind, as_object(request), "")]
-    return near(unknown[0], f"no such field: '{unknown[0]}'") if unknown else None
+    if not is_clean(message, value):
+        return line_refusal(message, value, raw)
+    line = as_object(value)
+    if line.get("request") is None:
+        return "missing field: 'request'"  # wording not known
+    return _conflict(line, raw)
 
 
 def read_file(rows: Rows) -> Generator[None, None, None]:
@@ -182,6 +240,7 @@ def read_file(rows: Rows) -> Generator[None, None, None]:
         ApiError: 400 that names every bad line.
     """
     errors: list[str] = []
+    message = f"{rows.kind.message}Line"
     number = pending_rows = pending_bytes = 0
     for offset, raw in rows.blob.lines():
         number += 1
@@ -192,11 +251,11 @@ def read_file(rows: Rows) -> Generator[None, None, None]:
         except msgspec.DecodeError as error:
             errors.append(f"Error on line {number}: invalid JSON, near column {_column(error)}: {error}")
             continue
-        error_text = _line_error(rows.kind, raw, value)
+        error_text = _line_error(message, raw, value)
         if error_text is not None:
-            errors.append(f"Error on line {number}: {error_text}")
+            errors.append(f"Error on line {number}: {error_text}".replace("\n\n", " "))
         elif not errors:
-            rows.add(_row_of(as_object(value), raw), offset, len(raw))
+            rows.add(_row_of(as_object(value), raw), offset, raw)
         pending_rows += 1
         pending_bytes += len(raw)
         if pending_rows >= _SLICE_ROWS or pending_bytes >= _SLICE_BYTES:
@@ -225,11 +284,13 @@ class Create(msgspec.Struct, frozen=True, kw_only=True):
         display_name: as sent, empty if not.
         file_name: of the input file; empty for inline requests.
         items: inline requests, each with its metadata.
+        priority: jobs of a higher one are worked on first.
     """
 
     display_name: str
     file_name: str
     items: list[msgspec.Raw]
+    priority: int = 0
 
 
 _Fields = dict[str, msgspec.Raw]
@@ -240,7 +301,7 @@ def _fields(raw: bytes | msgspec.Raw, known: frozenset[str], path: str) -> _Fiel
     message = msgspec.json.decode(raw, type=_Fields)
     unknown = [name for name in message if camel(name) not in known]
     if unknown:
-        raise unknown_field([(path, name) for name in unknown])
+        raise refusal(unknown_names(path, unknown))
     return {camel(name): value for name, value in message.items()}
 
 
@@ -251,19 +312,22 @@ def read_create(body: bytes) -> Create:
         ApiError: unreadable, or something unknown in it.
     """
     try:
-        batch = _fields(_fields(body, frozenset({"batch"}), "").get("batch", b"{}"), BATCH_FIELDS, "batch")
+        batch = _fields(_fields(body, frozenset({"batch"}), "").get("batch", b"{}"), _BATCH_FIELDS, "batch")
         config = _fields(batch.get("inputConfig", b"{}"), frozenset({"fileName", "requests"}), "batch.input_config")
         display_name = msgspec.json.decode(batch.get("displayName", b'""'), type=str)
         file_name = msgspec.json.decode(config.get("fileName", b'""'), type=str)
+        priority = as_int(msgspec.json.decode(batch.get("priority", b"0")))
         items: list[msgspec.Raw] = []
         if "requests" in config:
             inner = _fields(config["requests"], frozenset({"requests"}), "batch.input_config.requests")
             items = msgspec.json.decode(inner.get("requests", b"[]"), type=list[msgspec.Raw])
     except msgspec.DecodeError as error:
         raise bad_payload(str(error)) from None
+    if priority is None:
+        raise ApiError(400, "Invalid value at 'batch.priority' (TYPE_INT64)")
     if bool(file_name) == bool(items):
         raise ApiError(400, "* GenerateContentBatch.input_config: input_config is not specified\n")  # wording not known
-    return Create(display_name=display_name, file_name=file_name, items=items)
+    return Create(display_name=display_name, file_name=file_name, items=items, priority=priority)
 
 
 def _object(raw: bytes) -> JsonObject:
@@ -277,8 +341,9 @@ def read_items(rows: Rows, items: list[msgspec.Raw]) -> Generator[None, None, No
     Raises:
         ApiError: 400 that names every unknown field.
     """
-    unknown: list[tuple[str, str]] = []
+    found: list[Wrong] = []
     pending_rows = pending_bytes = 0
+    message = f"{rows.kind.message}Item"
     for index, item in enumerate(items):
         raw = bytes(item)
         path = f"batch.input_config.requests.requests[{index}]"
@@ -286,19 +351,19 @@ def read_items(rows: Rows, items: list[msgspec.Raw]) -> Generator[None, None, No
             value = _object(raw)
         except msgspec.DecodeError as error:
             raise bad_payload(f"{error} at '{path}'") from None
-        request = value.get("request")
-        found = [(path, name) for name in unknown_in(value, _ITEM_FIELDS)]
-        found += unknown_fields_of(rows.kind, as_object(request), f"{path}.request")
-        unknown += found
-        if not found and not isinstance(request, dict):
+        if not is_clean(message, value):
+            found += wrongs(message, value, path)
+        elif value.get("request") is None:
             raise ApiError(400, f"* {path}.request: request is not specified\n")  # wording not known
-        if not unknown:
-            rows.add(_row_of(value, raw), rows.blob.size_bytes, len(raw))
+        elif (conflict := _conflict(value, raw)) is not None:
+            raise ApiError(400, conflict)
+        elif not found:
+            rows.add(_row_of(value, raw), rows.blob.size_bytes, raw)
             rows.blob.append(raw)
         pending_rows += 1
         pending_bytes += len(raw)
         if pending_rows >= _SLICE_ROWS or pending_bytes >= _SLICE_BYTES:
             pending_rows = pending_bytes = 0
             yield
-    if unknown:
-        raise unknown_field(unknown)
+    if found:
+        raise refusal(found)

@@ -12,11 +12,22 @@ from typing import Final
 
 import msgspec
 
-from .answers import RowError
-from .plan import Fault
+from .plan import Fault, Plan
+from .prompts import RowError
 from .state import State
 
-_ROW_FAULTS: Final = ("missing", "doubled", "doubled_other", "unknown_key", "garbled", "key_dropped")
+_ROW_FAULTS: Final = (
+    "missing",
+    "doubled",
+    "doubled_other",
+    "unknown_key",
+    "garbled",
+    "key_dropped",
+    "lone_surrogate",
+    "line_separators",
+    "huge",
+)
+_HUGE_BYTES: Final = 100 * 1024 * 1024
 
 OUTPUT_STATES: Final = frozenset({"SUCCEEDED", "PARTIALLY_SUCCEEDED"})
 
@@ -35,7 +46,10 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
         order: of the rows in the output.
         edits: by row, what happens to its place in the output: the names of the ``row.*`` faults without ``row.``.
         errors: rows that fail though they could be answered.
-        truncated: whether the last line of the output is cut.
+        truncated: whether the last line of an output file is cut.
+        cut_bytes: where an output file ends, None where its rows do.
+        vanished: whether the output file is not there, though the job names it.
+        padding_bytes: of a row that is padded.
     """
 
     starts_at: float
@@ -49,6 +63,9 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     edits: dict[int, tuple[str, ...]]
     errors: dict[int, RowError]
     truncated: bool
+    cut_bytes: int | None
+    vanished: bool
+    padding_bytes: int
 
 
 def ended_without_error(name: str) -> RowError:
@@ -95,6 +112,7 @@ def draw_script(state: State, *, name: str, count: int, from_file: bool, now: fl
     inlined = state.faults.draw("output.inline_from_file") if from_file else None
     shuffled = state.faults.draw("output.shuffled")
     truncated = state.faults.draw("output.truncated")
+    vanished = state.faults.draw("output.vanished")
     edits, errors = _draw_rows(state, count)
     order: list[int] | range = range(count)
     if shuffled is not None:
@@ -112,6 +130,9 @@ def draw_script(state: State, *, name: str, count: int, from_file: bool, now: fl
         edits=edits,
         errors=errors,
         truncated=truncated is not None,
+        cut_bytes=None if truncated is None else truncated.bytes,
+        vanished=vanished is not None,
+        padding_bytes=_padding_bytes(state.plan),
     )
 
 
@@ -134,6 +155,11 @@ def _end(fate: str, fault: Fault, name: str, count: int) -> tuple[str, RowError 
             return "PARTIALLY_SUCCEEDED", None, share
         case _:
             return "EXPIRED", usual, 0
+
+
+def _padding_bytes(plan: Plan) -> int:
+    huge = plan.faults.get("row.huge")
+    return 0 if huge is None else _HUGE_BYTES if huge.bytes is None else huge.bytes
 
 
 def _draw_rows(state: State, count: int) -> tuple[dict[int, tuple[str, ...]], dict[int, RowError]]:

@@ -1,7 +1,7 @@
 """The world behind a socket.
 
 Owns the aiohttp server around a :class:`World`: reading bodies within bounds, telling the time, letting other tasks
-run between slices, closing connections where the world says so, and the ``/emulator/...`` pages. It must not decide
+run between slices, and the ``/emulator/...`` pages. It must not decide
 anything about the service.
 
 Besides Google's methods it answers ``GET /emulator/ledger``, ``GET /emulator/requests``, ``GET /emulator/jobs`` and
@@ -14,7 +14,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,6 +24,7 @@ from aiohttp import ClientError, web
 from .ledger import Ledger
 from .messages import JSON_TYPE, Call, Reply
 from .plan import Plan
+from .sending import send
 from .world import Logged, World
 
 _PIECE_BYTES: Final = 8 * 1024 * 1024  # of an upload, given to the world as soon as it is there
@@ -140,8 +141,8 @@ class Emulator:
             return await self._page(request)
         call = await self._call_of(request)
         if isinstance(call, Reply):
-            return await self._send(request, call)
-        return await self._send(request, await self._reply_to(call))
+            return await send(request, call)
+        return await send(request, await self._reply_to(call))
 
     async def _reply_to(self, call: Call) -> Reply:
         steps = self.world.steps(call, self._clock())
@@ -191,21 +192,6 @@ class Emulator:
         piece = msgspec.structs.replace(call, body=b"".join(blocks), taken_bytes=taken_bytes, more=True)
         return self.world.handle(piece, self._clock())
 
-    async def _send(self, request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
-        if reply.delay_s:
-            await asyncio.sleep(reply.delay_s)
-        if reply.dropped:
-            if request.transport is not None:
-                request.transport.close()
-            return web.Response()
-        if isinstance(reply.body, bytes):
-            return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
-        response = web.StreamResponse(status=reply.status, headers=reply.headers)
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        await _write_all(response, reply.body)
-        return response
-
     async def _page(self, request: web.BaseRequest) -> web.Response:
         """Answer what is outside of Google's namespace."""
         match request.method, request.path:
@@ -223,13 +209,6 @@ class Emulator:
                 return _json(self.plan)
             case _:
                 return _json({"error": "no such page"}, status=404)
-
-
-async def _write_all(response: web.StreamResponse, blocks: Iterator[bytes]) -> None:
-    for block in blocks:
-        await response.write(block)
-        await asyncio.sleep(0)
-    await response.write_eof()
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

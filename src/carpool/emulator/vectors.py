@@ -16,6 +16,8 @@ from typing import Final
 
 _WORD: Final = re.compile(r"\w+")
 _WORD_WEIGHT: Final = 2.0
+_SHORT_WEIGHT: Final = 0.5  # "a", "to", "the": texts are not alike for sharing these
+_SHORT_BYTES: Final = 3
 _TRIGRAM_WEIGHT: Final = 0.5
 _FAINT: Final = 0.125 / 2**31
 _TEXT_CHARS_MAX: Final = 20_000  # what lies beyond is truncated, as models do
@@ -28,9 +30,10 @@ def _places(text: str, dimensions: int) -> dict[int, float]:
     sums: dict[int, float] = {}
     for word in _WORD.findall(text):
         raw = word.encode("utf-8", "surrogatepass")
+        weight = _WORD_WEIGHT if len(raw) > _SHORT_BYTES else _SHORT_WEIGHT
         code = zlib.crc32(raw)
         place = (code >> 1) % dimensions
-        sums[place] = sums.get(place, 0.0) + (_WORD_WEIGHT if code & 1 else -_WORD_WEIGHT)
+        sums[place] = sums.get(place, 0.0) + (weight if code & 1 else -weight)
         for start in range(len(raw) - 2):
             code = zlib.crc32(raw[start : start + 3], 0x5A5A)
             place = (code >> 1) % dimensions

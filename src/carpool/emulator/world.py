@@ -10,7 +10,6 @@ do something else. :meth:`World.handle` does it all at once.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import deque
 from collections.abc import Generator
@@ -18,36 +17,23 @@ from typing import Final, assert_never
 
 import msgspec
 
-from . import models
-from .batches import BatchService, JobView
-from .files import FileService, commands_of
+from . import catalog, models, streaming
+from .batches import BatchService
+from .caches import CacheService
+from .effects import Effects, asks_for_flex
+from .files import FileService
+from .jobs import JobView
 from .ledger import Ledger
-from .messages import TYPE_PREFIX, ApiError, Call, Op, Reply, too_large, usual_error
-from .plan import CallFault, Effect, Fault, Plan
-from .rows import Kind
+from .messages import TYPE_PREFIX, ApiError, Call, Op, Reply, no_such_model, too_large
+from .plan import Plan
+from .resources import Resources
+from .routes import CHUNK_OPS, Target, target_of
 from .state import State
 
 _LOG_CALLS_MAX: Final = 100_000
-_SLOW_S: Final = 30.0
 
-# A prefix before the version is accepted: base URLs may have a path.
-_PATH: Final = re.compile(r".*?/(?:(?P<side>upload|download)/)?(?P<version>v1|v1beta|v1alpha)/(?P<rest>[^/].*)")
-_MODEL: Final = re.compile(r"models/(?P<id>[^/:]+):(?P<verb>\w+)")
-_BATCH: Final = re.compile(r"batches/(?P<id>[^/:]+)(?::(?P<verb>\w+))?")
-_FILE: Final = re.compile(r"files/(?P<id>[^/:]+)(?::(?P<verb>\w+))?")
 # Longer than any name that a client may choose.
 _OUTPUT: Final = re.compile(r"files/batch-[a-z0-9]{36}")
-
-_MODEL_OPS: Final[dict[str, tuple[Op, Kind]]] = {
-    "generateContent": (Op.GENERATE, Kind.GENERATE),
-    "countTokens": (Op.COUNT, Kind.GENERATE),
-    "embedContent": (Op.EMBED, Kind.EMBED),
-    "batchEmbedContents": (Op.EMBED_MANY, Kind.EMBED),
-    "batchGenerateContent": (Op.CREATE, Kind.GENERATE),
-    "asyncBatchEmbedContent": (Op.CREATE, Kind.EMBED),
-}
-_LIVE_OPS: Final = frozenset({Op.GENERATE, Op.COUNT, Op.EMBED, Op.EMBED_MANY})
-_CHUNK_OPS: Final = frozenset({Op.UPLOAD_CHUNK, Op.UPLOAD_FINALIZE, Op.UPLOAD_QUERY, Op.UPLOAD_CANCEL})
 
 
 class Logged(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,16 +56,6 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
-class _Target(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call is about."""
-
-    op: Op
-    version: str = "v1beta"
-    name: str = ""
-    verb: str = ""
-    kind: Kind = Kind.GENERATE
-
-
 class World:
     """The emulated service.
 
@@ -92,7 +68,10 @@ class World:
     def __init__(self, plan: Plan | None = None, *, seed: int = 0, data_dir: str | None = None) -> None:
         self._state = State(plan or Plan(), seed=seed, data_dir=data_dir)
         self._files = FileService(self._state)
-        self._batches = BatchService(self._state, self._files)
+        self._caches = CacheService(self._state)
+        self._resources = Resources(self._files, self._caches)
+        self._batches = BatchService(self._state, self._files, self._resources)
+        self._effects = Effects(self._files)
         self._log: deque[Logged] = deque(maxlen=_LOG_CALLS_MAX)
 
     @property
@@ -112,7 +91,7 @@ class World:
     def ledger(self, now: float) -> Ledger:
         """Return the books as of now."""
         self.advance(now)
-        return self._state.ledger.snapshot()
+        return self._state.ledger.snapshot(self._caches.stored_token_s(now))
 
     def jobs(self, now: float) -> list[JobView]:
         """Return all jobs as of now, oldest first."""
@@ -120,7 +99,10 @@ class World:
         return self._batches.views(now)
 
     def advance(self, now: float) -> None:
-        """Let everything that ends by now end."""
+        """Let everything that ends or takes effect by now do so, in the order of time."""
+        while (at := self._effects.next_due(now)) is not None:
+            self._batches.advance(at)
+            self._effects.apply_next()
         self._batches.advance(now)
 
     def handle(self, call: Call, now: float) -> Reply:
@@ -146,7 +128,7 @@ class World:
             now: seconds since the epoch.
         """
         self.advance(now)
-        target = _target_of(call)
+        target = target_of(call)
         try:
             reply = yield from self._faulted(call, target, now)
         except ApiError as error:
@@ -164,36 +146,20 @@ class World:
             )
         return reply
 
-    def _faulted(self, call: Call, target: _Target, now: float) -> Generator[None, None, Reply]:
-        drawn = None if call.more else self._state.faults.draw_for_call(target.op)
-        if drawn is None:
-            return (yield from self._answer(call, target, now))
-        call_fault, fault = drawn
-        match call_fault.effect:
-            case Effect.REFUSE:
-                return _refused(call_fault, fault, target)
-            case Effect.DROP:
-                return Reply(dropped=True)
-            case Effect.DROP_MIDWAY:
-                with contextlib.suppress(ApiError):
-                    self._files.take_half(call)
-                return Reply(dropped=True)
-            case Effect.ERROR_AFTER | Effect.DROP_AFTER:
-                # A call that would have been refused has no effect, and that is not told either.
-                with contextlib.suppress(ApiError):
-                    yield from self._answer(call, target, now)
-                dropped = call_fault.effect is Effect.DROP_AFTER
-                return Reply(dropped=True) if dropped else _refused(call_fault, fault, target)
-            case Effect.SLOW:
-                reply = yield from self._answer(call, target, now)
-                return msgspec.structs.replace(reply, delay_s=_SLOW_S if fault.seconds is None else fault.seconds)
-            case _:
-                assert_never(call_fault.effect)
+    def _faulted(self, call: Call, target: Target, now: float) -> Generator[None, None, Reply]:
+        def answer(call: Call, now: float) -> Generator[None, None, Reply]:
+            return self._answer(call, target, now)
 
-    def _answer(self, call: Call, target: _Target, now: float) -> Generator[None, None, Reply]:
+        drawn = None if call.more else self._state.faults.draw_for_call(target.op, lambda: asks_for_flex(call))
+        if drawn is None:
+            return (yield from answer(call, now))
+        return (yield from self._effects.play(call, answer, now, op=target.op, model=target.name, drawn=drawn))
+
+    def _answer(self, call: Call, target: Target, now: float) -> Generator[None, None, Reply]:
         """Check who calls and how much, then do what is asked."""
-        if target.op not in _CHUNK_OPS:
-            self._check_key(call)
+        if target.op not in CHUNK_OPS:
+            if target.op is not Op.FILES_REGISTER:
+                self._check_key(call)
             limit = self.plan.inline_bytes_max if target.op is Op.CREATE else self.plan.live_bytes_max
             if call.size_bytes > limit:
                 raise too_large(limit)
@@ -202,19 +168,29 @@ class World:
             return (yield from self._batches.create(call, target.kind, target.name, now))
         return self._answer_at_once(call, target, now)
 
-    def _answer_at_once(self, call: Call, target: _Target, now: float) -> Reply:
-        if target.op in _LIVE_OPS:
-            models.check_model(self._state, target.name, target.verb, target.kind, target.version)
+    def _answer_at_once(self, call: Call, target: Target, now: float) -> Reply:
         of_job = _OUTPUT.fullmatch(target.name) is not None
         match target.op:
-            case Op.GENERATE:
-                return models.generate(self._state, call, target.name)
-            case Op.COUNT:
-                return models.count(call)
-            case Op.EMBED:
-                return models.embed(self._state, call, target.name)
-            case Op.EMBED_MANY:
-                return models.embed_many(self._state, call, target.name)
+            case Op.GENERATE | Op.STREAM | Op.COUNT | Op.EMBED | Op.EMBED_MANY:
+                return self._answer_live(call, target, now)
+            case Op.MODELS_GET:
+                return catalog.get_model(self._state, target.name, target.version)
+            case Op.MODELS_LIST:
+                return catalog.list_models(self._state, call, target.version)
+            case Op.TUNED_LIST:
+                return catalog.list_tuned(self._state, call)
+            case Op.CACHES_CREATE:
+                return self._caches.create(call, target.version, now)
+            case Op.CACHES_GET:
+                return self._caches.get(target.name, now)
+            case Op.CACHES_LIST:
+                return self._caches.list_caches(call, now)
+            case Op.CACHES_UPDATE:
+                return self._caches.update(target.name, call, now)
+            case Op.CACHES_DELETE:
+                return self._caches.delete(target.name, now)
+            case Op.UPDATE:
+                return self._batches.update(target.name, call, target.kind, now)
             case Op.GET:
                 return self._batches.get(target.name, now)
             case Op.LIST:
@@ -240,10 +216,29 @@ class World:
             case Op.DOWNLOAD:
                 service = self._batches if of_job else self._files
                 return service.download(target.name, now)
+            case Op.FILES_REGISTER:
+                return self._files.register(call)
+            case Op.UNKNOWN if target.verb:
+                raise no_such_model(target.name, target.version, target.verb)
             case Op.UNKNOWN | Op.CREATE:
                 raise ApiError(404, "Method not found.")
             case _:
                 assert_never(target.op)
+
+    def _answer_live(self, call: Call, target: Target, now: float) -> Reply:
+        models.check_model(self._state, target.name, target.verb, target.kind, target.version)
+        live = models.Live(self._state, self._resources, call, target.name, now)
+        match target.op:
+            case Op.STREAM:
+                return streaming.stream(live)
+            case Op.COUNT:
+                return live.count()
+            case Op.EMBED:
+                return live.embed()
+            case Op.EMBED_MANY:
+                return live.embed_many()
+            case _:
+                return live.generate()
 
     def _check_key(self, call: Call) -> None:
         key = call.headers.get("x-goog-api-key") or call.query.get("key")
@@ -269,71 +264,3 @@ class World:
                     {"@type": TYPE_PREFIX + "google.rpc.LocalizedMessage", "locale": "en-US", "message": message},
                 ],
             )
-
-
-def _refused(call_fault: CallFault, fault: Fault, target: _Target) -> Reply:
-    """Return the error of a call fault."""
-    if call_fault.body is not None:
-        headers = {"Content-Type": call_fault.content_type}
-        return Reply(status=call_fault.code, body=call_fault.body, headers=headers)
-    model = target.name if target.op in _LIVE_OPS else None
-    return usual_error(fault.code or call_fault.code, model=model, message=fault.message).reply()
-
-
-def _target_of(call: Call) -> _Target:
-    """Read what a call is about off its method and path."""
-    found = _PATH.fullmatch(call.path)
-    if found is None:
-        return _Target(op=Op.UNKNOWN)
-    side, version, rest = found["side"], found["version"], found["rest"]
-    if side == "upload":
-        return _upload_target(call, version, rest)
-    if side is None and (model := _MODEL.fullmatch(rest)) is not None:
-        op, kind = _MODEL_OPS.get(model["verb"], (Op.UNKNOWN, Kind.GENERATE))
-        op = op if call.method == "POST" else Op.UNKNOWN
-        return _Target(op=op, version=version, name=model["id"], verb=model["verb"], kind=kind)
-    if side is None and (rest == "batches" or rest.startswith("batches/")):
-        return _batch_target(call, version, rest)
-    return _file_target(call, version, rest, download_side=side == "download")
-
-
-def _upload_target(call: Call, version: str, rest: str) -> _Target:
-    commands = commands_of(call)
-    if call.method != "POST" or rest != "files":
-        return _Target(op=Op.UNKNOWN, version=version)
-    if "upload_id" not in call.query:
-        return _Target(op=Op.UPLOAD_START if commands == frozenset({"start"}) else Op.UNKNOWN, version=version)
-    if "query" in commands:
-        return _Target(op=Op.UPLOAD_QUERY, version=version)
-    if "cancel" in commands:
-        return _Target(op=Op.UPLOAD_CANCEL, version=version)
-    return _Target(op=Op.UPLOAD_FINALIZE if "finalize" in commands else Op.UPLOAD_CHUNK, version=version)
-
-
-def _batch_target(call: Call, version: str, rest: str) -> _Target:
-    if rest == "batches":
-        return _Target(op=Op.LIST if call.method == "GET" else Op.UNKNOWN, version=version)
-    found = _BATCH.fullmatch(rest)
-    if found is None:
-        return _Target(op=Op.UNKNOWN, version=version)
-    ops: dict[tuple[str, str | None], Op] = {
-        ("GET", None): Op.GET,
-        ("DELETE", None): Op.DELETE,
-        ("POST", "cancel"): Op.CANCEL,
-    }
-    op = ops.get((call.method, found["verb"]), Op.UNKNOWN)
-    return _Target(op=op, version=version, name=f"batches/{found['id']}")
-
-
-def _file_target(call: Call, version: str, rest: str, *, download_side: bool) -> _Target:
-    if rest == "files" and not download_side:
-        return _Target(op=Op.FILES_LIST if call.method == "GET" else Op.UNKNOWN, version=version)
-    found = _FILE.fullmatch(rest)
-    if found is None:
-        return _Target(op=Op.UNKNOWN, version=version)
-    name = f"files/{found['id']}"
-    if call.method == "GET" and found["verb"] == "download":
-        return _Target(op=Op.DOWNLOAD, version=version, name=name)
-    ops: dict[tuple[str, str | None], Op] = {("GET", None): Op.FILES_GET, ("DELETE", None): Op.FILES_DELETE}
-    op = Op.UNKNOWN if download_side else ops.get((call.method, found["verb"]), Op.UNKNOWN)
-    return _Target(op=op, version=version, name=name)
