@@ -1,13 +1,38 @@
-"""Documents say what the code does."""
+"""Documents say what the code does; that their code runs is shown in ``tests/docs``."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Final
 
+import pytest
+
+import carpool
 from carpool._core.model import TRANSITIONS
+from carpool.emulator import FAULT_NAMES, Plan
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT: Final = Path(__file__).parent.parent
+DOCS: Final = ROOT / "docs"
+PAGES: Final = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+README: Final = (ROOT / "README.md").read_text("utf-8")
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def prose_of(page: Path) -> str:
+    """Return a page without its code."""
+    return re.sub(r"^( *)```.*?^\1```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return what links can point at within a page: its headings, as GitHub spells them."""
+    titles = re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_the_diagram_of_job_states_is_the_table_of_transitions() -> None:
@@ -16,3 +41,81 @@ def test_the_diagram_of_job_states_is_the_table_of_transitions() -> None:
     drawn = set(re.findall(r"(\w+) --> (\w+)", block))
     table = {(state.name, after.name) for state, states in TRANSITIONS.items() for after in states}
     assert drawn == table
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, _, anchor in re.findall(r"\]\(([^)#]*)(#?)([^)]*)\)", prose_of(page)):
+        if target.startswith("https://"):
+            continue
+        linked = (page.parent / target).resolve() if target else page
+        assert linked.exists(), target
+        assert linked.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors_of(linked), f"{target}#{anchor}"
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", prose_of(DOCS / "index.md"))}
+    assert {page for page in DOCS.rglob("*.md") if page.name != "index.md"} <= linked
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "generate.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), f"run: python docs/generate.py\n{done.stdout}{done.stderr}"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = "".join((DOCS / "reference" / name).read_text("utf-8") for name in ("api.md", "errors.md", "settings.md"))
+    missing = [name for name in carpool.__all__ if f"`{name}`" not in text and f"`carpool.{name}`" not in text]
+    assert missing == []
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    text = (DOCS / "reference" / "settings.md").read_text("utf-8")
+    assert [name for name in carpool.Settings.__struct_fields__ if f"| `{name}` |" not in text] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "reference"], ids=named)
+def test_settings_and_faults_that_pages_name_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    known = set(carpool.Settings.__struct_fields__)
+    variables = set(re.findall(r"\bCARPOOL_([A-Z_]+)\b", text)) - {"HOME", "BASE_URL"}
+    assert {name.lower() for name in variables} <= known
+    quoted = set(re.findall(r"\"((?:create|get|list|upload|job|output|row)\.\w+)\"", text))
+    assert quoted <= FAULT_NAMES
+
+
+def test_what_is_said_of_the_emulators_plan_is_in_it() -> None:
+    text = prose_of(DOCS / "explanation" / "emulator.md")
+    named = set(re.findall(r"\(`([a-z]+_[a-z_]+)`", text))
+    assert len(named) >= 3
+    assert named <= set(Plan.__struct_fields__)
+
+
+def test_every_statement_about_the_service_has_its_evidence() -> None:
+    """Rows of the tables of the emulator's page end with kinds of evidence that the page explains."""
+    text = (DOCS / "explanation" / "emulator.md").read_text("utf-8")
+    kinds = set(re.findall(r"^\| \*\*(\w+)\*\* \|", text, re.MULTILINE))
+    tables = text.split("## Versions, keys, JSON")[1]
+    rows = [row for row in re.findall(r"^\| .* \|$", tables, re.MULTILINE) if "what the emulator does" not in row]
+    assert len(rows) > 40
+    unlabelled = [row for row in rows if not kinds & set(re.findall(r"\w+", row.rstrip(" |").rpartition("| ")[2]))]
+    assert [row for row in unlabelled if "none: by design" not in row] == []
+
+
+def test_the_readme_says_what_was_not_tried() -> None:
+    assert "Nothing has been run against\nthe live service yet." in README
+
+
+def test_the_readme_shows_two_commands_and_few_lines() -> None:
+    assert "pip install . && carpool demo" in README
+    assert "pip install '.[test]' && pytest" in README
+    code = README.split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+
+
+def test_nobody_promises_a_machine_of_ours() -> None:
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(?:work|tmp|root|home)/", page.read_text("utf-8")), named(page)
