@@ -1,16 +1,19 @@
 """The two ports: Provider (a batch service) and Store (a durable tracker). Their docstrings are the contracts.
 
+What a provider may have besides, files for the parts of requests and cached content, are small ports of their own.
+
 One contract suite runs over every store, one over every provider. This module knows neither aiohttp nor diskcache.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from carpool._core.messages import Record, Write
 from carpool._core.model import Block, Fault, Framing, Job, Place, RemoteFile, Span
-from carpool.types import BatchJob
+from carpool.types import BatchJob, Cache, File
 
 OpenAt = Callable[[int], AsyncIterator[bytes]]
 """Opens the bytes to upload from an offset."""
@@ -89,7 +92,15 @@ class Provider(Protocol):
 
 
 class Store(Protocol):
-    """A durable tracker. Raises ``StoreError`` and nothing else (cancellation apart)."""
+    """A durable tracker. Raises ``StoreError`` and nothing else (cancellation apart).
+
+    ``StoreFull`` from ``commit`` means that the same writes may be committed again once there is room.
+    """
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more new requests may take up, as of the last commit; 0 or less: take none in."""
+        ...
 
     async def open(self) -> None:
         """Take hold of the store, and check it."""
@@ -116,4 +127,62 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was committed and let go of the store."""
+        ...
+
+
+class FileService(Protocol):
+    """Files for the parts of requests: what ``client.files`` needs of a provider, as its attribute ``files``.
+
+    Optional. Raises ``ProviderError``, and ``ConfigurationError`` for what cannot be asked.
+    """
+
+    async def upload(self, source: Path | bytes, mime_type: str | None, display_name: str | None) -> File:
+        """Upload a file, and return it once the server can use it."""
+        ...
+
+    async def usable(self, name: str) -> File:
+        """Return a file once the server can use it."""
+        ...
+
+    async def get(self, name: str) -> File:
+        """Return the server's description of a file."""
+        ...
+
+    def list(self) -> AsyncGenerator[File]:
+        """Iterate over all files."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Delete a file; one that is gone already counts as deleted."""
+        ...
+
+    def name_of(self, uri: str) -> str:
+        """Return the name of the file that a URI stands for; empty if it is none of this service's."""
+        ...
+
+
+class CacheService(Protocol):
+    """Cached content: what ``client.caches`` needs of a provider, as its attribute ``caches``.
+
+    Optional. Raises as ``FileService``.
+    """
+
+    async def create(self, model: str, contents: Any, config: Any, ttl_s: float, display_name: str | None) -> Cache:
+        """Create cached content, with one call that is never repeated."""
+        ...
+
+    async def get(self, name: str) -> Cache:
+        """Return the server's description of a cache."""
+        ...
+
+    def list(self) -> AsyncGenerator[Cache]:
+        """Iterate over all caches."""
+        ...
+
+    async def extend(self, name: str, ttl_s: float) -> Cache:
+        """Let a cache live so much longer from now on."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Delete a cache; one that is gone already counts as deleted."""
         ...

@@ -62,38 +62,29 @@ async def test_a_commit_that_does_not_fit_does_not_fail_those_queued_with_it(
     await store.close()
 
 
-async def test_at_its_limit_the_store_takes_no_more_requests_but_everything_else(home: Path) -> None:
+async def test_the_store_tells_how_much_more_it_takes_and_still_writes_what_it_must(home: Path) -> None:
     store = DiskStore(home, Settings(store_bytes_max=1_000_000))
     await store.open()
+    assert 990_000 < store.room_bytes < 1_000_000
     await store.commit([put_segment(1, [b"x" * 600_000])])
-    with pytest.raises(StoreFull, match=r"Settings\.store_bytes_max \(1,000,000 bytes\): raise it"):
-        await store.commit([put_job("a"), put_segment(2, [b"y" * 600_000])])
+    assert 390_000 < store.room_bytes < 400_000
     await store.commit([put_marks(1), put_job("b"), put_results(1, [b"z" * 600_000])])
-    with pytest.raises(StoreFull):
-        await store.commit([put_segment(2, [b"small"])])
+    assert store.room_bytes < 0
     await store.close()
 
     store = DiskStore(home, Settings(store_bytes_max=1_000_000))
     await store.open()
-    with pytest.raises(StoreFull):
-        await store.commit([put_segment(2, [b"small"])])
+    assert store.room_bytes < 0
     await store.commit([DropSegments([1])])
-    await store.commit([put_segment(2, [b"small"])])
-    assert [chunk async for chunk in store.read([(2, 0, 1)])] == [b"small"]
+    assert 390_000 < store.room_bytes < 400_000
     await store.close()
 
 
-async def test_the_limit_counts_what_is_queued_together(home: Path) -> None:
-    store = DiskStore(home, Settings(store_bytes_max=1_000_000))
-    await store.open()
-    go_on = blocked(store)
-    waiting = [store.commit([put_segment(no, [b"x" * 400_000])]) for no in range(4)]
-    waiting += [store.commit([DropSegments([0])]), store.commit([put_segment(9, [b"x" * 400_000])])]
-    go_on()
-    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    full = [isinstance(outcome, StoreFull) for outcome in outcomes]
-    assert full == [False, False, True, True, False, False]
-    assert outcomes[2] is not outcomes[3]
+async def test_a_disk_that_is_nearly_full_has_no_room_for_requests(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await opened(home)
+    assert store.room_bytes > 0
+    monkeypatch.setattr("carpool._stores.disk.free_bytes", lambda _: 33_554_431)
+    assert store.room_bytes == -1
     await store.close()
 
 

@@ -21,6 +21,7 @@ from carpool._core.messages import (
     Action,
     DropJob,
     DropSegments,
+    Expire,
     Forget,
     PutJob,
     PutMarks,
@@ -158,12 +159,22 @@ class Book:
         segment.deadlines[row] = deadline
         heapq.heappush(self.deadlines, (deadline, place_of(segment.no, row)))
 
+    def overdue(self, now: float) -> list[Expire]:
+        """Take out the deadlines that have passed, and return what to tell the awaiters of requests still open."""
+        expired: list[Expire] = []
+        while self.deadlines and self.deadlines[0][0] <= now:
+            deadline, place = heapq.heappop(self.deadlines)
+            if self.is_open(place):
+                expired.append(Expire(place=place, deadline=deadline))
+        return expired
+
     def drop_stale_deadlines(self) -> None:
         """Forget the deadlines of requests that are answered."""
-        self.deadlines = [entry for entry in self.deadlines if self._is_open(entry[1])]
+        self.deadlines = [entry for entry in self.deadlines if self.is_open(entry[1])]
         heapq.heapify(self.deadlines)
 
-    def _is_open(self, place: Place) -> bool:
+    def is_open(self, place: Place) -> bool:
+        """Return whether a request still waits for its answer."""
         segment, row = self.at(place)
         return segment is not None and (not segment.states or segment.states[row] != DONE)
 

@@ -18,7 +18,6 @@ from carpool._core.messages import (
     Closing,
     Created,
     Event,
-    Expire,
     FetchEnded,
     Flushed,
     Found,
@@ -194,6 +193,22 @@ class Engine:
             return Claim.LIVE, candidate.place
         return Claim.NEW, 0
 
+    def knows(self, key: str | None, digest: bytes, now: float) -> bool:
+        """Return whether asking for this now would send nothing new; it changes nothing."""
+        book = self.book
+        if key is None:
+            waiting = book.keys.abandoned.get(digest, ())
+            return any(
+                now - candidate.accepted_at <= book.settings.reuse_window_s
+                and (candidate.kept or book.is_open(candidate.place))
+                for candidate in waiting
+            )
+        place = book.keys.kept.get(key)
+        if key in book.keys.live or place is None:
+            return key in book.keys.live
+        head = book.results[place >> ROW_BITS]
+        return not head.failed[place & ROW_MASK] and now - head.kept_at <= book.settings.keep_results_s
+
     @property
     def has_abandoned(self) -> bool:
         """Whether any request could be adopted."""
@@ -261,6 +276,11 @@ class Engine:
         self._unswept.clear()
         self._advance(now)
         return book.take_step()
+
+    def tidy(self, now: float) -> Step:
+        """Drop what is past its time, and answer with what to write down; nothing that is under way goes on."""
+        self._expire_kept(now)
+        return self.book.take_step()
 
     def next_wakeup(self) -> float | None:
         """Return when to send ``Woken`` if nothing else happens before; ``None``: nothing waits for time to pass."""
@@ -362,7 +382,8 @@ class Engine:
     def _advance(self, now: float) -> None:
         """Do what has become due."""
         book = self.book
-        self._expire_deadlines(now)
+        for action in book.overdue(now):
+            book.act(action)
         if now >= self._next_expiry:
             self._expire_kept(now)
             self._next_expiry = now + _EXPIRY_PAUSE_S
@@ -372,14 +393,6 @@ class Engine:
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
                 lifecycle.resume(book, book.seal(batch, now))
-
-    def _expire_deadlines(self, now: float) -> None:
-        deadlines = self.book.deadlines
-        while deadlines and deadlines[0][0] <= now:
-            deadline, place = heapq.heappop(deadlines)
-            segment, row = self.book.at(place)
-            if segment is not None and segment.states[row] != DONE:
-                self.book.act(Expire(place=place, deadline=deadline))
 
     def _expire_kept(self, now: float) -> None:
         """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""

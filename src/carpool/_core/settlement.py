@@ -180,11 +180,15 @@ def give_back(book: Book, job: Job, failure: Failure) -> None:
 
 def on_undelivered(book: Book, event: Undelivered, now: float) -> None:
     """Keep answers that their callers did not live to take, for whoever asks the same again."""
-    rows = [
-        shelf.KeptRow(place=place, key=key, digest=digest, flags=ABANDONED, failed=False, body=body)
-        for place, key, digest, body in event.rows
-    ]
-    shelf.keep(book, event.lane, event.job, rows, now)
+    rows: list[shelf.KeptRow] = []
+    for place, key, digest, body in event.rows:
+        handed = book.handed.pop(place, None)
+        if handed is None:
+            rows.append(shelf.KeptRow(place=place, key=key, digest=digest, flags=ABANDONED, failed=False, body=body))
+        else:
+            shelf.offer(book, handed)  # stored before it was handed over: twice stored, it could be given twice
+    if rows:
+        shelf.keep(book, event.lane, event.job, rows, now)
 
 
 def trim(book: Book, job: Job) -> bool:

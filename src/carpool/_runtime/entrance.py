@@ -15,7 +15,7 @@ from carpool._core.messages import Event, Undelivered
 from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
 from carpool._runtime.awaiters import Answer, Asked, Awaiters
 from carpool._runtime.kept import KeptReads
-from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge
+from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge, StoreFull
 from carpool.types import Facts, Kind
 
 Line: TypeAlias = Callable[[str, bytes], bytes]
@@ -35,6 +35,7 @@ class Entrance:
         now: Callable[[], float],
         wake: Callable[[], None],
         spill: Callable[[], None],
+        room: Callable[[], int],
     ) -> None:
         self._engine = engine
         self._awaiters = awaiters
@@ -43,6 +44,9 @@ class Entrance:
         self._now = now
         self._wake = wake
         self._spill = spill
+        self._room = room
+        self.room_bytes = room()
+        """What the store has room for, less what came in since it was last asked."""
         self._loop = asyncio.get_running_loop()
         self._line_bytes_max = engine.book.settings.file_bytes_max
         self._lanes: dict[tuple[Kind, str], Lane] = {}
@@ -64,6 +68,7 @@ class Entrance:
         Raises:
             KeyConflict: the key was given with another request.
             RequestTooLarge: no batch file can hold the request.
+            StoreFull: the store has no room for it.
         """
         engine, now = self._engine, self._now()
         if key is not None:
@@ -82,6 +87,9 @@ class Entrance:
                 f"request {key!r} takes {len(line)} bytes, more than a batch file may hold; upload its media as files",
                 key=key,
             )
+        if len(line) > self.room_bytes:
+            self._check_room(len(line), key)
+        self.room_bytes -= len(line)
         lane = self._lanes.get((kind, model))
         if lane is None:
             lane = self._lanes[kind, model] = Lane(kind, model.removeprefix("models/"))
@@ -92,6 +100,15 @@ class Entrance:
             self._spill()
         self._wake()
         return Asked(key, place, future, now, False, False, flags != 0)  # noqa: FBT003 - keywords cost on the hot path
+
+    def _check_room(self, size_bytes: int, key: str) -> None:
+        self.room_bytes = self._room()
+        if size_bytes > self.room_bytes:
+            raise StoreFull(
+                "the store is full, and nothing was sent: make room on its disk, or raise Settings.store_bytes_max; "
+                "what was accepted before goes on by itself",
+                key=key,
+            )
 
     def find(self, key: str) -> Asked | None:
         """Join the request of an explicit key; ``None`` if nobody ever gave it."""
@@ -128,6 +145,10 @@ class Entrance:
         if deadline is not None:
             self._engine.set_deadline(place, deadline)
         return Asked(segment.keys[row], place, future, segment.accepted_at, reused=True, kept=False, explicit=explicit)
+
+    def knows(self, key: str | None, digest: bytes) -> bool:
+        """Return whether asking for this now would join a request, or find a result, that is there already."""
+        return self._engine.knows(key, digest, self._now())
 
     def kind_of(self, asked: Asked) -> Kind:
         """Return what kind of request was joined."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from copy import copy
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -17,7 +17,9 @@ from carpool._ports import Store
 from carpool._runtime.awaiters import Answer
 from carpool._runtime.calls import facts_of
 from carpool._runtime.verdicts import exception_for
-from carpool.errors import CarpoolError, StoreError
+from carpool.errors import CarpoolError, RequestFailed, StoreError
+
+_Read: TypeAlias = tuple[Place, ResultsHead, asyncio.Future[Answer]]
 
 _decoder: Final = msgspec.json.Decoder(Failure)
 
@@ -28,7 +30,7 @@ class KeptReads:
     def __init__(self, engine: Engine, store: Store) -> None:
         self._engine = engine
         self._store = store
-        self._waiting: list[tuple[Place, asyncio.Future[Answer]]] = []
+        self._waiting: list[_Read] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -36,28 +38,55 @@ class KeptReads:
     def ask(self, place: Place) -> asyncio.Future[Answer]:
         """Return a future of the result at a place; it is read when ``serve`` is called next."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((place, future))
+        self._waiting.append((place, self._engine.book.results[place >> ROW_BITS], future))
         return future
 
     async def serve(self) -> None:
-        """Read all that was asked for, and hand it over."""
+        """Read all that was asked for, and hand it over.
+
+        What was dropped since, as the error of a key that somebody tries again, is told as gone.
+        """
         waiting, self._waiting = self._waiting, []
-        heads = [self._engine.book.results[place >> ROW_BITS] for place, _ in waiting]
-        try:
-            bodies = await self._store.results([place for place, _ in waiting])
-        except StoreError as error:
-            for _, future in waiting:
+        while waiting:
+            waiting = self._still_there(waiting)
+            try:
+                bodies = await self._store.results([place for place, _, _ in waiting])
+            except StoreError as error:
+                if any(place >> ROW_BITS not in self._engine.book.results for place, _, _ in waiting):
+                    continue  # dropped while it was read: the others can still be had
+                for _, _, future in waiting:
+                    if not future.done():
+                        future.set_exception(copy(error))
+                return
+            except BaseException:
+                # Cancelled, as the client is being left: whoever sends the others away sends these away too.
+                self._waiting = waiting + self._waiting
+                raise
+            for (place, head, future), body in zip(waiting, bodies, strict=True):
                 if not future.done():
-                    future.set_exception(copy(error))
+                    self._hand(place, head, body, future)
             return
-        for (place, future), head, body in zip(waiting, heads, bodies, strict=True):
-            if not future.done():
-                self._hand(place, head, body, future)
+
+    def _still_there(self, waiting: list[_Read]) -> list[_Read]:
+        there: list[_Read] = []
+        for place, head, future in waiting:
+            if place >> ROW_BITS in self._engine.book.results:
+                there.append((place, head, future))
+            elif not future.done():
+                key = head.keys[place & ROW_MASK]
+                future.set_exception(
+                    RequestFailed(
+                        f"the stored result of request {key!r} was dropped before it could be read, since its key is "
+                        "tried again or its time was over. Ask for it again",
+                        key=key,
+                    )
+                )
+        return there
 
     def dismiss(self, error: CarpoolError) -> None:
         """Fail all that was asked for and not read."""
         waiting, self._waiting = self._waiting, []
-        for _, future in waiting:
+        for _, _, future in waiting:
             if not future.done():
                 future.set_exception(copy(error))
 

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from copy import copy
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 import anyio
 import msgspec
@@ -43,13 +43,14 @@ from carpool._core.model import Meta, Place
 from carpool._core.recovery import Recovery
 from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
-from carpool._runtime.calls import Calls, Question, facts_of
+from carpool._runtime.calls import Calls, Question
+from carpool._runtime.commits import Commits
 from carpool._runtime.entrance import Entrance, Line
 from carpool._runtime.fetch import Sorted
 from carpool._runtime.gate import Gate
+from carpool._runtime.handover import Handover
 from carpool._runtime.kept import KeptReads
-from carpool._runtime.verdicts import exception_for
-from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError
+from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError, StoreFull
 from carpool.settings import Settings
 from carpool.types import Stats
 
@@ -69,8 +70,7 @@ class Runtime:
         self._awaiters = Awaiters()
         self._gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
         self._inbox: list[Event] = []
-        self._handovers: list[Sorted] = []
-        self._spilled: list[Awaitable[None]] = []
+        self._commits = Commits(store, self._pass_time)
         self._after_turn: list[asyncio.Future[None]] = []
         self._until: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._draining = False
@@ -129,7 +129,9 @@ class Runtime:
             now=self.now,
             wake=self._wake,
             spill=self._spill,
+            room=lambda: self._commits.room_bytes,
         )
+        self._handover = Handover(self.engine, self.entrance, self._awaiters, self.now)
         self._calls = Calls(
             provider=self._provider,
             store=self._store,
@@ -154,18 +156,23 @@ class Runtime:
         self._closing = True
         try:
             if self._failed is None:
-                await self._settle_down(on_close, clean=clean)
+                with anyio.CancelScope(shield=not clean):  # what is left behind is put on record even so
+                    await self._settle_down(on_close, clean=clean)
+        except CarpoolError:
+            if clean:  # else whoever left has an error already, and the log has this one
+                raise
         finally:
             self._closed = True
             self._stopping = True
             self._wake()
             self._gate.shut_down()
-            try:
-                await asyncio.wait((self._runner,))
-            finally:
-                self._dismiss()
-                await self._provider.close()
-                await self._store.close()
+            with anyio.CancelScope(shield=True):  # which would cancel at each await: nothing would be let go
+                try:
+                    await asyncio.wait((self._runner,))
+                finally:
+                    self._dismiss()
+                    await self._provider.close()
+                    await self._store.close()
 
     async def _settle_down(self, on_close: str, *, clean: bool) -> None:
         if on_close == "drain" and clean:
@@ -190,10 +197,7 @@ class Runtime:
         )
         for waiter in self._awaiters.clear():
             waiter.set_exception(copy(reason))
-        for block in self._handovers:
-            for waiter, _, body in block.handovers:
-                if not waiter.done():
-                    waiter.set_result((body, block.facts))
+        self._handover.dismiss()
         self._kept.dismiss(reason)
         for future in (*(reached for _, reached in self._until), *self._after_turn):
             if not future.done():
@@ -237,6 +241,14 @@ class Runtime:
         self._wake()
         await done
 
+    def start(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """Run something beside the loop until it ends, or the client is closed. It must not raise."""
+        self._group.start_soon(work, *args)
+
+    def is_open(self, place: Place) -> bool:
+        """Return whether a request still waits for its answer."""
+        return self.engine.book.is_open(place)
+
     async def flush(self) -> None:
         """Let what waits now go as soon as jobs may start."""
         self._inbox.append(Flushed())
@@ -275,9 +287,8 @@ class Runtime:
         self._wake_event.set()
 
     def _spill(self) -> None:
-        writes: list[Write] = list(self.engine.spilled)
+        self._commits.spill(list(self.engine.spilled))
         self.engine.spilled.clear()
-        self._spilled.append(self._store.commit(writes))
 
     async def _run(self, ready: asyncio.Future[None]) -> None:
         """Run until stopped; whatever ends it, nobody is left waiting."""
@@ -320,6 +331,24 @@ class Runtime:
         with anyio.move_on_after(max(0.0, due - self.now())):
             await self._wake_event.wait()
 
+    async def _pass_time(self, full: StoreFull, pause_s: float) -> None:
+        """Wait for room: deadlines pass and stored results are read meanwhile; a client that is left does not wait."""
+        self.entrance.room_bytes = 0
+        until = self.now() + pause_s
+        while (left_s := until - self.now()) > 0:
+            if self._closing:
+                raise full
+            self._wake_event.clear()
+            if self._kept:
+                self._group.start_soon(self._kept.serve)
+            for action in self.engine.book.overdue(self.now()):
+                self._handover.expire(action)
+            deadlines = self.engine.book.deadlines
+            if deadlines:
+                left_s = min(left_s, deadlines[0][0] - self.now())
+            with anyio.move_on_after(max(0.0, left_s)):
+                await self._wake_event.wait()
+
     async def _turn(self) -> None:
         """Take everything that came since the last turn: one step an event, one commit, then the actions."""
         self._wake_event.clear()
@@ -335,27 +364,17 @@ class Runtime:
             step = self.engine.step(event, now)
             writes += step.writes
             actions += step.actions
-        self._hand_over()
+        self._handover.booked()
         try:
             lines = await self._calls.lines_of_failed(actions)
-            await self._commit(writes)
+            await self._commits.commit(writes)
+            self.entrance.room_bytes = self._commits.room_bytes
             for action in actions:
                 self._act(action, lines)
             self._finish_turn(after)
         except BaseException:
             self._after_turn = after + self._after_turn
             raise
-
-    def _hand_over(self) -> None:
-        """Give awaiters the answers that the engine has booked; who was cancelled meanwhile leaves his to the next."""
-        blocks, self._handovers = self._handovers, []
-        for block in blocks:
-            facts = block.facts
-            for waiter, place, body in block.handovers:
-                if waiter.done():
-                    self.entrance.undelivered(place, body, facts)
-                else:
-                    waiter.set_result((body, facts))
 
     def _finish_turn(self, after: list[asyncio.Future[None]]) -> None:
         if self._kept:
@@ -370,14 +389,6 @@ class Runtime:
                 future.set_result(None)
         self._until = [(state, future) for state, future in self._until if not future.done()]
 
-    async def _commit(self, writes: list[Write]) -> None:
-        spilled, self._spilled = self._spilled, []
-        last = self._store.commit(writes) if writes else None
-        for commit in spilled:
-            await commit
-        if last is not None:
-            await last
-
     # -- actions
 
     def _act(self, action: Action, lines: dict[Place, bytes]) -> None:
@@ -389,27 +400,17 @@ class Runtime:
             case DeleteRemote():
                 self._group.start_soon(self._delete, action)
             case Deliver():
-                self._deliver(action)
+                self._handover.deliver(action)
             case Fail():
-                for place, key in zip(action.places, action.keys, strict=True):
-                    for waiter in self._awaiters.take(place):
-                        waiter.set_exception(exception_for(action.failure, key, lines.get(place, b"")))
+                self._handover.fail(action, lines)
             case Expire():
-                segment, row = self.engine.book.at(action.place)
-                if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row]):
-                    self.entrance.nobody_left(action.place)
+                self._handover.expire(action)
             case Forget():
                 self._awaiters.forget(action.numbers)
             case Report():
                 logger.warning("%s: %s (%d) %s", action.event, action.job, action.count, action.detail)
             case _:
                 assert_never(action)
-
-    def _deliver(self, action: Deliver) -> None:
-        facts = facts_of(self.engine.book, action.lane, action.job, self.now())
-        for place, body in action.rows:
-            for waiter in self._awaiters.take(place):
-                waiter.set_result((body, facts))
 
     async def _ask_provider(self, question: Question) -> None:
         try:
@@ -424,7 +425,7 @@ class Runtime:
     async def _settle(self, block: Sorted) -> None:
         """Let the engine take a block, then hand over what goes straight to awaiters. On return the rest is stored."""
         self._inbox.append(block.event)
-        self._handovers.append(block)
+        self._handover.add(block)
         await self.turn()
 
     async def _cancel(self, action: CancelRemote) -> None:

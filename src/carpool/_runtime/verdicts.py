@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, assert_never, cast
 
-from carpool._core.model import Failure
+from carpool._core.model import Failure, Fault
 from carpool.errors import (
     CarpoolError,
     DeadlineExceeded,
@@ -22,6 +22,11 @@ from carpool.errors import (
 from carpool.responses import decode_json
 
 ECHO_CHARS_MIN: Final = 32
+_FATES: Final = {
+    "not_sent": "the server cannot be reached",
+    "refused": "the server refused",
+    "unknown": "no clear answer came",
+}
 
 
 def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError:
@@ -77,6 +82,13 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
         details=error.details,
         job=failure.job or None,
     )
+
+
+def fault_words(fault: Fault) -> str:
+    """Return what became of a call that failed, and the server's words for it, fit to be shown."""
+    error = fault.error
+    said = " ".join(str(part) for part in (error.code or "", error.status, shown(error.message)) if part)
+    return f"{_FATES[fault.kind]} ({said})"
 
 
 def deadline_exceeded(key: str) -> DeadlineExceeded:

@@ -12,9 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-import msgspec
-
-from carpool._core.messages import PutSegment, Record, Write
+from carpool._core.messages import Record, Write
 from carpool._core.model import FORMAT, Meta
 from carpool._stores import segments
 from carpool._stores.cache import (
@@ -34,14 +32,6 @@ from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, Sto
 
 BUSY_TRIES: Final = 3
 _ID_CHARS: Final = string.ascii_lowercase + string.digits
-
-
-class Group(msgspec.Struct, kw_only=True, gc=False):
-    """What several commits change, one after the other."""
-
-    changes: Changes
-    used_bytes: int
-    """Size of all values after them."""
 
 
 class Database:
@@ -181,30 +171,18 @@ class Database:
 
     # -- write
 
-    def group(self) -> Group:
-        """Return an empty group of commits."""
-        return Group(changes={}, used_bytes=self._used_bytes)
+    @property
+    def room_bytes(self) -> int:
+        """How much more the store may hold by its own limit."""
+        return self._bytes_max - self._used_bytes
 
-    def stage(self, writes: Sequence[Write], group: Group) -> Changes:
-        """Return what a commit changes, having checked that it can be stored, and add it to those before it.
+    def stage(self, writes: Sequence[Write]) -> Changes:
+        """Return what a commit changes, having checked that it can be stored.
 
         Raises:
-            StoreFull: it would take the store above its size.
             StoreError: something in it cannot be stored.
         """
-        changes = segments.encode_all(writes, self.store_id)
-        grows = any(isinstance(write, PutSegment) for write in writes)
-        used = group.used_bytes
-        for name, value in changes.items():
-            used -= len(group.changes[name] or b"") if name in group.changes else self._sizes.get(name, 0)
-            used += len(value or b"")
-        if grows and used > self._bytes_max:
-            raise self._located(
-                StoreFull(f"the store has reached Settings.store_bytes_max ({self._bytes_max:,} bytes): raise it")
-            )
-        group.changes.update(changes)
-        group.used_bytes = used
-        return changes
+        return segments.encode_all(writes, self.store_id)
 
     def apply(self, changes: Changes) -> None:
         """Make these changes, durably, all or none.

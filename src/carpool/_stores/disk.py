@@ -27,7 +27,7 @@ from carpool._stores import segments
 from carpool._stores.cache import again
 from carpool._stores.database import Database
 from carpool._stores.segments import Changes
-from carpool._stores.slots import SLOTS_MAX, Slot, take_slot
+from carpool._stores.slots import SLOTS_MAX, Slot, free_bytes, take_slot
 from carpool.errors import ConfigurationError, StoreError, StoreFull
 from carpool.settings import Settings
 
@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 GROUP_COMMITS_MAX: Final = 1_000
 GROUP_BYTES_MAX: Final = 33_554_432
+DISK_RESERVE_BYTES: Final = 33_554_432
+"""What new requests leave free on the disk, so that the answers to old ones can still be written."""
 LOAD_RECORDS: Final = 64
 LOAD_BYTES: Final = 8_388_608
 
@@ -101,6 +103,12 @@ class DiskStore:
     def checked(self) -> bool:
         """Whether ``open`` found that the slot was not closed in order, and checked the whole database."""
         return self._opened().checked
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more new requests may take up: within ``Settings.store_bytes_max``, and on the disk."""
+        writer = self._live()
+        return min(writer.room_bytes, free_bytes(writer.path) - DISK_RESERVE_BYTES)
 
     async def open(self) -> None:
         """Take the lowest free slot of the home, and check it.
@@ -261,6 +269,7 @@ class _Writer:
         self.queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self.path = home
         self.checked = False
+        self.room_bytes = 0
         self._settings = settings
         self._slots_max = slots_max
         self._held: _Item | None = None
@@ -287,7 +296,7 @@ class _Writer:
         except BaseException:
             slot.release()
             raise
-        self.path, self.checked = slot.path, database.checked
+        self.path, self.checked, self.room_bytes = slot.path, database.checked, database.room_bytes
         return slot, database
 
     def _serve(self, database: Database) -> _Stop | None:
@@ -296,7 +305,9 @@ class _Writer:
         self._held = None
         match item:
             case _Commit():
-                _post(self._commit_group(database, item))
+                outcomes = self._commit_group(database, item)
+                self.room_bytes = database.room_bytes
+                _post(outcomes)
             case _Call():
                 if not item.done.cancelled():
                     _post([_outcome(item, database)])
@@ -307,21 +318,22 @@ class _Writer:
         return None
 
     def _commit_group(self, database: Database, first: _Commit) -> list[_Outcome]:
-        group = database.group()
+        group: Changes = {}
         outcomes: list[_Outcome] = []
         staged: list[tuple[asyncio.Future[None], Changes]] = []
         size_bytes = 0
         for item in self._queued_commits(first):
             try:
-                changes = database.stage(item.writes, group)
+                changes = database.stage(item.writes)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
                 outcomes.append((item.done, None, _typed(error)))
                 continue
             staged.append((item.done, changes))
+            group.update(changes)
             size_bytes += sum(len(value or b"") for value in changes.values())
             if size_bytes >= GROUP_BYTES_MAX:
                 break
-        failure = _applied(database, group.changes) if staged else None
+        failure = _applied(database, group) if staged else None
         if failure is None or len(staged) == 1 or database.broken is not None:
             return outcomes + [(done, None, _again(failure)) for done, _ in staged]
         # One of them may be the reason: each for itself, in their order.

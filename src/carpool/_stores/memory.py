@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import string
+import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final, TypeAlias, assert_never
 
@@ -61,6 +62,11 @@ class MemoryStore:
         store = MemoryStore(Meta(store_id=self._store_id))
         store._values = self._values.copy()
         return store
+
+    @property
+    def room_bytes(self) -> int:
+        """No limit of its own."""
+        return sys.maxsize
 
     async def open(self) -> None:
         """Get ready."""

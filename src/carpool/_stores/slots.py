@@ -154,6 +154,12 @@ def take_slot(home: Path, slots_max: int = SLOTS_MAX) -> Slot:
     )
 
 
+def find_slots(home: Path) -> list[Path]:
+    """Return the folders of the slots of a home, lowest first; none where there is no home."""
+    slots = {int(path.name.removeprefix("slot-")): path for path in home.glob("slot-*") if _SLOT.fullmatch(path.name)}
+    return [slots[number] for number in sorted(slots)]
+
+
 def _lock(path: Path) -> int | None:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -232,6 +238,13 @@ def filesystem_of(path: Path, mounts: str) -> str:
         if path.is_relative_to(point) and len(point.parts) >= longest:
             found, longest = after.split(" ")[0], len(point.parts)
     return found
+
+
+def free_bytes(path: Path) -> int:
+    """Return how much the disk under a folder has free."""
+    with _disk_errors(path):
+        room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,0 +1,70 @@
+"""What awaiters are told: answers, verdicts, deadlines that have passed.
+
+Owns the answers that are on their way from a job's output to callers. The engine books them first, so that a caller who
+is cancelled in between leaves his to whoever asks the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from carpool._core.engine import Engine
+from carpool._core.messages import Deliver, Expire, Fail
+from carpool._core.model import Place
+from carpool._runtime.awaiters import Awaiters
+from carpool._runtime.calls import facts_of
+from carpool._runtime.entrance import Entrance
+from carpool._runtime.fetch import Sorted
+from carpool._runtime.verdicts import exception_for
+
+
+class Handover:
+    """Hands over what the engine has decided."""
+
+    def __init__(self, engine: Engine, entrance: Entrance, awaiters: Awaiters, now: Callable[[], float]) -> None:
+        self._engine = engine
+        self._entrance = entrance
+        self._awaiters = awaiters
+        self._now = now
+        self._blocks: list[Sorted] = []
+
+    def add(self, block: Sorted) -> None:
+        """Keep a block's answers until the engine has booked them."""
+        self._blocks.append(block)
+
+    def booked(self) -> None:
+        """Give awaiters the answers that the engine has booked; who was cancelled meanwhile leaves his to the next."""
+        blocks, self._blocks = self._blocks, []
+        for block in blocks:
+            facts = block.facts
+            for waiter, place, body in block.handovers:
+                if waiter.done():
+                    self._entrance.undelivered(place, body, facts)
+                else:
+                    waiter.set_result((body, facts))
+
+    def dismiss(self) -> None:
+        """Give awaiters what is here, though it will not be booked any more."""
+        for block in self._blocks:
+            for waiter, _, body in block.handovers:
+                if not waiter.done():
+                    waiter.set_result((body, block.facts))
+
+    def deliver(self, action: Deliver) -> None:
+        """Hand stored results to their awaiters."""
+        facts = facts_of(self._engine.book, action.lane, action.job, self._now())
+        for place, body in action.rows:
+            for waiter in self._awaiters.take(place):
+                waiter.set_result((body, facts))
+
+    def fail(self, action: Fail, lines: dict[Place, bytes]) -> None:
+        """Tell awaiters the verdict; ``lines`` are the requests, so that their text is not echoed."""
+        for place, key in zip(action.places, action.keys, strict=True):
+            for waiter in self._awaiters.take(place):
+                waiter.set_exception(exception_for(action.failure, key, lines.get(place, b"")))
+
+    def expire(self, action: Expire) -> None:
+        """Tell awaiters that their deadline has passed."""
+        segment, row = self._engine.book.at(action.place)
+        if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row]):
+            self._entrance.nobody_left(action.place)
