@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,26 @@ import pytest
 import carpool.emulator
 from carpool.cli import demo, main
 
-from .program import API_KEY, Program, finish
+from .program import API_KEY, Child, Program, finish
+
+# The program as it is typed, but for the seconds that jobs take so that a person can see something.
+_QUICK = "import sys; from carpool.cli import demo, main; demo._LATENCY_S = (0.3, 0.7); sys.exit(main(sys.argv[1:]))"
 
 
-def test_the_demo_as_it_is_typed_sends_files_and_inline_batches_and_all_checks_hold(tmp_path: Path) -> None:
-    """The shows run side by side: their jobs take some seconds, so that a person can see something."""
+def show(program: Program, *arguments: str, **environ: str) -> Child:
+    return Child(
+        [sys.executable, "-c", _QUICK, "demo", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=program.folder,
+        env=program.environ | environ,
+    )
+
+
+def test_the_demo_sends_files_and_inline_batches_and_all_checks_hold(tmp_path: Path) -> None:
     program = Program(tmp_path)
     # Whatever the environment holds stays outside: this would break every call, or leave this machine.
     hostile = {
@@ -26,9 +43,9 @@ def test_the_demo_as_it_is_typed_sends_files_and_inline_batches_and_all_checks_h
         "TMPDIR": str(tmp_path),
     }
     with (
-        program.start("demo", "--json") as whole,
-        program.start("demo") as printing,
-        program.start("demo", "--requests", "60", **hostile) as small,
+        show(program, "--json") as whole,
+        show(program) as printing,
+        show(program, "--requests", "60", **hostile) as small,
     ):
         done, printed, shown = finish(whole), finish(printing), finish(small)
 

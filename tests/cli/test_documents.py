@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from carpool import BatchJob
 from carpool.cli import program as build
+from carpool.cli.lessons import LESSONS
 from carpool.emulator import Plan, expected_text
 
 from .program import Child, Program, Service, finish
@@ -53,7 +54,7 @@ def test_the_readmes_code_runs(program: Program, service: Service) -> None:
 
 
 def test_the_tutorials_code_runs_and_says_what_the_tutorial_says(program: Program, service: Service) -> None:
-    plain, keyed = blocks(TUTORIAL, "python")
+    plain, keyed, *_ = blocks(TUTORIAL, "python")
     answer, jobs, receipt = run_code(program, plain).splitlines()
     assert answer == expected_text("What is 7 squared?")
     assert jobs == "1 job for 100 answers"
@@ -76,31 +77,33 @@ def test_the_howtos_code_runs(program: Program, service: Service) -> None:
     assert service.ledger.rows_billed == 2
 
 
-def commands() -> dict[str, Any]:
+def test_the_reference_is_what_the_program_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If not: python docs/generate.py."""
+    monkeypatch.syspath_prepend(str(REFERENCE.parents[1]))
+    reference = importlib.import_module("cli_reference")
+    text = REFERENCE.read_text("utf-8")
+    assert reference.page() == text
+    with pytest.raises(ValueError, match="jobs rm"):
+        reference.render(text.replace("generated: carpool jobs rm", "generated: carpool jobs mv"))
+    with pytest.raises(ValueError, match="one generated part"):
+        reference.render(text + text)
+    stale = text.replace("how many prompts to send", "how many answers to send")
+    assert reference.render(stale) == text
+
+
+@pytest.mark.parametrize("command", LESSONS)
+def test_the_reference_names_every_option_of_a_command_and_no_other(command: str) -> None:
     app = build()
-    found: dict[str, Any] = {}
-    for name in ("demo", "emulate", "map", "jobs"):
-        found[name] = app[name]
-    jobs = found.pop("jobs")
-    return found | {f"jobs {name}": jobs[name] for name in ("ls", "show", "cancel")}
-
-
-@pytest.mark.parametrize("name", ["demo", "emulate", "map", "jobs ls", "jobs show", "jobs cancel"])
-def test_the_reference_names_every_option_and_no_other(name: str) -> None:
-    arguments = commands()[name].assemble_argument_collection()
-    names = {name for argument in arguments for name in argument.names}
-    options = {name for name in names if name.startswith("--") and not name.startswith("--no-")}
-    section = REFERENCE.read_text("utf-8").split(f"## `carpool {name.partition(' ')[0]}")[1].split("\n## ")[0]
+    for word in command.split():
+        app = app[word]
+    names = {name for argument in app.assemble_argument_collection() for name in argument.names}
+    section = REFERENCE.read_text("utf-8").split(f"<!-- generated: carpool {command} -->")[1].split("\n##")[0]
     named = set(re.findall(r"`(--[a-z-]+)", section))
-    assert options <= named
-    if not name.startswith("jobs"):
-        assert named == options
-    else:
-        assert named == {"--base-url", "--json", "--limit"}
+    assert named == {name for name in names if name.startswith("--") and not name.startswith("--no-")}
 
 
 def test_the_commands_that_documents_show_are_commands() -> None:
-    known = {"demo", "emulate", "map", "jobs"}
+    known = {command.partition(" ")[0] for command in LESSONS}
     for path in (README, REFERENCE, TUTORIAL, RESUME):
         for block in blocks(path, "bash"):
             shown = set(re.findall(r"(?:^|&& )carpool (\w+)", block, re.MULTILINE))

@@ -352,3 +352,20 @@ def test_an_interrupt_is_heeded_while_a_stream_is_silent(program: Program, name:
         process.send_signal(getattr(signal, name))
         assert process.wait(30) == 130
         assert "interrupted" in process.stderr.read()
+
+
+def test_a_missed_deadline_is_exit_3_and_the_next_run_gets_what_was_sent(
+    inside: Inside, service: Service, source: Path, target: Path
+) -> None:
+    service.play(Plan(latency_s=0.6))
+    write_rows(source, prompts(2))
+    late = inside.map("in.jsonl", "out.jsonl", "--deadline", "0.3s")
+    assert late.code == 3
+    assert {row["error"]["type"] for row in read_rows(target).values()} == {"DeadlineExceeded"}
+    done = inside.map("in.jsonl", "out.jsonl", "--deadline", "1h")
+    assert done.code == 0
+    assert {key: text_of(row) for key, row in read_rows(target).items()} == {
+        f"k{number}": expected_text(f"prompt {number}") for number in range(2)
+    }
+    assert service.ledger.rows_billed == 2
+    assert inside.map("in.jsonl", "out.jsonl", "--deadline", "soon").code == 2

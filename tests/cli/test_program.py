@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Coroutine
@@ -14,7 +16,9 @@ import pytest
 
 import carpool
 from carpool.cli import jobs, main
+from carpool.cli import program as the_program
 from carpool.cli.console import tell_warnings
+from carpool.cli.lessons import LESSONS
 
 from .program import API_KEY, Inside, Program, Service, finish
 
@@ -34,15 +38,48 @@ def test_help_teaches_the_first_steps(alone: Inside) -> None:
     assert alone.run() == done
 
 
-@pytest.mark.parametrize(
-    "command", [["demo"], ["emulate"], ["map"], ["jobs"], ["jobs", "ls"], ["jobs", "show"], ["jobs", "cancel"]]
-)
-def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*command, "--help"]) == 0
+@pytest.mark.parametrize("command", LESSONS)
+def test_every_command_has_help_with_examples_and_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith(f"Usage: carpool {command}")
+    assert len(LESSONS[command].examples) >= 2
+    for words in (*LESSONS[command].examples, f"Exit codes: {LESSONS[command].exit_codes}"):
+        assert " ".join(words.split()) in shown
+    assert "--json" in shown or command == "completion"
+
+
+@pytest.mark.parametrize("group", ["jobs", "files"])
+def test_every_group_lists_its_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"Usage: carpool {' '.join(command)}")
-    if command != ["jobs"]:
-        assert "--json" in shown
+    commands = [command for command in LESSONS if command.startswith(f"{group} ")]
+    assert len(commands) >= 3
+    for command in commands:
+        assert command.removeprefix(f"{group} ") in shown
+
+
+@pytest.mark.parametrize(
+    "example", [example for lesson in LESSONS.values() for example in lesson.examples if "|" not in example]
+)
+def test_every_example_is_a_command_line_that_is_understood(example: str) -> None:
+    for part in example.partition(" > ")[0].split(" && "):
+        name, *arguments = shlex.split(part)
+        assert name == "carpool"
+        command, _, unused = the_program().parse_args(arguments, exit_on_error=False, print_error=False)
+        assert command is not None
+        assert not unused
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_that_knows_the_commands(shell: str, alone: Inside) -> None:
+    done = alone.run("completion", shell)
+    assert (done.code, done.err) == (0, "")
+    for word in {word for command in LESSONS for word in command.split()}:
+        assert word in done.out
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n"], input=done.out, text=True, capture_output=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +99,14 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         ["map", "no-such-file", "out.jsonl", "--model", "m"],
         ["jobs", "ls", "--limit", "many"],
         ["jobs", "show"],
+        ["jobs", "rm"],
+        ["jobs", "results"],
+        ["jobs", "watch", "--every", "0"],
+        ["files", "upload"],
+        ["files", "rm"],
+        ["results", "--limit", "-1"],
+        ["gc", "now"],
+        ["completion", "tcsh"],
         ["demo", "--requests", "-1"],
         ["demo", "--requests", "0", "--embeds", "0"],
         ["emulate", "--port", "70000"],

@@ -6,15 +6,21 @@ a module of its own. Nothing here is loaded by ``import carpool``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from carpool.cli.console import Exit, UsageError, lose_output, say, tell_warnings
+from carpool.cli.lessons import LESSONS
 
 if TYPE_CHECKING:
     from cyclopts import App
 
 __all__ = ["main"]
+
+_GROUPS: Final = {
+    "jobs": "Look at batch jobs on the server, whoever created them.",
+    "files": "Uploaded files, for the parts of requests.",
+}
 
 _HELP: Final = """\
 Gemini calls through the Batch API, at half the list price.
@@ -31,13 +37,15 @@ Answer every row of a file; rerun the same command after a kill, and it goes on:
 Try your own program against an emulated service first:
 
     carpool emulate --port 8700
-    export CARPOOL_BASE_URL=http://127.0.0.1:8700"""
+    export CARPOOL_BASE_URL=http://127.0.0.1:8700
+
+Every command explains itself: carpool COMMAND --help"""
 
 _EPILOGUE: Final = """\
 Environment: GOOGLE_API_KEY or GEMINI_API_KEY is the key, CARPOOL_BASE_URL is where to call, CARPOOL_HOME where state \
 is kept. CARPOOL_LINGER_S, CARPOOL_JOBS_MAX and so on are the fields of carpool.Settings.
 
-Exit codes: 0 ok, 1 something failed, 2 usage, 130 interrupted."""
+Exit codes: 0 ok, 1 something failed, 2 wrong usage, 3 a deadline was missed, 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,11 +90,6 @@ def program() -> App:
     """Return the program with all its commands."""
     import cyclopts
 
-    from carpool.cli.demo import demo
-    from carpool.cli.emulate import emulate
-    from carpool.cli.jobs import cancel_job, list_jobs, show_job
-    from carpool.cli.map import map_rows
-
     app = cyclopts.App(
         name="carpool",
         help=_HELP,
@@ -100,17 +103,43 @@ def program() -> App:
     )
     app["--version"].help = "Show the version and exit."
     app["--help"].help = "Show this help and exit."
-    app.command(demo, help_epilogue="", help_format="markdown")
-    app.command(emulate, help_epilogue="", help_format="markdown")
-    app.command(map_rows, name="map", help_format="markdown")
-    jobs = cyclopts.App(
-        name="jobs", help="Look at batch jobs on the server, whoever created them.", help_epilogue="", version_flags=[]
-    )
-    jobs.command(list_jobs, name="ls")
-    jobs.command(show_job, name="show")
-    jobs.command(cancel_job, name="cancel")
-    app.command(jobs)
+    groups = {"": app}
+    for name, words in _GROUPS.items():
+        groups[name] = cyclopts.App(name=name, help=words, help_epilogue="", version_flags=[])
+        app.command(groups[name])
+    for words, command in _commands().items():
+        group, _, name = words.rpartition(" ")
+        groups[group].command(command, name=name, help_format="markdown", help_epilogue=LESSONS[words].epilogue)
     return app
+
+
+def _commands() -> dict[str, Callable[..., int]]:
+    """Return what each command calls, by the words behind ``carpool``."""
+    from carpool.cli import files, jobs, results
+    from carpool.cli.collect import collect_garbage
+    from carpool.cli.completion import print_completion
+    from carpool.cli.demo import demo
+    from carpool.cli.emulate import emulate
+    from carpool.cli.map import map_rows
+    from carpool.cli.watch import watch_jobs
+
+    return {
+        "demo": demo,
+        "emulate": emulate,
+        "map": map_rows,
+        "results": results.show_results,
+        "gc": collect_garbage,
+        "completion": print_completion,
+        "jobs ls": jobs.list_jobs,
+        "jobs show": jobs.show_job,
+        "jobs watch": watch_jobs,
+        "jobs cancel": jobs.cancel_job,
+        "jobs rm": jobs.remove_jobs,
+        "jobs results": results.job_results,
+        "files ls": files.list_files,
+        "files upload": files.upload_file,
+        "files rm": files.remove_files,
+    }
 
 
 def _version() -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Coroutine, Generator
@@ -64,6 +65,17 @@ def usd(amount: Decimal, beside: Decimal) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it is due."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def deadline_of(text: str | None) -> float | None:
+    """Return how many seconds a deadline of the command line is away; ``None`` for none.
+
+    Raises:
+        ConfigurationError: it has none of the forms of a deadline.
+    """
+    from carpool._deadline import parse_deadline
+
+    return None if text is None else parse_deadline(text, now := time.time()) - now
 
 
 def run(command: Coroutine[Any, Any, int]) -> int:

@@ -6,6 +6,7 @@ Owns where its plan comes from and what is said when it listens.
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -27,6 +28,7 @@ def emulate(
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8700,
     latency: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     plan: Path | None = None,
+    chaos: int | None = None,
     seed: int = 0,
     json: bool = False,
 ) -> int:
@@ -39,14 +41,22 @@ def emulate(
         port: port to listen on, 0 for any free one.
         latency: seconds from a job's creation to its end; 2, or what the plan says.
         plan: JSON file with limits, latencies and faults to play: the fields of carpool.emulator.Plan.
+        chaos: play a mix of faults made up from this number, in place of a plan; the same number, the same mix.
         seed: of all chance; the same seed and the same calls give the same faults.
-        json: print the base URL as one JSON object.
+        json: print the base URL, and the plan of a chaos, as one JSON object.
     """
     from carpool.emulator import serve
 
-    chosen = _plan(plan, latency)
+    chosen = _plan(plan, latency) if chaos is None else _chaos(chaos, plan, latency)
+
+    def tell(base_url: str) -> None:
+        if json:
+            _tell_json(base_url, None if chaos is None else chosen)
+        else:
+            _tell(base_url, None if chaos is None else chosen)
+
     try:
-        asyncio.run(serve(chosen, host=host, port=port, seed=seed, ready=_tell_json if json else _tell))
+        asyncio.run(serve(chosen, host=host, port=port, seed=seed, ready=tell))
     except OSError as error:
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return Exit.OK
@@ -66,11 +76,28 @@ def _plan(path: Path | None, latency_s: float | None) -> Plan:
     return plan if latency_s is None else msgspec.structs.replace(plan, latency_s=latency_s)
 
 
-def _tell(base_url: str) -> None:
+def _chaos(seed: int, path: Path | None, latency_s: float | None) -> Plan:
+    from carpool.emulator import chaos_plan
+
+    if path is not None:
+        raise UsageError("--plan and --chaos exclude each other: both say which faults to play")
+    plan = chaos_plan(seed)
+    return plan if latency_s is None else msgspec.structs.replace(plan, latency_s=latency_s)
+
+
+def _tell(base_url: str, chaos: Plan | None) -> None:
+    from carpool.emulator.chaos import told
+
     print(f"the emulator listens on {base_url}; Ctrl-C ends it")
     print(f"carpool:       export CARPOOL_BASE_URL={base_url}")
-    print(f'google-genai:  genai.Client(api_key="any", http_options={{"base_url": "{base_url}"}})', flush=True)
+    print(f'google-genai:  genai.Client(api_key="any", http_options={{"base_url": "{base_url}"}})')
+    if chaos is not None:
+        print("it plays these faults:")
+        for line in told(chaos):
+            print(f"  {line}")
+    sys.stdout.flush()
 
 
-def _tell_json(base_url: str) -> None:
-    print_json({"base_url": base_url})
+def _tell_json(base_url: str, chaos: Plan | None) -> None:
+    more = {} if chaos is None else {"plan": msgspec.to_builtins(chaos)}
+    print_json({"base_url": base_url, **more})

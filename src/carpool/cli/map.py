@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -17,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from carpool.cli.console import Exit, UsageError, counted, print_json, run, say
+from carpool.cli.console import Exit, UsageError, counted, deadline_of, print_json, run, say
 from carpool.cli.progress import Counts, Display, display, jobs_open, ticking
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
     home: Path | None
     base_url: str | None
     window: int
+    deadline: datetime | None
 
 
 class _Tally(msgspec.Struct, kw_only=True):
@@ -49,6 +51,8 @@ class _Tally(msgspec.Struct, kw_only=True):
     asked: int = 0
     answered: int = 0
     failed: int = 0
+    late: int = 0
+    """Of those that failed: for want of time."""
     bad_row: str | None = None
 
     @property
@@ -66,6 +70,7 @@ def map_rows(
     home: Path | None = None,
     base_url: str | None = None,
     window: Annotated[int, Parameter(validator=Number(gte=1))] = 10_000,
+    deadline: str | None = None,
     json: bool = False,
 ) -> int:
     """Answer every row of a file through batch jobs.
@@ -85,6 +90,7 @@ def map_rows(
         home: folder where state is kept, instead of the user's state folder.
         base_url: where to call, instead of Google.
         window: how many rows may be under way at once.
+        deadline: give up then on rows that have no answer: 90m, 4h, or 06:00. What was sent is kept for the next run.
         json: print one JSON object at the end (to stderr where the rows go to stdout).
     """
     order = _Order(
@@ -95,6 +101,7 @@ def map_rows(
         home=home,
         base_url=base_url,
         window=window,
+        deadline=None if (wait_s := deadline_of(deadline)) is None else datetime.now(UTC) + timedelta(seconds=wait_s),
     )
     tally = _Tally()
     try:
@@ -130,6 +137,8 @@ async def _run(order: _Order, tally: _Tally, *, as_json: bool) -> int:
     _tell(order, tally, stats, receipt, as_json=as_json)
     if tally.bad_row is not None:
         return Exit.USAGE
+    if tally.late:
+        return Exit.LATE
     return Exit.FAILED if tally.failed else Exit.OK
 
 
@@ -159,7 +168,7 @@ async def _answer(client: Client, order: _Order, output: Output, tally: _Tally) 
     source = "standard input" if order.source == "-" else order.source
     reader = RowReader(source, order.model, order.kind, client.settings.line_bytes_max)
     requests = _requests(reader, order, output, tally)
-    outcomes = cast("AsyncGenerator[Outcome]", client.map(requests, window=order.window))
+    outcomes = client.map(requests, window=order.window)
     with display() as shown:
 
         async def tick() -> None:
@@ -190,7 +199,7 @@ async def _requests(reader: RowReader, order: _Order, output: Output, tally: _Ta
                 tally.skipped += 1
             else:
                 tally.asked += 1
-                yield request
+                yield request if order.deadline is None else msgspec.structs.replace(request, deadline=order.deadline)
     except BadRow as error:
         tally.bad_row = str(error)
         say(f"{error}. Nothing behind this line is asked; the rows before it are")
@@ -202,13 +211,14 @@ def _take(outcome: Outcome, output: Output, tally: _Tally) -> None:
     Raises:
         CarpoolError: the client itself has failed: this is no verdict on a row.
     """
-    from carpool import ConfigurationError, JobError, RequestError
+    from carpool import ConfigurationError, DeadlineExceeded, FileError, JobError, RequestError
 
     error = outcome.error
     if error is None:
         tally.answered += 1
-    elif isinstance(error, RequestError | JobError | ConfigurationError):
+    elif isinstance(error, RequestError | JobError | FileError | ConfigurationError):
         tally.failed += 1
+        tally.late += isinstance(error, DeadlineExceeded)
         if tally.failed == 1:
             say(f"the first row with an error: {error}")
     else:

@@ -1,0 +1,202 @@
+"""A home without a client: what lies in its slots, and the removal of what is past its time.
+
+Owns the way through all slots that no running process holds, whatever base URL or API key their records are of. Nothing
+here calls a server, and nothing that is under way goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from carpool._core.engine import Engine
+from carpool._core.messages import Record, Step
+from carpool._core.model import ROW_BITS, ROW_MASK, SENT, Framing, Job, Meta, ResultsHead, SegmentHead
+from carpool._core.recovery import Recovery
+from carpool._stores.disk import DiskStore
+from carpool._stores.slots import find_slots
+from carpool.client import Client
+from carpool.errors import StoreError, StoreLocked
+from carpool.settings import Settings
+from carpool.types import Kind
+
+_NO_WIRE: Final = Framing(inline_envelope_bytes=0, inline_row_bytes=0)
+
+
+class TidiedSlot(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found past its time in one slot."""
+
+    folder: str
+    store_id: str
+    results: int
+    """Stored results older than their time."""
+    requests: int
+    """Requests of processes that are gone, which nobody claimed in time."""
+    unfinished: frozenset[str]
+    """Jobs that are not settled, by carpool's own identifiers of them."""
+
+
+class TidiedHome(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found past its time in a home."""
+
+    slots: list[TidiedSlot]
+    in_use: list[str]
+    """Folders of the slots that a running process holds; it tidies up itself."""
+
+
+class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An explicit key that a home knows."""
+
+    key: str
+    state: Literal["answered", "failed", "sent", "waiting"]
+    kind: Kind
+    model: str
+    since: float
+    """When it came to that, in seconds since the epoch; of requests without an answer, when they were accepted."""
+    job: str
+    """The server's name of the job that answered it; empty before that."""
+
+
+async def tidy(home: Path, settings: Settings, now: float, *, dry_run: bool) -> TidiedHome:
+    """Drop stored results and unclaimed requests that are past their time.
+
+    Args:
+        home: the folder of the store.
+        settings: ``keep_results_s`` and ``reuse_window_s`` say what is past its time.
+        now: the time.
+        dry_run: only look.
+
+    Raises:
+        StoreError: or one of its kinds, as the store says.
+    """
+    found: list[TidiedSlot] = []
+    async with _free_slots(home, settings) as stores:
+        for store in stores:
+            results = requests = 0
+            unfinished: set[str] = set()
+            meta, engines = await _recovered(store, settings, now)
+            for engine, opening in engines:
+                before = _stored(engine), engine.stats().parked
+                writes = opening.writes + engine.tidy(now).writes
+                results += before[0] - _stored(engine)
+                requests += before[1] - engine.stats().parked
+                unfinished.update(engine.book.jobs)
+                if not dry_run:
+                    await store.commit(writes)
+            slot = TidiedSlot(
+                folder=str(store.path),
+                store_id=meta.store_id,
+                results=results,
+                requests=requests,
+                unfinished=frozenset(unfinished),
+            )
+            found.append(slot)
+    free = {slot.folder for slot in found}
+    in_use = [str(path) for path in find_slots(home) if str(path.absolute()) not in free]
+    return TidiedHome(slots=found, in_use=in_use)
+
+
+async def known_keys(home: Path, settings: Settings, now: float) -> list[KnownKey]:
+    """Return all explicit keys that the free slots of a home know, newest first.
+
+    Raises:
+        StoreError: or one of its kinds, as the store says.
+    """
+    found: list[KnownKey] = []
+    async with _free_slots(home, settings) as stores:
+        for store in stores:
+            _, engines = await _recovered(store, settings, now)
+            for engine, _ in engines:
+                found += _kept(engine)
+                found += _live(engine)
+    return sorted(found, key=lambda known: known.since, reverse=True)
+
+
+def clients_of(home: Path, settings: Settings, base_url: str | None) -> Iterator[Client]:
+    """Iterate over clients that together look into all slots of a home, if each stays open while the next is opened.
+
+    Args:
+        home: the folder of the store.
+        settings: of the clients.
+        base_url: where to call.
+
+    Raises:
+        ConfigurationError: as ``Client``.
+    """
+    slots = max(1, _slots_max(home))
+    for _ in range(slots):
+        yield Client(base_url=base_url, settings=settings, store=DiskStore(home, settings, slots_max=slots))
+
+
+@asynccontextmanager
+async def _free_slots(home: Path, settings: Settings) -> AsyncGenerator[list[DiskStore]]:
+    """Hold all slots of a home that no other process holds."""
+    stores: list[DiskStore] = []
+    async with AsyncExitStack() as stack:
+        slots = _slots_max(home)
+        for _ in range(slots):
+            store = DiskStore(home, settings, slots_max=slots)
+            try:
+                await store.open()
+            except StoreLocked:
+                break
+            stack.push_async_callback(store.close)
+            stores.append(store)
+        yield stores
+
+
+def _slots_max(home: Path) -> int:
+    slots = find_slots(home)
+    return int(slots[-1].name.removeprefix("slot-")) + 1 if slots else 0
+
+
+async def _recovered(store: DiskStore, settings: Settings, now: float) -> tuple[Meta, list[tuple[Engine, Step]]]:
+    """Return the identity of a store, and an engine for each origin of its records, with the step that opened it."""
+    records: list[Record] = [record async for record in store.load()]
+    meta = records[0]
+    if not isinstance(meta, Meta):
+        raise StoreError("the store does not begin with its identity")
+    origins = {record.origin: None for record in records if isinstance(record, SegmentHead | Job | ResultsHead)}
+    engines: list[tuple[Engine, Step]] = []
+    for origin in origins:
+        recovery = Recovery(settings, _NO_WIRE, origin, meta)
+        for record in records:
+            recovery.take(record)
+        engines.append(recovery.finish(now))
+    return meta, engines
+
+
+def _stored(engine: Engine) -> int:
+    return sum(engine.book.results_open.values())
+
+
+def _kept(engine: Engine) -> Iterator[KnownKey]:
+    book = engine.book
+    for key, place in book.keys.kept.items():
+        head = book.results[place >> ROW_BITS]
+        yield KnownKey(
+            key=key,
+            state="failed" if head.failed[place & ROW_MASK] else "answered",
+            kind=head.lane.kind,
+            model=head.lane.model,
+            since=head.kept_at,
+            job=head.job,
+        )
+
+
+def _live(engine: Engine) -> Iterator[KnownKey]:
+    book = engine.book
+    for key, place in book.keys.live.items():
+        segment = book.segments[place >> ROW_BITS]
+        yield KnownKey(
+            key=key,
+            state="sent" if segment.states[place & ROW_MASK] == SENT else "waiting",
+            kind=segment.lane.kind,
+            model=segment.lane.model,
+            since=segment.accepted_at,
+            job="",
+        )
