@@ -10,6 +10,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Of the package's plugin nothing happens twice where the package is installed: its entry point has the same name.
+pytest_plugins = ("pytester", "carpool.emulator.pytest_plugin")
+
 # No deadline and no complaint about slow data: the machines that run this are shared, so time says nothing.
 _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 

@@ -29,8 +29,14 @@ FLOORS = {
     "_stores": 3,
     "_runtime": 4,
     "": 5,
+    "_caches": 5,
+    "_files": 5,
+    "_filewatch": 5,
     "_jobs": 5,
+    "_keeper": 5,
     "_map": 5,
+    "_portal": 5,
+    "_upkeep": 5,
     "client": 5,
     "sync": 5,
     "__main__": 6,
@@ -62,6 +68,8 @@ ONLY = {
     "_ports": {"msgspec"},
     "emulator": {"aiohttp", "msgspec"},
 }
+# Loaded by nothing but pytest.
+PYTEST_PLUGINS = {"carpool.emulator.pytest_plugin"}
 # google-genai is an extra: these import it inside a function for users who ask for its types, nobody else at all.
 GOOGLE_INSIDE_FUNCTIONS = {"carpool.responses"}
 
@@ -176,6 +184,8 @@ def check_external(module: str, found: Import) -> str | None:
         return None if allowed else "google"
     if here == "_core":
         return None if library in CORE_IMPORTS else "core-import"
+    if library == "pytest" and module in PYTEST_PLUGINS:
+        return None
     if here in ONLY and library not in ONLY[here] and library not in sys.stdlib_module_names:
         return "library"
     if library in LIBRARIES and here not in LIBRARIES[library]:
@@ -272,6 +282,7 @@ PLANTED = [
     ("emulator/world.py", "from ..types import Request", "emulator-alone"),
     ("emulator/world.py", "from importlib import import_module\nimport_module('carpool.types')", "emulator-alone"),
     ("emulator/world.py", "import anyio", "library"),
+    ("emulator/world.py", "import pytest", "library"),
     ("emulator/world.py", "from rich import print", "library"),
     ("errors.py", "import aiohttp", "library"),
     ("_ports.py", "import anyio", "library"),
@@ -322,6 +333,7 @@ SOUND = [
     ("sync.py", "from carpool.client import Client\nfrom anyio.from_thread import start_blocking_portal"),
     ("cli/__init__.py", "import rich, cyclopts, carpool\nfrom carpool import emulator, surfaces"),
     ("__main__.py", "from carpool.cli import main"),
+    ("emulator/pytest_plugin.py", "import pytest\nfrom .thread import EmulatorThread"),
     ("emulator/world.py", "import aiohttp, msgspec, json\nfrom carpool.emulator import world\nfrom . import world"),
 ]
 

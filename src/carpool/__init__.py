@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from carpool._stores.memory import MemoryStore
-from carpool.client import Client
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from carpool.errors import (
     BudgetExceeded,
+    CacheError,
     CarpoolError,
+    CarpoolWarning,
     ClientClosed,
     ConfigurationError,
     DeadlineExceeded,
+    FileError,
     JobError,
     KeyConflict,
     LeaseLost,
@@ -32,6 +36,9 @@ from carpool.settings import CHEAP, FAST, Price, Settings
 from carpool.types import (
     BatchJob,
     Blob,
+    Cache,
+    File,
+    FunctionCall,
     JobStats,
     Receipt,
     Request,
@@ -42,18 +49,31 @@ from carpool.types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from carpool import sync as sync
+    from carpool._stores.memory import MemoryStore
+    from carpool.client import Client
+
+    __version__: str
+
 __all__ = [
     "CHEAP",
     "FAST",
     "BatchJob",
     "Blob",
     "BudgetExceeded",
+    "Cache",
+    "CacheError",
     "CarpoolError",
+    "CarpoolWarning",
     "Client",
     "ClientClosed",
     "ConfigurationError",
     "DeadlineExceeded",
     "EmbedResponse",
+    "File",
+    "FileError",
+    "FunctionCall",
     "GenerateResponse",
     "JobError",
     "JobStats",
@@ -87,10 +107,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
-    if name == "__version__":
+# What brings sockets and databases along is loaded when it is first asked for: pytest loads this package in every run,
+# for its plugin.
+_LAZY = {"Client": "carpool.client", "MemoryStore": "carpool._stores.memory"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        found: object = getattr(import_module(_LAZY[name]), name)
+    elif name == "sync":
+        found = import_module("carpool.sync")
+    elif name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415 - reads files; most never ask
 
-        return version("carpool")
-    message = f"module 'carpool' has no attribute {name!r}"
-    raise AttributeError(message)
+        found = version("carpool")
+    else:
+        message = f"module 'carpool' has no attribute {name!r}"
+        raise AttributeError(message)
+    globals()[name] = found
+    return found

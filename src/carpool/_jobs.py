@@ -5,13 +5,13 @@ Owns the translation of provider errors for callers.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from carpool._core.model import Failure
 from carpool._ports import Provider, ProviderError
-from carpool._runtime.verdicts import exception_for
-from carpool.errors import JobError, shown
+from carpool._runtime.verdicts import exception_for, fault_words
+from carpool.errors import JobError
 from carpool.responses import EmbedResponse, GenerateResponse, Outcome, decode_json
 from carpool.types import BatchJob, Facts
 
@@ -23,7 +23,7 @@ class Jobs:
         self._provider = provider
         self._check = check
 
-    async def list(self) -> AsyncIterator[BatchJob]:
+    async def list(self) -> AsyncGenerator[BatchJob]:
         """Iterate over all jobs, newest first.
 
         Raises:
@@ -37,12 +37,13 @@ class Jobs:
             raise _job_error(error, "jobs") from None
 
     async def get(self, name: str) -> BatchJob:
-        """Return a job by its name (``batches/...``).
+        """Return a job by its name, with or without ``batches/``.
 
         Raises:
             JobError: there is no such job, or the server cannot be reached.
         """
         self._check()
+        name = _full(name)
         try:
             return await self._provider.poll(name)
         except ProviderError as error:
@@ -55,6 +56,7 @@ class Jobs:
             JobError: as ``get``.
         """
         self._check()
+        name = _full(name)
         try:
             await self._provider.cancel(name)
         except ProviderError as error:
@@ -67,17 +69,19 @@ class Jobs:
             JobError: as ``get``.
         """
         self._check()
+        name = _full(name)
         try:
             await self._provider.delete(name)
         except ProviderError as error:
             raise _job_error(error, name) from None
 
-    async def results(self, name: str) -> AsyncIterator[Outcome]:
+    async def results(self, name: str) -> AsyncGenerator[Outcome]:
         """Iterate over the rows of an ended job's output, as they come.
 
         Raises:
             JobError: the job has no output, or the server cannot be reached.
         """
+        name = _full(name)
         job = await self.get(name)
         if not job.has_output:
             raise JobError(f"{name} has no output (its state is {job.state})", job=name)
@@ -112,19 +116,15 @@ class Jobs:
             raise _job_error(error, name) from None
 
 
+def _full(name: str) -> str:
+    return name if "/" in name else f"batches/{name}"
+
+
 def _job_error(error: ProviderError, name: str) -> JobError:
     """Return what a caller is told of a failed call."""
     fault = error.fault
-    said = " ".join(
-        str(part) for part in (fault.error.code or "", fault.error.status, shown(fault.error.message)) if part
-    )
-    what = {
-        "not_sent": "the server cannot be reached",
-        "refused": "the server refused",
-        "unknown": "no clear answer came",
-    }
     return JobError(
-        f"{name}: {what[fault.kind]} ({said})",
+        f"{name}: {fault_words(fault)}",
         code=fault.error.code or None,
         status=fault.error.status or None,
         message=fault.error.message or None,

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,21 +18,25 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import platformdirs
 
+from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
 from carpool._deadline import parse_deadline
+from carpool._files import Files
+from carpool._filewatch import FileWatch
 from carpool._gemini.developer import DeveloperProvider
-from carpool._gemini.encode import Encoded, Encoder, line
+from carpool._gemini.encode import Encoded, Encoder, line, renewed
 from carpool._jobs import Jobs
-from carpool._map import map_requests
+from carpool._keeper import Keeper
+from carpool._map import Form, Row, map_requests
 from carpool._runtime.loop import Runtime
 from carpool._stores.disk import DiskStore
-from carpool.errors import ConfigurationError, DeadlineExceeded, RequestError
+from carpool.errors import CarpoolWarning, ConfigurationError, DeadlineExceeded, RequestError
 from carpool.responses import EmbedResponse, GenerateResponse, Response, Ticket
 from carpool.settings import Settings, check_ladder
 from carpool.types import Kind, Receipt, Request, Stats
 
 if TYPE_CHECKING:
-    from carpool._ports import Provider, Store
+    from carpool._ports import CacheService, FileService, Provider, Store
     from carpool._runtime.awaiters import Asked
     from carpool.responses import Outcome
     from carpool.settings import Ladder
@@ -79,11 +83,17 @@ class Client:
         if provider is None:
             provider = _provider(api_key, base_url, api_version, self.settings)
         if store is None:
-            store = DiskStore(_home(home), self.settings)
+            store = DiskStore(home_path(home), self.settings)
         self._encoder = Encoder()
-        self._runtime = Runtime(self.settings, provider, store, line)
+        runtime = self._runtime = Runtime(self.settings, provider, store, line)
         self._entered = False
+        files: FileService | None = getattr(provider, "files", None)
+        caches: CacheService | None = getattr(provider, "caches", None)
+        self._watch = FileWatch(files, self.settings.file_margin_s, runtime.now, runtime.start)
+        self._keeper = Keeper(caches, self.settings.cache_lead_s, runtime.now, runtime.is_open, runtime.start)
         self.jobs = Jobs(provider, self._ready)
+        self.files = Files(files, self._ready, self._watch)
+        self.caches = Caches(caches, self._ready)
 
     async def __aenter__(self) -> Self:
         if sys.modules.get("trio") is not None and _under_trio():
@@ -117,7 +127,8 @@ class Client:
 
         Args:
             model: model name, with or without ``models/``.
-            contents: a string, a part or content, a list of them, or google-genai's own types.
+            contents: a string, a part or content, a list of them, or google-genai's own types. A part may also be a
+                ``carpool.Blob``, a ``pathlib.Path`` (read at the call, and sent inline), or a ``carpool.File``.
             config: fields of google-genai's ``GenerateContentConfig``, flat: a dict in snake_case or camelCase, or that
                 type.
             key: identity of the request; the same key gives the same answer, also in later processes.
@@ -125,7 +136,9 @@ class Client:
             ladder: routes to try in order; the batch route is the only one so far.
 
         Raises:
-            ConfigurationError: an argument cannot be used; nothing was sent.
+            ConfigurationError: an argument cannot be used, or a file that it names will be gone before a batch could
+                run; nothing was sent.
+            FileError: a file that was too old could not be uploaded again; nothing was sent.
             RequestRejected, RequestFailed, ResultMissing, RequestTooLarge, NotBatchable, KeyConflict: as they say.
             DeadlineExceeded: no answer came in time.
             ClientClosed: the client was closed first.
@@ -134,6 +147,8 @@ class Client:
         if runtime.crowded:
             await runtime.wait_turn()
         encoded = self._encoder.generate(model, contents, config)
+        if encoded.uses is not None:
+            encoded = await self._with_files(encoded, key)
         schema = encoded.schema
         asked = self._ask("generate", model, encoded, key, 0, deadline, ladder)
         del contents, config, encoded  # a suspended frame would pin them: bodies live on disk, not here
@@ -159,6 +174,8 @@ class Client:
         if runtime.crowded:
             await runtime.wait_turn()
         encoded = self._encoder.embed(model, content, config)
+        if encoded.uses is not None:
+            encoded = await self._with_files(encoded, key)
         asked = self._ask("embed", model, encoded, key, 0, deadline, ladder)
         del content, config, encoded
         try:
@@ -174,12 +191,12 @@ class Client:
         """Take a request in, and return once it is on disk. ``await`` the ticket, or ask ``result(ticket.key)`` later.
 
         Raises:
-            ConfigurationError, RequestTooLarge, NotBatchable, KeyConflict: as ``generate``.
+            ConfigurationError, FileError, RequestTooLarge, NotBatchable, KeyConflict: as ``generate``.
         """
         runtime = self._ready()
         if runtime.crowded:
             await runtime.wait_turn()
-        asked, schema = self._ask_request(request, EXPLICIT | TICKET, None)
+        asked, schema = await self._ask_request(request, EXPLICIT | TICKET, None)
         asked.future.add_done_callback(_retrieve)
         await runtime.turn()
         return Ticket(asked.key, asked.future, partial(asked.response, request.kind, schema))
@@ -206,20 +223,31 @@ class Client:
         return asked.response(kind, None, answer)
 
     def map(
-        self, requests: Iterable[Request] | AsyncIterable[Request], *, window: int = 10_000
-    ) -> AsyncIterator[Outcome]:
+        self,
+        requests: Iterable[Row] | AsyncIterable[Row],
+        *,
+        window: int = 10_000,
+        model: str | None = None,
+        kind: Kind = "generate",
+    ) -> AsyncGenerator[Outcome]:
         """Iterate over the outcomes of many requests as they come, with at most ``window`` of them outstanding.
 
         Rows without a key get one from their content and how often it occurred before, so that the same rows in a later
-        process cost nothing again.
+        process cost nothing again. A row that cannot be sent gives an outcome with its error, and costs no other row.
 
         Args:
-            requests: rows, from any iterable.
+            requests: rows, from any iterable: each a ``Request``, or a dict in the form of Google's own batch files,
+                ``{"key": ..., "request": {...}}``.
             window: how many rows may be outstanding; bounds memory.
+            model: of the rows that are dicts.
+            kind: of the rows that are dicts.
+
+        Raises:
+            ConfigurationError: an argument cannot be used, or what is iterated over are no rows.
         """
         if window < 1:
             raise ConfigurationError(f"window is {window!r}; it must be at least 1")
-        return map_requests(_Desk(self._ready, self._ask_request), requests, window)
+        return map_requests(_Desk(self._ready, self._ask_request), requests, window, Form(model, kind))
 
     # -- the whole
 
@@ -276,9 +304,21 @@ class Client:
             until = parse_deadline(deadline, now)
             if until <= now:
                 raise DeadlineExceeded(f"the deadline {deadline!r} has passed already; nothing was sent", key=key)
-        return self._runtime.entrance.ask(
+        asked = self._runtime.entrance.ask(
             kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until
         )
+        if encoded.uses is not None and encoded.uses.cache and not asked.kept:
+            self._keeper.hold(encoded.uses.cache, asked.place)
+        return asked
+
+    async def _with_files(self, encoded: Encoded, key: str | None) -> Encoded:
+        """Return the request with files that live long enough; what is answered or sent already needs none."""
+        uses = encoded.uses
+        if uses is None or not uses.files or self._runtime.entrance.knows(key, encoded.digest):
+            return encoded
+        uris = await self._watch.renew(uses.files)
+        self._ready()  # time has passed
+        return renewed(encoded, uris) if uris else encoded
 
     def _encode(self, request: Request) -> Encoded:
         if request.kind not in ("generate", "embed"):
@@ -291,7 +331,7 @@ class Client:
             return self._encoder.embed(request.model, request.contents, request.config)
         return self._encoder.generate(request.model, request.contents, request.config)
 
-    def _ask_request(self, request: Request, flags: int, occurred: dict[bytes, int] | None) -> tuple[Asked, Any]:
+    async def _ask_request(self, request: Request, flags: int, occurred: dict[bytes, int] | None) -> tuple[Asked, Any]:
         """Ask for a row; return it with the schema that its answer is read with.
 
         A row without a key gets one: from its content and occurrence where these are counted, else an automatic one.
@@ -303,6 +343,8 @@ class Client:
             key = f"m{encoded.digest.hex()}.{number}"
         elif key is None:
             key = self._runtime.engine.new_key(encoded.digest)
+        if encoded.uses is not None:
+            encoded = await self._with_files(encoded, key)
         asked = self._ask(request.kind, request.model, encoded, key, flags, request.deadline, request.ladder)
         return asked, encoded.schema
 
@@ -310,7 +352,7 @@ class Client:
 class _Desk:
     """What ``map`` sees of a client."""
 
-    def __init__(self, ready: Callable[[], Runtime], ask: Callable[..., tuple[Asked, Any]]) -> None:
+    def __init__(self, ready: Callable[[], Runtime], ask: Callable[..., Awaitable[tuple[Asked, Any]]]) -> None:
         self._ready = ready
         self._ask = ask
 
@@ -319,7 +361,7 @@ class _Desk:
         if runtime.crowded:
             await runtime.wait_turn()
 
-    def ask_row(self, request: Request, occurred: dict[bytes, int]) -> tuple[Asked, Any]:
+    def ask_row(self, request: Request, occurred: dict[bytes, int]) -> Awaitable[tuple[Asked, Any]]:
         return self._ask(request, EXPLICIT, occurred)
 
     def row_gone(self, asked: Asked) -> None:
@@ -343,7 +385,9 @@ def _provider(api_key: str | None, base_url: str | None, api_version: str, setti
     google, gemini = os.environ.get("GOOGLE_API_KEY"), os.environ.get("GEMINI_API_KEY")
     if api_key is None:
         if google and gemini:
-            warnings.warn("both GOOGLE_API_KEY and GEMINI_API_KEY are set; GOOGLE_API_KEY is used", stacklevel=3)
+            warnings.warn(
+                "both GOOGLE_API_KEY and GEMINI_API_KEY are set; GOOGLE_API_KEY is used", CarpoolWarning, stacklevel=3
+            )
         api_key = google or gemini
     if not api_key:
         if base_url is None:
@@ -357,7 +401,8 @@ def _provider(api_key: str | None, base_url: str | None, api_version: str, setti
     )
 
 
-def _home(home: str | os.PathLike[str] | None) -> Path:
+def home_path(home: str | os.PathLike[str] | None) -> Path:
+    """Return the folder of the store: the argument, else ``CARPOOL_HOME``, else the user's state directory."""
     chosen = home or os.environ.get("CARPOOL_HOME")
     return Path(chosen) if chosen else Path(platformdirs.user_state_dir("carpool", appauthor=False))
 

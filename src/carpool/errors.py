@@ -54,7 +54,7 @@ class CarpoolError(Exception):
     def __repr__(self) -> str:
         data = ", ".join(
             f"{name}={value!r}"
-            for name in ("key", "code", "status", "job")
+            for name in ("key", "code", "status", "job", "name")
             if (value := getattr(self, name, None)) is not None
         )
         return f"{type(self).__name__}({data})"
@@ -107,6 +107,31 @@ class JobError(CarpoolError):
     """A batch job went wrong as a whole; ``job`` names it."""
 
 
+class _NamedError(CarpoolError):
+    """Something on the server that has a name."""
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        name: str | None = None,
+        code: int | None = None,
+        status: str | None = None,
+        message: str | None = None,
+        details: Any = None,
+    ) -> None:
+        super().__init__(text, code=code, status=status, message=message, details=details)
+        self.name = name
+
+
+class FileError(_NamedError):
+    """A call about an uploaded file went wrong; ``name`` names it (``"files/..."``), if it is one file's."""
+
+
+class CacheError(_NamedError):
+    """A call about cached content went wrong; ``name`` names it (``"cachedContents/..."``), if it is one cache's."""
+
+
 class SubmitAmbiguous(JobError):
     """It could not be found out whether a job was created. It is not created again, so that nothing is paid twice."""
 
@@ -145,6 +170,10 @@ class LeaseLost(StoreError):
 
 class ClientClosed(CarpoolError):
     """The client was closed before the answer came. What was sent stays on record and can be picked up by its key."""
+
+
+class CarpoolWarning(UserWarning):
+    """What carpool warns of through :mod:`warnings`: something that works, though probably not as it was meant."""
 
 
 def shown(message: str, request_text: str = "") -> str:

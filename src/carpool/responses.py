@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from carpool.types import PICO, Blob, Facts, RequestReceipt, Usage
+from carpool.types import PICO, Blob, Facts, FunctionCall, RequestReceipt, Usage
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -98,6 +98,28 @@ def _view_answer(raw: bytes) -> _AnswerView:
         return _answer_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.convert(decode_json(raw), _AnswerView)
+
+
+class _Call(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+    args: dict[str, Any] | None = None
+    id: str = ""
+
+
+class _CallPart(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    function_call: _Call | None = None
+
+
+class _CallContent(msgspec.Struct, frozen=True, gc=False):
+    parts: list[_CallPart] | None = None
+
+
+class _CallCandidate(msgspec.Struct, frozen=True, gc=False):
+    content: _CallContent | None = None
+
+
+class _CallsView(msgspec.Struct, frozen=True, gc=False):
+    candidates: list[_CallCandidate] | None = None
 
 
 class _Response:
@@ -210,6 +232,14 @@ class GenerateResponse(_Response):
         return [Blob(decode_base64(item.data), item.mime_type) for item in media if item is not None]
 
     @property
+    def function_calls(self) -> list[FunctionCall]:
+        """Calls of your functions that the first candidate asks for; nobody has made them."""
+        candidates = msgspec.convert(self.json(), _CallsView).candidates
+        content = candidates[0].content if candidates else None
+        calls = (part.function_call for part in (content.parts if content is not None else None) or [])
+        return [FunctionCall(name=call.name, args=call.args or {}, id=call.id) for call in calls if call is not None]
+
+    @property
     def finish_reason(self) -> str:
         """The server's word for why it stopped; empty if it gave none."""
         return self._candidate().finish_reason or ""
@@ -230,6 +260,12 @@ class EmbedResponse(_Response):
     def values(self) -> list[float]:
         """The vector."""
         return list(_embedding_decoder.decode(self.raw).embedding.values)
+
+    def to_genai(self) -> Any:
+        """Return google-genai's own ``EmbedContentResponse``, with this one vector (needs the extra ``genai``)."""
+        from google.genai import types
+
+        return cast("Any", types.EmbedContentResponse).model_validate({"embeddings": [{"values": self.values}]})
 
 
 class _Values(msgspec.Struct, frozen=True, gc=False):
@@ -274,6 +310,10 @@ class Ticket(Generic[R_co]):
 
     async def _response(self) -> R_co:
         await wait((self._future,))  # a cancelled awaiter must not take the ticket with it
+        return self.result()
+
+    def result(self) -> R_co:
+        """Return the response of a ticket that is done, or raise its error, without waiting."""
         error = self._future.exception()
         if error is not None:
             raise copy(error)

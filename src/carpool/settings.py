@@ -104,6 +104,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long results of explicit keys are kept."""
     reuse_window_s: float = 2 * _DAY_S
     """How old an abandoned request may be for an identical call to adopt it."""
+    file_margin_s: float = _DAY_S
+    """How much longer an uploaded file must live when a request that names it is taken in (a batch has a day to run);
+    with less left it is uploaded again where that is possible, else the call is refused."""
+    cache_lead_s: float = 7_200.0
+    """Cached content that work in flight uses is kept alive at least so far ahead."""
     delete_remote: bool = False
     """Delete jobs and their output on the server once their results are safe. Uploaded inputs are always deleted."""
     match_by_position: bool = False
@@ -215,6 +220,8 @@ _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("store_bytes_max", 1_000_000, 10**15),
     ("keep_results_s", 0, _INF),
     ("reuse_window_s", 0, _INF),
+    ("file_margin_s", 0, 2 * _DAY_S),
+    ("cache_lead_s", 0.001, 7 * _DAY_S),
     ("close_timeout_s", 0, _DAY_S),
     ("priority", -(2**63), 2**63 - 1),
 )

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchJob",
     "Blob",
+    "Cache",
+    "File",
+    "FunctionCall",
     "JobStats",
     "Receipt",
     "Request",
@@ -131,10 +134,55 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Blob(msgspec.Struct, frozen=True, gc=False):
-    """Bytes with their mime type."""
+    """Bytes with their mime type: media of an answer, or a part of ``contents`` that is sent inline."""
 
     data: bytes
     mime_type: str
+
+
+class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that the model asks for."""
+
+    name: str
+    args: dict[str, Any] = {}
+    id: str = ""
+    """Sent back beside the function's answer; empty where the server gave none."""
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """An uploaded file as the server shows it; put it into ``contents`` like any part.
+
+    Times are RFC 3339, as sent. ``state`` is ``ACTIVE``, ``PROCESSING``, ``FAILED``, or a word that this version does
+    not know, passed on as it came.
+    """
+
+    name: str
+    uri: str = ""
+    mime_type: str = ""
+    size_bytes: int = 0
+    display_name: str = ""
+    created_at: str = ""
+    updated_at: str = ""
+    expires_at: str = ""
+    state: str = ""
+    sha256_hash: str = ""
+    """As sent: the service writes base64 of the hexadecimal digest."""
+    error: ServerError | None = None
+
+
+class Cache(msgspec.Struct, frozen=True, kw_only=True):
+    """Cached content as the server shows it: name it in ``config={"cached_content": cache.name}``.
+
+    Times are RFC 3339, as sent.
+    """
+
+    name: str
+    model: str = ""
+    display_name: str = ""
+    created_at: str = ""
+    updated_at: str = ""
+    expires_at: str = ""
+    tokens: int = 0
 
 
 class JobStats(msgspec.Struct, frozen=True, kw_only=True, gc=False):

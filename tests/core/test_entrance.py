@@ -11,8 +11,10 @@ from carpool._core.messages import (
     DropResults,
     DropSegments,
     Forget,
+    PutResults,
     PutSegment,
     PutTaken,
+    Undelivered,
 )
 from carpool._core.model import ROW_BITS, place_of
 
@@ -298,6 +300,74 @@ def test_an_answer_that_its_adopter_did_not_take_is_offered_again() -> None:
     assert desk.adopt("a")[0] is Claim.NEW
 
 
+def knows(desk: Desk, prompt: str, key: str | None = None) -> bool:
+    """Ask twice what would be sent: asking must not change the answer."""
+    first, second = (desk.engine.knows(key, digest_of(prompt), desk.now) for _ in range(2))
+    assert first is second
+    return first
+
+
+def test_an_explicit_key_is_known_from_its_first_call_to_the_end_of_its_result() -> None:
+    desk = Desk(keep_results_s=1_000.0)
+    assert not knows(desk, "a", "k")
+    [place] = desk.fetching("a", key="k")
+    assert knows(desk, "a", "k")
+    desk.fetched(kept=[(place, b"answer")])
+    desk.ended()
+    assert knows(desk, "a", "k")
+    assert not knows(desk, "a")
+    desk.now += 1_001.0
+    assert not knows(desk, "a", "k")
+
+
+def test_a_key_whose_result_is_an_error_is_not_known_since_it_may_be_tried_again() -> None:
+    desk = Desk()
+    [place] = desk.fetching("a", key="k")
+    desk.fetched(failed=[(place, error(3, "bad"))])
+    desk.ended()
+    assert not knows(desk, "a", "k")
+
+
+def test_a_bare_request_is_known_while_it_could_be_adopted() -> None:
+    desk = Desk(reuse_window_s=1_000.0)
+    [place] = desk.running("a")
+    assert not knows(desk, "a")
+    desk.leave(place)
+    assert knows(desk, "a")
+    assert not knows(desk, "b")
+    desk.now += 1_001.0
+    assert not knows(desk, "a")
+    assert desk.adopt("a")[0] is Claim.NEW
+
+
+def test_a_bare_request_is_known_by_its_stored_answer_and_not_by_one_that_ended_without() -> None:
+    desk = Desk()
+    [place] = desk.abandoned("a")
+    desk.wake()
+    desk.polled()
+    desk.fetched(kept=[(place, b"answer")])
+    desk.ended()
+    assert knows(desk, "a")
+    desk.engine.book.keys.abandon(digest_of("b"), START, place, kept=False)
+    assert not knows(desk, "b")
+    assert desk.adopt("b")[0] is Claim.NEW
+
+
+def test_tidying_drops_what_is_past_its_time_and_sends_nothing() -> None:
+    desk = Desk(keep_results_s=1_000.0)
+    [place] = desk.fetching("a", key="k")
+    desk.fetched(kept=[(place, b"answer")])
+    desk.ended()
+    desk.admit("waits", key="waits")
+    early = desk.engine.tidy(desk.now)
+    assert early.actions == []
+    assert every(early.writes, DropResults) == []
+    late = desk.engine.tidy(desk.now + 2_000.0)
+    assert only(late.writes, DropResults).numbers == [1]
+    assert late.actions == []
+    assert not desk.jobs
+
+
 def test_an_explicit_answer_is_never_offered() -> None:
     desk = Desk()
     [place] = desk.fetching("a", key="k")
@@ -330,6 +400,16 @@ def test_an_answer_whose_adopter_left_in_that_moment_is_offered_again() -> None:
     desk.ended()
     desk.leave(place)
     assert desk.adopt("a") == (Claim.KEPT, place_of(1, 0))
+
+
+def test_an_answer_whose_adopter_was_cancelled_in_that_moment_is_offered_once_and_after_a_restart_too() -> None:
+    desk = Desk()
+    place = handed(desk)
+    rows = [(place, "key", digest_of("a"), b"answer")]
+    assert every(desk.tell(Undelivered(rows, LANE, "batches/1")).writes, PutResults) == []
+    assert [desk.adopt("a") for _ in range(2)] == [(Claim.KEPT, place_of(1, 0)), (Claim.NEW, 0)]
+    again = desk.restart()
+    assert [again.adopt("a") for _ in range(2)] == [(Claim.KEPT, place_of(1, 0)), (Claim.NEW, 0)]
 
 
 def test_after_a_crash_an_answer_that_was_being_handed_over_is_offered() -> None:

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from carpool._core.ledger import OUTPUT_TOKENS_GUESS, Ledger, expected_output_bytes
 from carpool._core.model import Lane, Tokens
@@ -65,3 +66,59 @@ def test_vectors_text_and_images_have_their_own_expected_sizes() -> None:
     text, vectors = expected_output_bytes(FLASH, 10), expected_output_bytes(Lane("embed", "x"), 10)
     images = expected_output_bytes(Lane("generate", "gemini-2.5-flash-image"), 10)
     assert text < vectors < images
+
+
+PICO_USD: dict[str, tuple[int, int]] = {"mine": (1, 3_000_000), FLASH.model: (300_000, 2_500_000)}
+"""What an input token and an output token cost."""
+PERCENT = {"batch": 50, "flex": 50, "standard": 100}
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Whatever is booked in whatever order, the account is its sum to the pico-dollar, and no answer is uncounted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(PRICES)
+        self.booked: list[tuple[str, str, Tokens]] = []
+        self.doubles = 0
+
+    @rule(
+        route=st.sampled_from(sorted(PERCENT)),
+        model=st.sampled_from([*PICO_USD, "model-without-price"]),
+        tokens=st.builds(
+            lambda answers, uncounted, prompt, output: Tokens(answers, min(answers, uncounted), prompt, output),
+            st.integers(0, 9),
+            st.integers(0, 9),
+            st.integers(0, 10**7),
+            st.integers(0, 10**7),
+        ),
+    )
+    def settle(self, route: str, model: str, tokens: Tokens) -> None:
+        self.ledger.settle(route, model, tokens)
+        self.booked.append((route, model, tokens))
+
+    @rule(count=st.integers(1, 3))
+    def double(self, count: int) -> None:
+        self.ledger.doubles += count
+        self.doubles += count
+
+    @invariant()
+    def the_receipt_is_the_sum_of_what_was_booked(self) -> None:
+        receipt = self.ledger.receipt()
+        assert receipt.by_route.keys() == {route for route, _, _ in self.booked}
+        for route, totals in receipt.by_route.items():
+            mine = [(model, tokens) for other, model, tokens in self.booked if other == route]
+            prices = [(PICO_USD[model], tokens) for model, tokens in mine if model in PICO_USD]
+            listed = [tokens.prompt * low + tokens.output * high for (low, high), tokens in prices]
+            assert totals.requests == sum(tokens.answers for _, tokens in mine)
+            assert totals.list_usd == Decimal(sum(listed)) / 10**12
+            assert totals.paid_usd == Decimal(sum(one * PERCENT[route] // 100 for one in listed)) / 10**12
+            assert totals.paid_usd <= totals.list_usd
+        assert receipt.doubles == self.doubles
+        assert receipt.unknown_cost == sum(
+            tokens.uncounted if model in PICO_USD else tokens.answers for _, model, tokens in self.booked
+        )
+        assert receipt.unknown_cost <= receipt.requests
+
+
+TestLedger = LedgerMachine.TestCase

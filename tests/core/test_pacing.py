@@ -61,12 +61,33 @@ def test_jobs_refused_together_count_as_one_refusal() -> None:
 
 
 class PacingMachine(RuleBasedStateMachine):
-    """Whatever is started and ended, the counts are those of what is under way."""
+    """Whatever is started, refused and ended, the counts are those of what is under way, and a pause is its lane's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pacing = Pacing(Settings(jobs_max=3, enqueued_tokens_max=50))
+        settings = Settings(jobs_max=3, enqueued_tokens_max=50, quota_retry_min_s=10, quota_retry_max_s=100)
+        self.pacing = Pacing(settings)
         self.running: list[tuple[Lane, int]] = []
+        self.now = 1_000.0
+        self.blocked: dict[Lane, float] = {}
+
+    @rule(lane=st.sampled_from([LANE, OTHER_LANE]))
+    def refuse(self, lane: Lane) -> None:
+        until = self.pacing.refused(lane, self.now)
+        if self.now < self.blocked.get(lane, 0.0):
+            assert until == self.blocked[lane], "one that was on its way does not make the pause longer"
+        else:
+            assert 8 <= until - self.now <= 100
+        self.blocked[lane] = until
+
+    @rule(lane=st.sampled_from([LANE, OTHER_LANE]))
+    def accept(self, lane: Lane) -> None:
+        self.pacing.accepted(lane)
+        self.blocked.pop(lane, None)
+
+    @rule(seconds=st.floats(0, 150))
+    def let_pass(self, seconds: float) -> None:
+        self.now += seconds
 
     @rule(lane=st.sampled_from([LANE, OTHER_LANE]), tokens=st.integers(0, 60))
     def start(self, lane: Lane, tokens: int) -> None:
@@ -78,6 +99,11 @@ class PacingMachine(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         lane, tokens = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         self.pacing.ended(lane, tokens)
+
+    @invariant()
+    def each_lane_has_its_own_pause(self) -> None:
+        for lane in (LANE, OTHER_LANE):
+            assert self.pacing.blocked_until(lane) == self.blocked.get(lane, 0.0)
 
     @invariant()
     def counts_what_runs(self) -> None:

@@ -270,8 +270,10 @@ def test_a_live_call_is_told_when_to_try_again() -> None:
         (
             "500",
             "INTERNAL",
-            "An internal error has occurred. Please retry or report in "
-            "https://developers.generativeai.google/guide/troubleshooting",
+            (
+                "An internal error has occurred. "
+                "Please retry or report in https://developers.generativeai.google/guide/troubleshooting"
+            ),
         ),
     ],
 )

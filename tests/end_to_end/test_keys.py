@@ -313,3 +313,20 @@ async def test_drain_sends_everything_and_waits_for_all_of_it(tmp_path: Path) ->
 async def test_a_deadline_for_a_request_that_cannot_be_read_is_refused() -> None:
     async with Emulator() as emulator, opened(emulator) as client:
         await refused(ConfigurationError, client.submit(ticket_of("a", deadline="soon")))
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_who_reads_the_error_of_a_key_while_it_is_tried_again_harms_nobody(on_disk: bool, tmp_path: Path) -> None:
+    async with Emulator() as emulator:
+        async with opened(emulator, tmp_path if on_disk else None) as client:
+            await refused(RequestRejected, client.generate(MODEL, "bad [[error:400:no]]", key="k"))
+            assert_own(["fine"], [await client.generate(MODEL, "fine", key="other")])
+            reading = [asyncio.create_task(client.result(key)) for key in ("k", "other")]
+            await asyncio.sleep(0)
+            again = asyncio.create_task(client.generate(MODEL, "good", key="k"))
+            dropped, other = await settled(*reading)
+            assert isinstance(dropped, RequestFailed | RequestRejected)  # the latter if it was read in time
+            assert dropped.key == "k"
+            assert_own(["fine"], [other])
+            assert_own(["good"] * 2, [await again, await client.result("k")])
+        assert_billed_once(emulator, ["fine", "good"])

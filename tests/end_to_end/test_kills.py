@@ -17,16 +17,28 @@ import pytest
 
 from carpool.emulator import Emulator, Fault, Plan, expected_text
 
-from .support import API_KEY, FILE, FORMS, assert_billed_once, billed, jobs_of, ops_of, prompts, until
+from .support import (
+    API_KEY,
+    FILE,
+    FORMS,
+    HOUR_S,
+    TimedEmulator,
+    assert_billed_once,
+    billed,
+    jobs_of,
+    ops_of,
+    prompts,
+    until,
+)
 
 CHILD = Path(__file__).with_name("child.py")
 QUICK: dict[str, Any] = {
-    "linger_s": 0.02,
-    "poll_min_s": 0.02,
-    "poll_max_s": 0.2,
-    "retry_min_s": 0.02,
-    "retry_max_s": 0.2,
-    "quota_retry_min_s": 0.02,
+    "linger_s": 0.01,
+    "poll_min_s": 0.01,
+    "poll_max_s": 0.05,
+    "retry_min_s": 0.01,
+    "retry_max_s": 0.05,
+    "quota_retry_min_s": 0.01,
     "lookup_wait_s": 0.1,
 }
 BY_FILE: dict[str, Any] = {"inline_cost_max_usd": 0}
@@ -115,9 +127,10 @@ async def killed_and_run_again(
 ) -> Emulator:
     """Kill a process of explicit keys and tickets at a moment, and run it again: all answers, and one bill each."""
     keyed, tickets = prompts(count, "keyed"), prompts(count, "ticket")
-    async with Emulator(plan) as emulator:
+    async with TimedEmulator(plan) as emulator:
         order: dict[str, Any] = {"keyed": keyed, "tickets": tickets}
         await Child(emulator, home, **order, settings=settings).run(moment(emulator))
+        emulator.let_pass()
         emulator.plan = Plan(latency_s=0.05)
         later = {key: value for key, value in settings.items() if not key.endswith("_s")}
         said = await Child(emulator, home, **order, results=tickets, settings=later).run()
@@ -190,7 +203,7 @@ async def test_killed_between_the_revocation_of_an_input_and_the_last_look(tmp_p
 @pytest.mark.parametrize("form", BY_FORM)
 async def test_killed_while_a_job_runs(form: str, tmp_path: Path) -> None:
     emulator = await killed_and_run_again(
-        Plan(latency_s=1.5), lambda emulator: called(emulator, "get"), tmp_path, **BY_FORM[form]
+        Plan(latency_s=HOUR_S), lambda emulator: called(emulator, "get"), tmp_path, **BY_FORM[form]
     )
     assert rows_sent(emulator) == 60
 
@@ -249,8 +262,9 @@ async def test_bare_calls_of_a_killed_process_are_adopted_by_the_same_calls_agai
     form: dict[str, Any], tmp_path: Path
 ) -> None:
     bare, settings = prompts(30), BY_FORM["file" if form is FILE else "inline"]
-    async with Emulator(Plan(latency_s=1.5)) as emulator:
+    async with TimedEmulator(Plan(latency_s=HOUR_S)) as emulator:
         await Child(emulator, tmp_path, bare=bare, settings=settings).run(called(emulator, "get"))
+        emulator.let_pass()
         said = await Child(emulator, tmp_path, bare=bare, settings=settings).run()
         assert answered(said) == sorted(bare)
         assert all(line["reused"] for line in said if line["event"] == "answered")
@@ -295,9 +309,10 @@ async def test_bare_calls_of_a_process_killed_while_results_stream_are_paid_agai
 
 async def test_what_the_first_form_of_a_batch_was_is_no_matter_for_the_process_that_goes_on(tmp_path: Path) -> None:
     keyed = prompts(10)
-    async with Emulator(Plan(latency_s=1.0)) as emulator:
+    async with TimedEmulator(Plan(latency_s=HOUR_S)) as emulator:
         by_file, inline = {"keyed": keyed, "settings": BY_FILE}, {"keyed": keyed, "settings": BY_FORM["inline"]}
         await Child(emulator, tmp_path, **by_file).run(called(emulator, "get"))
+        emulator.let_pass()
         assert answered(await Child(emulator, tmp_path, **inline).run()) == keyed
         assert_billed_once(emulator, keyed)
 

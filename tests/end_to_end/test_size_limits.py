@@ -146,10 +146,10 @@ async def test_the_service_s_limit_of_20_mb_is_exclusive_and_kept_to_the_byte(
 async def test_a_batch_above_the_limit_of_a_file_is_split_and_one_at_it_is_not(tmp_path: Path) -> None:
     rows = [(f"k{index:03}", f"prompt {index:03}") for index in range(100)]
     size = sum(len(predicted_line(*row)) for row in rows)
-    for limit, expected in ((size, [size]), (size - 1, [size - size // 100, size // 100])):
+    for limit, expected in ((size, [size]), (size - 1, [size // 100, size - size // 100])):
         async with Emulator() as emulator:
             await send(emulator, rows, tmp_path / str(limit), **FILE, file_bytes_max=limit)
-            assert [call.body_bytes for call in calls_of(emulator, "upload.finalize")] == expected
+            assert sorted(call.body_bytes for call in calls_of(emulator, "upload.finalize")) == expected
             assert_billed_once(emulator, [text for _, text in rows])
 
 
@@ -169,7 +169,7 @@ async def test_no_job_has_more_requests_than_its_limit(tmp_path: Path) -> None:
     async with Emulator() as emulator:
         async with opened(emulator, tmp_path, batch_requests_max=100) as client:
             assert_own(texts, await settled(*(client.generate(MODEL, text) for text in texts)))
-        assert rows_of_jobs(emulator) == [100, 100, 50]
+        assert sorted(rows_of_jobs(emulator)) == [50, 100, 100]
 
 
 async def test_a_request_above_the_limit_of_a_file_is_refused_at_the_call_and_one_at_it_is_sent(tmp_path: Path) -> None:

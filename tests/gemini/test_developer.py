@@ -111,7 +111,7 @@ async def test_a_list_that_cannot_be_read_to_its_end_is_no_answer(body: bytes, a
 
 
 async def test_a_list_without_end_is_given_up(at: Any, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carpool._gemini.developer._PAGES_MAX", 3)
+    monkeypatch.setattr("carpool._gemini.listing._PAGES_MAX", 3)
     pages = [page(operation(f"batches/{number}"), token=str(number)) for number in range(5)]
     async with tools.Server([tools.reply(body=body) for body in pages]) as server:
         assert (await fault_of((await at(server.url)).find("x"))).kind == "unknown"

@@ -337,7 +337,7 @@ def test_an_image_object_says_how_to_give_its_bytes() -> None:
     class JpegImageFile:
         pass
 
-    with pytest.raises(ConfigurationError, match="inline_data"):
+    with pytest.raises(ConfigurationError, match=r"carpool\.Blob"):
         generate(["look", JpegImageFile()])
 
 

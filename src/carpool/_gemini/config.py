@@ -99,6 +99,7 @@ TOP_FIELDS: Final = frozenset(_Top.__struct_encode_fields__) - {"generationConfi
 GENERATION_FIELDS: Final = frozenset(_Generation.__struct_encode_fields__)
 EMBED_FIELDS: Final = frozenset(_Embed.__struct_encode_fields__)
 GENERATE_FIELDS: Final = TOP_FIELDS | GENERATION_FIELDS | {"responseJsonSchema"}
+CACHE_FIELDS: Final = frozenset({"systemInstruction", "tools", "toolConfig"})
 GENERATE_BODY_FIELDS: Final = TOP_FIELDS | {"contents", "generationConfig", "model"}
 EMBED_BODY_FIELDS: Final = EMBED_FIELDS | {"content", "model"}
 
@@ -129,6 +130,12 @@ _VERTEX_ONLY: Final = frozenset(
         "audioTrackExtraction",
     }
 )
+_VERTEX_ONLY_INSIDE: Final = {
+    "googleSearch": ("excludeDomains", "blockingConfidence"),
+    "googleMaps": ("groundingTypes",),
+    "functionCallingConfig": ("streamFunctionCallArguments",),
+}
+_NOT_HERE: Final = "it exists on Vertex AI only, not in the Gemini Developer API"
 _OF_THE_CALL: Final = frozenset({"shouldReturnHttpResponse", "automaticContinuation"})
 """google-genai's own switches for how its call behaves: nothing of a request."""
 
@@ -142,6 +149,8 @@ class Placed(NamedTuple):
     """Estimated input tokens of it."""
     schema: Any
     """What reads answers, for ``GenerateResponse.parsed``; ``None`` where no schema was given."""
+    cache: str = ""
+    """Name of the cached content that it uses, if it uses any."""
 
 
 NOTHING: Final = Placed(b"", 0, None)
@@ -173,7 +182,16 @@ def place_generate(config: Any) -> Placed:
         top["generationConfig"] = generation
     placed = _fragment(top, _Top)
     tokens = sum(len(encode(top[field])) for field in ("systemInstruction", "tools") if field in top) // 4
-    return Placed(placed, tokens, schema)
+    return Placed(placed, tokens, schema, top.get("cachedContent") or "")
+
+
+def place_cache(config: Any) -> dict[str, Any]:
+    """Return the fields of cached content's configuration: system instruction, tools, tool config.
+
+    Raises:
+        ConfigurationError: a field is unknown, or of the wrong type; the message names it.
+    """
+    return {field: _top_value(field, value, f"config.{name}") for field, name, value in _given(config, CACHE_FIELDS)}
 
 
 def place_embed(config: Any) -> Placed:
@@ -201,6 +219,8 @@ def _fragment(fields: dict[str, Any], shape: type[msgspec.Struct]) -> bytes:
 def _given(config: Any, known: frozenset[str]) -> Iterator[tuple[str, str, Any]]:
     """Iterate over the fields that are set: the REST name, the name as given, the value."""
     what = "config of embed" if known is EMBED_FIELDS else "config of generate"
+    if known is CACHE_FIELDS:
+        what = "config of caches.create"
     seen: set[str] = set()
     for name, value in _fields(config):
         if value is None:
@@ -247,7 +267,7 @@ def _not_of_a_row(field: str, name: str, value: Any, known: frozenset[str], what
             raise bad_value(f"config.{name}", "it changes how google-genai calls; a batch has nothing like it")
         return
     if field in _VERTEX_ONLY:
-        raise bad_value(f"config.{name}", "it exists on Vertex AI only, not in the Gemini Developer API")
+        raise bad_value(f"config.{name}", _NOT_HERE)
     hint = " Give the fields of generation_config flat." if field == "generationConfig" else ""
     raise unknown_field(name, known, what, hint)
 
@@ -375,6 +395,9 @@ def _declaration_refusal(message: str) -> Exception:
 def _check_names(value: Any, known: frozenset[str], path: str) -> None:
     if not is_object(value):
         raise bad_value(path, "it must be a dict")
-    for name in value:
+    for name, inner in value.items():
         if name not in known:
             raise unknown_field(snake(name), known, path)
+        for field in _VERTEX_ONLY_INSIDE.get(name, ()):
+            if is_object(inner) and field in inner:
+                raise bad_value(f"{path}.{snake(name)}.{snake(field)}", _NOT_HERE)

@@ -1,13 +1,17 @@
 """What is asked: users' contents to the ``contents`` of a request.
 
-Owns the rules by which strings, parts and contents, mixed in lists, become turns; they are google-genai's own. It must
-not know about configuration or batches.
+Owns the rules by which strings, parts and contents, mixed in lists, become turns; they are google-genai's own. Files on
+disk are read here, since what is sent inline is read at the call. It must not know about configuration or batches.
 """
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from carpool._gemini.mime import guess_mime_type
 from carpool._gemini.plain import (
     bad_value,
     camel,
@@ -21,9 +25,13 @@ from carpool._gemini.plain import (
     unknown_field,
 )
 from carpool.errors import ConfigurationError
+from carpool.types import Blob, File
 
 MEDIA_TOKENS: Final = 258
 """What an image of ordinary size counts; stands for any media part."""
+
+INLINE_BYTES_MAX: Final = 15_000_000
+"""Largest file that is read and sent inline: in base64 it takes 20 MB, which is what one request may hold."""
 
 CONTENT_FIELDS: Final = frozenset({"parts", "role"})
 PART_FIELDS: Final = frozenset(
@@ -137,14 +145,56 @@ def _item(value: Any, path: str) -> Item:
     if value is None:
         raise _empty(path)
     if not is_mapping(value):
+        if isinstance(value, Blob):
+            return Item(None, _inline(value, path))
+        if isinstance(value, Path):
+            return Item(None, _inline(_read(value, path), path))
+        if isinstance(value, File):
+            _check_file(value, path)
         uri, mime_type = getattr(value, "uri", None), getattr(value, "mime_type", None)
         if uri and mime_type:
             return Item(None, {"fileData": {"fileUri": str(uri), "mimeType": str(mime_type)}})
         if not is_model(value):
-            hint = " (give bytes: {'inline_data': {'data': ..., 'mime_type': 'image/png'}})" if _is_image(value) else ""
+            hint = " (give its bytes: carpool.Blob(data, 'image/png'))" if _is_image(value) else ""
             raise bad_value(path, f"objects of type {type(value).__name__} cannot be encoded{hint}")
         value = dump(value, path)
     return _from_fields(value, path)
+
+
+def _inline(blob: Blob, path: str) -> dict[str, Any]:
+    data: Any = blob.data
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise bad_value(path, f"the data of a Blob must be bytes, not {type(data).__name__}")
+    if not blob.mime_type:
+        raise bad_value(path, "the Blob has no mime type, such as 'image/png'")
+    return {"inlineData": {"data": urlsafe_b64encode(data).decode("ascii"), "mimeType": str(blob.mime_type)}}
+
+
+def _read(source: Path, path: str) -> Blob:
+    """Read a file that is to be sent inline."""
+    mime_type = guess_mime_type(source)
+    if not mime_type:
+        raise bad_value(path, f"the name {source.name!r} stands for no mime type; give carpool.Blob(data, mime_type)")
+    try:
+        size_bytes = source.stat().st_size
+        if not source.is_file():
+            raise bad_value(path, f"{source} is not a file")
+        if size_bytes > INLINE_BYTES_MAX:
+            raise bad_value(
+                path,
+                f"{source} has {size_bytes} bytes, and at most {INLINE_BYTES_MAX} are sent inline; upload it: "
+                "file = await client.files.upload(path), and give the file in its place",
+            )
+        return Blob(source.read_bytes(), mime_type)
+    except OSError as error:
+        raise bad_value(path, f"{source} cannot be read ({error.strerror or type(error).__name__})") from None
+
+
+def _check_file(file: File, path: str) -> None:
+    if file.state == "FAILED":
+        raise bad_value(path, f"the server could not process {file.name}; upload it again")
+    if not (file.uri and file.mime_type):
+        raise bad_value(path, f"{file.name} has no URI or no mime type; take the File that client.files gives")
 
 
 def _from_fields(value: Any, path: str) -> Item:
@@ -198,16 +248,49 @@ def _empty(path: str) -> ConfigurationError:
     return bad_value(path, "there is nothing to send: contents must hold text or parts")
 
 
-def count_tokens(turns: list[dict[str, Any]]) -> int:
-    """Estimate the input tokens of some turns: a quarter of the text's UTF-8 bytes, and a fixed number a media part."""
+def survey(turns: list[dict[str, Any]]) -> tuple[int, tuple[str, ...]]:
+    """Return the estimated input tokens of some turns, and the URIs of the files that they name, each once.
+
+    Text counts a quarter of its UTF-8 bytes, a media part a fixed number.
+    """
     text_bytes = media = 0
+    uris: dict[str, None] = {}
     for turn in turns:
         for part in turn["parts"]:
             for name, value in part.items():
                 if name == "text":
                     text_bytes += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-                elif name in ("inlineData", "fileData"):
+                elif name == "inlineData":
                     media += 1
+                elif name == "fileData":
+                    media += 1
+                    uris[str(value.get("fileUri", ""))] = None
                 elif name not in ("thoughtSignature", "thought"):
                     text_bytes += len(encode(value))
-    return text_bytes // 4 + media * MEDIA_TOKENS
+    return text_bytes // 4 + media * MEDIA_TOKENS, tuple(uris)
+
+
+def uris_of(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Return the URIs of the files that a finished request names, each once, however its fields are spelt."""
+    return tuple({str(file[name]): None for file, name in _file_data_of(fields)})
+
+
+def with_uris(fields: dict[str, Any], renewed: dict[str, str]) -> dict[str, Any]:
+    """Put other URIs into a decoded request, in place, and return it."""
+    for file, name in _file_data_of(fields):
+        file[name] = renewed.get(file[name], file[name])
+    return fields
+
+
+def _file_data_of(fields: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Iterate over the ``fileData`` of a request's parts that have a URI, and the name of that field in each."""
+    contents = fields.get("contents", fields.get("content"))
+    for turn in _objects(contents if is_sequence(contents) else [contents]):
+        parts = turn.get("parts")
+        for part in _objects(parts if is_sequence(parts) else [parts]):
+            for file in _objects([part.get("fileData"), part.get("file_data")]):
+                yield from ((file, name) for name in ("fileUri", "file_uri") if isinstance(file.get(name), str))
+
+
+def _objects(values: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    return (value for value in values if is_object(value))

@@ -14,9 +14,12 @@ from typing import Final
 
 from carpool._core.model import Block, Fault, Framing, Job, RemoteFile
 from carpool._gemini import wire
+from carpool._gemini.caches import Caches
 from carpool._gemini.encode import model_name
 from carpool._gemini.files import Files
 from carpool._gemini.http import Floor, Http, ok, unreadable
+from carpool._gemini.listing import listed
+from carpool._gemini.media import Media
 from carpool._gemini.rows import decode_block, decode_items
 from carpool._ports import OpenAt, ProviderError
 from carpool.errors import CarpoolError, ConfigurationError
@@ -25,8 +28,6 @@ from carpool.types import BatchJob, ServerError
 
 BASE_URL: Final = "https://generativelanguage.googleapis.com"
 API_VERSION: Final = "v1beta"
-_PAGE_SIZE: Final = 100
-_PAGES_MAX: Final = 100_000
 _VERSION = re.compile(r"v[0-9][a-z0-9]{0,15}")
 _SALT: Final = b"carpool origin 1\0"
 
@@ -61,6 +62,10 @@ class DeveloperProvider:
         self._version = api_version
         self._http = Http(base_url, api_key, settings, floor)
         self._files = Files(self._http, api_version, settings)
+        self.files = Media(self._http, self._files, api_version, settings)
+        """Files for the parts of requests."""
+        self.caches = Caches(self._http, api_version)
+        """Cached content."""
         fingerprint = hashlib.sha256(_SALT + api_key.encode()).hexdigest()[:12]
         self._origin = f"{self._http.base}#{fingerprint}"
         self._framing = wire.framing(settings.priority)
@@ -117,27 +122,9 @@ class DeveloperProvider:
         found = [job async for job in self.list_jobs() if job.display_name == display_name]
         return sorted(found, key=lambda job: (job.created_at.removesuffix("Z"), job.name))
 
-    async def list_jobs(self) -> AsyncGenerator[BatchJob]:
+    def list_jobs(self) -> AsyncGenerator[BatchJob]:
         """Iterate over all jobs, newest first, page by page."""
-        token, seen = "", set[str]()
-        for _ in range(_PAGES_MAX):
-            query = {"pageSize": str(_PAGE_SIZE)} | ({"pageToken": token} if token else {})
-            url = self._http.url(f"/{self._version}/batches").with_query(query)
-            body = ok(await self._http.call("GET", url))
-            try:
-                jobs, token = wire.read_page(body)
-            except (ValueError, RecursionError):
-                jobs, token = None, ""
-            if jobs is None:
-                raise unreadable("a page of the list of jobs cannot be read")
-            for job in jobs:
-                yield job
-            if not token:
-                return
-            if token in seen:
-                break
-            seen.add(token)
-        raise unreadable("the list of jobs does not end")
+        return listed(self._http, f"/{self._version}/batches", wire.read_page, "jobs")
 
     async def poll(self, name: str) -> BatchJob:
         """Return the server's view of a job."""

@@ -22,7 +22,7 @@ from carpool._gemini.config import (
     place_embed,
     place_generate,
 )
-from carpool._gemini.contents import contents_of, count_tokens
+from carpool._gemini.contents import contents_of, survey, uris_of, with_uris
 from carpool._gemini.plain import (
     bad_value,
     camel,
@@ -41,9 +41,18 @@ _CACHED_CONFIGS_MAX: Final = 256
 _CACHED_BYTES_MAX: Final = 16_777_216
 _MODELS_MAX: Final = 1_024
 _TYPES_MAX: Final = 1_024
-_NOT_BATCHABLE: Final = ("imagen", "veo", "lyria")
+_NOT_BATCHABLE = re.compile(r"(?:imagen|veo|lyria)|.*(?:-live(?:-|$)|native-audio)")
 _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _MEDIA_NAMES: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
+
+
+class Uses(msgspec.Struct, frozen=True, gc=False):
+    """Things on the server that a request leans on, and that must still be there when its batch runs."""
+
+    files: tuple[str, ...]
+    """URIs of files."""
+    cache: str
+    """Name of cached content; empty if there is none."""
 
 
 class Encoded(msgspec.Struct, frozen=True, gc=False):
@@ -57,6 +66,8 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     """Estimated input tokens, at least 1."""
     schema: Any
     """What ``GenerateResponse.parsed`` reads with; ``None`` where no schema was given."""
+    uses: Uses | None = None
+    """``None`` for requests that lean on nothing, as most do."""
 
 
 def model_name(model: Any) -> str:
@@ -64,14 +75,14 @@ def model_name(model: Any) -> str:
 
     Raises:
         ConfigurationError: it is not a name.
-        NotBatchable: the Batch API has no such models (imagen, veo, lyria).
+        NotBatchable: the Batch API has no such models (Imagen, Veo, Lyria, and those of the Live API).
     """
     if not isinstance(model, str):
         raise ConfigurationError(f"model must be a string, not {type(model).__name__}")
     name = model.removeprefix("models/")
     if not _MODEL.fullmatch(name):
         raise ConfigurationError(f"model {model[:80]!r} is not a model name, such as 'gemini-3.5-flash'")
-    if name.startswith(_NOT_BATCHABLE):
+    if _NOT_BATCHABLE.match(name):
         raise NotBatchable(f"the Batch API does not take {name!r}: it has generateContent and embedContent models only")
     return name
 
@@ -117,13 +128,15 @@ class Encoder:
                 text = to_json(contents, "contents")
             payload = b'{"contents":[{"parts":[{"text":' + text + b'}],"role":"user"}]' + placed[0] + b"}"
             tokens = len(text) >> 2
+            files: tuple[str, ...] = ()
         else:
             turns = contents_of(contents)
             payload = b'{"contents":' + to_json(turns, "contents") + placed[0] + b"}"
-            tokens = count_tokens(turns)
+            tokens, files = survey(turns)
         digest = start.copy()
         digest.update(payload)
-        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, placed[2])
+        uses = Uses(files, placed[3]) if files or placed[3] else None
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, placed[2], uses)
 
     def embed(self, model: str, content: Any, config: Any) -> Encoded:
         """Encode one embed request: one content, which gives one vector.
@@ -143,6 +156,7 @@ class Encoder:
                 text = to_json(content, "content")
             payload = b'{"content":{"parts":[{"text":' + text + b'}],"role":"user"}' + placed[0] + b"}"
             tokens = len(text) >> 2
+            files: tuple[str, ...] = ()
         else:
             if is_sequence(content) and len(content) > 1:
                 raise bad_value(
@@ -152,10 +166,11 @@ class Encoder:
                 )
             turns = contents_of(content, "content")
             payload = b'{"content":' + to_json(turns[0], "content") + placed[0] + b"}"
-            tokens = count_tokens(turns)
+            tokens, files = survey(turns)
         digest = start.copy()
         digest.update(payload)
-        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None)
+        uses = Uses(files, "") if files else None
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None, uses)
 
     def body(self, kind: str, model: str, body: Any) -> Encoded:
         """Take a finished REST request: a dict, or JSON as bytes or text. Only its field names are looked at.
@@ -182,7 +197,10 @@ class Encoder:
         digest.update(msgspec.json.encode(fields, order="sorted"))
         media = sum(payload.count(name) for name in _MEDIA_NAMES)
         tokens = media * 258 if media else len(payload) >> 2
-        return Encoded(payload, digest.digest()[:16], tokens or 1, None)
+        files = uris_of(fields) if media else ()
+        cache = fields.get("cachedContent") or fields.get("cached_content") or ""
+        uses = Uses(files, str(cache)) if files or cache else None
+        return Encoded(payload, digest.digest()[:16], tokens or 1, None, uses)
 
     def _start(self, kind: str, model: str) -> Any:
         hashes = self._hashes[kind]
@@ -190,6 +208,12 @@ class Encoder:
             hashes.clear()
         hashes[model] = hashlib.sha256(f"{kind}\0{model_name(model)}\0".encode())
         return hashes[model]
+
+
+def renewed(encoded: Encoded, uris: dict[str, str]) -> Encoded:
+    """Return a request that names other files. Its digest stays: it is the same request, and its key still fits."""
+    fields = with_uris(msgspec.json.decode(encoded.payload), uris)
+    return msgspec.structs.replace(encoded, payload=to_json(fields, "contents"))
 
 
 def _kind_hint(kind: str, name: str) -> str:

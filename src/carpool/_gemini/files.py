@@ -45,7 +45,9 @@ class Files:
         self._version = api_version
         self._settings = settings
 
-    async def upload(self, name: str, size_bytes: int, open_at: OpenAt, mime_type: str = _MIME_TYPE) -> RemoteFile:
+    async def upload(
+        self, name: str, size_bytes: int, open_at: OpenAt, mime_type: str = _MIME_TYPE, display_name: str = ""
+    ) -> RemoteFile:
         """Upload a file under a name of ours, in chunks of ``Settings.upload_chunk_bytes``.
 
         Breaks are mended: the server is asked how much it has, and the upload goes on from there, as long as it gets
@@ -62,6 +64,7 @@ class Files:
             size_bytes=size_bytes,
             open_at=open_at,
             mime_type=mime_type,
+            display_name=display_name or name.removeprefix("files/"),
         )
         failed, reached = 0, -1
         try:

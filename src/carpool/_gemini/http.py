@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from typing import Final, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
@@ -339,7 +340,19 @@ def _checked_base(text: str) -> URL:
     url = parse_url(text.rstrip("/"))
     if url is None or url.raw_query_string or url.raw_fragment:
         raise ConfigurationError("base_url must look like 'https://generativelanguage.googleapis.com', without a query")
+    if url.scheme != "https" and not _is_loopback(url.host or ""):
+        raise ConfigurationError(
+            "base_url must be https: API key and prompts would cross the network unprotected. Plain http is for "
+            "this machine only (localhost, 127.0.0.1, [::1]), where the emulator listens"
+        )
     return URL(str(url).rstrip("/"), encoded=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _proxy(base: URL) -> str | None:

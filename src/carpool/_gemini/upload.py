@@ -15,6 +15,7 @@ import msgspec
 
 from carpool._core.model import Fault, RemoteFile
 from carpool._gemini.http import Http, Reply, ok, server_fault, unreadable
+from carpool._gemini.wire import lenient_error
 from carpool._ports import OpenAt, ProviderError
 from carpool.settings import Settings
 from carpool.types import ServerError
@@ -30,6 +31,7 @@ class _File(msgspec.Struct, frozen=True, rename="camel"):
     size_bytes: int = 0
     sha256_hash: str = ""
     state: str = ""
+    error: Any = None
 
 
 class _Uploaded(msgspec.Struct, frozen=True):
@@ -53,6 +55,7 @@ class Upload:
         size_bytes: int,
         open_at: OpenAt,
         mime_type: str,
+        display_name: str,
     ) -> None:
         self.offset = 0
         """What the server has, as far as is known."""
@@ -61,6 +64,7 @@ class Upload:
         self._version = version
         self._mime_type = mime_type
         self._name = name
+        self._display_name = display_name
         self._size_bytes = size_bytes
         self._source = _Source(open_at)
         self._url = ""
@@ -94,7 +98,7 @@ class Upload:
             {
                 "file": {
                     "name": self._name,
-                    "display_name": self._name.removeprefix("files/"),
+                    "display_name": self._display_name,
                     "mime_type": self._mime_type,
                     "size_bytes": self._size_bytes,
                 }
@@ -199,7 +203,12 @@ class Upload:
         ours = self._digest.hexdigest() if self._digested == self._size_bytes else ""
         theirs = found.sha256_hash
         different = found.size_bytes != self._size_bytes or bool(theirs and ours and theirs not in _spellings(ours))
-        if different or found.state == "FAILED" or found.name not in ("", self._name):
+        if found.state == "FAILED":
+            error = lenient_error(found.error or {})
+            message = error.message or f"the server could not process {self._name}"
+            said = ServerError(error.code or 409, message, error.status, error.details)
+            raise ProviderError(Fault(kind="refused", error=said))
+        if different or found.name not in ("", self._name):
             message = f"a file named {self._name} exists on the server and is not the one to be uploaded"
             raise ProviderError(Fault(kind="refused", error=ServerError(409, message, "ALREADY_EXISTS")))
         return RemoteFile(name=self._name, size_bytes=self._size_bytes, sha256=ours)

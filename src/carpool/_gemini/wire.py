@@ -17,7 +17,7 @@ from carpool._gemini import scan
 from carpool._gemini.plain import is_object, is_sequence
 from carpool.types import BatchJob, JobStats, Kind, ServerError
 
-_NAME = re.compile(r"(?:files|batches)/[a-z0-9-]{1,128}")
+_NAME = re.compile(r"(?:files|batches|cachedContents)/[a-z0-9-]{1,128}")
 _DIGITS_MAX: Final = 9
 _BOUNDARY: Final = b'","request":'
 _BOUNDARY_BYTES: Final = len(_BOUNDARY)
@@ -34,8 +34,8 @@ def checked_name(name: str, kind: str = "") -> str:
     """Return a server-given name, or raise ``ValueError`` if it must not enter a URL.
 
     Args:
-        name: ``files/...`` or ``batches/...``.
-        kind: the one of the two that it has to be, if only one will do.
+        name: ``files/...``, ``batches/...`` or ``cachedContents/...``.
+        kind: the one of them that it has to be, if only one will do.
     """
     if not _NAME.fullmatch(name) or not name.startswith(kind):
         raise ValueError(f"{name[:80]!r} is not a name such as 'batches/abc' or 'files/abc'")
@@ -316,6 +316,19 @@ def _state(operation: _Operation, metadata: _Metadata) -> str:
 
 def _server_error(error: _Status) -> ServerError:
     return ServerError(error.code or 0, error.message or "", error.status or "", error.details)
+
+
+def read_list(body: bytes, field: str) -> tuple[list[Any], str]:
+    """Return the items of one page of a list, and the token of the next; an empty list comes as ``{}``.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    page: Any = msgspec.json.decode(body or b"{}")
+    items: Any = page.get(field, []) if is_object(page) else None
+    if not is_sequence(items):
+        raise ValueError("this is not a page of a list")
+    return list(items), str(page.get("nextPageToken") or "")
 
 
 # ------------------------------------------------------------------------------------------------------------- errors

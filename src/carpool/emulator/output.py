@@ -83,8 +83,10 @@ def _ending(response: JsonObject, ending: bytes) -> JsonObject:
         text = part.get("text")
         if isinstance(text, str):
             longer = _raw(msgspec.json.encode(text)[:-1] + ending + b'"')
-            content = {**content, "parts": [*parts[:place], {**part, "text": longer}, *parts[place + 1 :]]}
-            return {**response, "candidates": [{**first, "content": content}, *candidates[1:]]}
+            changed: JsonObject = {**part, "text": longer}
+            content = {**content, "parts": [*parts[:place], changed, *parts[place + 1 :]]}
+            candidate: JsonObject = {**first, "content": content}
+            return {**response, "candidates": [candidate, *candidates[1:]]}
     return response
 
 
