@@ -86,8 +86,12 @@ class FileWatch:
 
     def forget(self, name: str) -> None:
         """Forget a file that was deleted."""
-        for uri in [uri for uri, known in self._known.items() if known.file.name == name]:
-            del self._known[uri]
+        gone = {uri for uri, known in self._known.items() if known.file.name == name}
+        for uri, known in list(self._known.items()):
+            if uri in gone:
+                del self._known[uri]
+            elif known.renewed_uri in gone:
+                known.renewed_uri = ""
 
     async def renew(self, uris: Iterable[str]) -> dict[str, str]:
         """Return the new URIs of those files that had to be uploaded again, by their old ones.
@@ -107,6 +111,8 @@ class FileWatch:
                 found = known.renewed_uri
             if known is None or known.expires_at - self._now() < self._margin_s:
                 found = await self._shared(found)
+            else:
+                self._known[found] = self._known.pop(found)
             if found != uri:
                 renewed[uri] = found
         return renewed

@@ -163,7 +163,7 @@ def _item(value: Any, path: str) -> Item:
 
 def _inline(blob: Blob, path: str) -> dict[str, Any]:
     data: Any = blob.data
-    if not isinstance(data, bytes | bytearray | memoryview):
+    if type(data) is not bytes:
         raise bad_value(path, f"the data of a Blob must be bytes, not {type(data).__name__}")
     if not blob.mime_type:
         raise bad_value(path, "the Blob has no mime type, such as 'image/png'")

@@ -83,10 +83,12 @@ def _ending(response: JsonObject, ending: bytes) -> JsonObject:
         text = part.get("text")
         if isinstance(text, str):
             longer = _raw(msgspec.json.encode(text)[:-1] + ending + b'"')
-            changed: JsonObject = {**part, "text": longer}
-            content = {**content, "parts": [*parts[:place], changed, *parts[place + 1 :]]}
-            candidate: JsonObject = {**first, "content": content}
-            return {**response, "candidates": [candidate, *candidates[1:]]}
+            changed, content, first, response = dict(part), dict(content), dict(first), dict(response)
+            changed["text"] = longer
+            content["parts"] = [*parts[:place], changed, *parts[place + 1 :]]
+            first["content"] = content
+            response["candidates"] = [first, *candidates[1:]]
+            return response
     return response
 
 
