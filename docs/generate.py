@@ -22,6 +22,7 @@ import carpool.settings
 import carpool.sync
 import cli_reference
 from carpool import errors
+from carpool._core.alarms import ALARMS
 from docstrings import field_docs, first_line, markdown, own_doc, prose
 
 FOLDER: Final = Path(__file__).parent / "reference"
@@ -62,6 +63,51 @@ settings = carpool.Settings(prices={{"gemini-2.5-flash": price}})
 ## Ladders
 
 `carpool.CHEAP` is `{cheap}`, `carpool.FAST` is `{fast}`. Of the routes only `batch` is used so far.
+"""
+_ALARMS: Final = """# Alarms and health
+
+{header}
+What an operator should know is logged by the one logger `carpool`: an alarm is a warning (`stopped` an error), and its
+message begins with the alarm's name and a colon. The same goes to a function of yours:
+
+```python
+import asyncio
+
+import carpool
+
+
+def tell(alarm: carpool.Alarm) -> None:
+    print(alarm.name, alarm.job, alarm.count, alarm.detail)
+
+
+async def main() -> None:
+    async with carpool.Client(on_alarm=tell) as client:
+        await client.generate("gemini-3.5-flash", "Why is the sky blue?")
+        health = client.health()
+        print(health.status, health.reasons)
+
+
+asyncio.run(main())
+```
+
+`carpool.Alarm`: {alarm}
+
+The function is called on the client's event loop, a turn after what it is about; it must not block. What it raises is
+logged, and costs nothing else.
+
+`carpool.Health`: {health}
+
+`client.health()` costs little, so that a probe may ask as often as it likes. It also works after the client was left,
+or has stopped: then the status is `failed`.
+
+An alarm is raised once, when something happens. What lasts is among the reasons of `health()` for as long as it does:
+`job_overdue`, `job_stalled`, `results_unfetched`, `server_unreachable`, `store_full`, `store_nearly_full`. What has to
+do with money or with rows that were set aside stays there until the client is left: `rows_not_ours`, `twins`. `closed`
+is only ever a reason, and no alarm.
+
+| alarm | what it says |
+|---|---|
+{rows}
 """
 _ERRORS: Final = """# Errors
 
@@ -196,6 +242,19 @@ def _tree(kind: type[BaseException], depth: int) -> Iterator[str]:
     for child in kind.__subclasses__():
         if child.__module__ == errors.__name__:
             yield from _tree(child, depth)
+
+
+# --------------------------------------------------------------------------------------------------------- alarms
+
+
+def alarms_page() -> str:
+    """Return the page of alarms: how to hear of them, and what each says."""
+    rows = [f"| `{name}` | {words} |" for name, words in sorted(ALARMS.items())]
+    return tidy(
+        _ALARMS.format(
+            header=_HEADER, alarm=markdown(carpool.Alarm), health=markdown(carpool.Health), rows="\n".join(rows)
+        )
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- the names
@@ -336,6 +395,7 @@ def tidy(text: str) -> str:
 # --------------------------------------------------------------------------------------------------------- the program
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
+    "alarms.md": alarms_page,
     "settings.md": settings_page,
     "errors.md": errors_page,
     "api.md": api_page,

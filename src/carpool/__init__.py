@@ -34,11 +34,13 @@ from carpool.errors import (
 from carpool.responses import EmbedResponse, GenerateResponse, Outcome, Ticket
 from carpool.settings import CHEAP, FAST, Price, Settings
 from carpool.types import (
+    Alarm,
     BatchJob,
     Blob,
     Cache,
     File,
     FunctionCall,
+    Health,
     JobStats,
     Receipt,
     Request,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHEAP",
     "FAST",
+    "Alarm",
     "BatchJob",
     "Blob",
     "BudgetExceeded",
@@ -75,6 +78,7 @@ __all__ = [
     "FileError",
     "FunctionCall",
     "GenerateResponse",
+    "Health",
     "JobError",
     "JobStats",
     "KeyConflict",

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeAlias, TypeGuard
 
 import anyio
 
+from carpool._core.model import EXPLICIT
 from carpool._runtime.awaiters import Answer, Asked
+from carpool._runtime.loop import Runtime
 from carpool.errors import CarpoolError, ConfigurationError, FileError, RequestError
 from carpool.responses import Outcome
 from carpool.types import Kind, Request
@@ -21,20 +23,31 @@ Row: TypeAlias = Request | Mapping[str, Any]
 """A request, or a row in the form of Google's own batch files."""
 
 
-class Desk(Protocol):
-    """What ``map`` needs of a client."""
+class Desk:
+    """What ``map`` sees of a client.
+
+    Args:
+        ready: returns the runtime, or raises if no call can be taken now.
+        ask: takes a row in, and returns it with the schema that its answer is read with.
+    """
+
+    def __init__(self, ready: Callable[[], Runtime], ask: Callable[..., Awaitable[tuple[Asked, Any]]]) -> None:
+        self._ready = ready
+        self._ask = ask
 
     async def wait_for_room(self) -> None:
         """Wait while too much is waiting."""
-        ...
+        runtime = self._ready()
+        if runtime.crowded:
+            await runtime.wait_turn()
 
     def ask_row(self, request: Request, occurred: dict[bytes, int]) -> Awaitable[tuple[Asked, Any]]:
         """Take a row in; return it with the schema that its answer is read with."""
-        ...
+        return self._ask(request, EXPLICIT, occurred)
 
     def row_gone(self, asked: Asked) -> None:
         """Note that nobody awaits a row any more."""
-        ...
+        self._ready().entrance.gone(asked)
 
 
 class Form:

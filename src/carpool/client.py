@@ -10,8 +10,9 @@ import asyncio
 import os
 import sys
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from functools import partial
+from inspect import iscoroutinefunction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -27,15 +28,19 @@ from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.encode import Encoded, Encoder, line, renewed
 from carpool._jobs import Jobs
 from carpool._keeper import Keeper
-from carpool._map import Form, Row, map_requests
+from carpool._map import Desk, Form, Row, map_requests
+from carpool._runtime.forgotten import look_after
 from carpool._runtime.loop import Runtime
+from carpool._siblings import Siblings
 from carpool._stores.disk import DiskStore
 from carpool.errors import CarpoolWarning, ConfigurationError, DeadlineExceeded, RequestError
 from carpool.responses import EmbedResponse, GenerateResponse, Response, Ticket
 from carpool.settings import Settings, check_ladder
-from carpool.types import Kind, Receipt, Request, Stats
+from carpool.types import Alarm, Health, Kind, Receipt, Request, Stats
 
 if TYPE_CHECKING:
+    from weakref import finalize
+
     from carpool._ports import CacheService, FileService, Provider, Store
     from carpool._runtime.awaiters import Asked
     from carpool.responses import Outcome
@@ -64,6 +69,7 @@ class Client:
         settings: Settings | None = None,
         store: Store | None = None,
         provider: Provider | None = None,
+        on_alarm: Callable[[Alarm], object] | None = None,
     ) -> None:
         """Set a client up; nothing is opened before it is entered.
 
@@ -75,6 +81,8 @@ class Client:
             settings: limits and waiting times; else from ``CARPOOL_*`` variables and defaults.
             store: a store of one's own instead of ``home``.
             provider: a provider of one's own instead of key and URL.
+            on_alarm: called on the event loop with each alarm that is logged; it must not block. What it raises goes to
+                the log.
 
         Raises:
             ConfigurationError: there is no key and no base URL, or a value cannot be used.
@@ -85,12 +93,14 @@ class Client:
         if store is None:
             store = DiskStore(home_path(home), self.settings)
         self._encoder = Encoder()
-        runtime = self._runtime = Runtime(self.settings, provider, store, line)
+        runtime = self._runtime = Runtime(self.settings, provider, store, line, _checked_hook(on_alarm))
         self._entered = False
+        self._finalizer: finalize[..., object] | None = None
         files: FileService | None = getattr(provider, "files", None)
         caches: CacheService | None = getattr(provider, "caches", None)
         self._watch = FileWatch(files, self.settings.file_margin_s, runtime.now, runtime.start)
         self._keeper = Keeper(caches, self.settings.cache_lead_s, runtime.now, runtime.is_open, runtime.start)
+        self._siblings = Siblings(runtime, provider, store, line, on_alarm)
         self.jobs = Jobs(provider, self._ready)
         self.files = Files(files, self._ready, self._watch)
         self.caches = Caches(caches, self._ready)
@@ -104,12 +114,19 @@ class Client:
             raise ConfigurationError("this client was entered before; make a new one")
         self._entered = True
         await self._runtime.open()
+        self._siblings.start()
+        self._finalizer = look_after(self, self._runtime)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._runtime.close(self.settings.on_close, clean=kind is None)
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        try:
+            await self._siblings.settle_down(self.settings.on_close, clean=kind is None)
+        finally:
+            await self._runtime.close(self.settings.on_close, clean=kind is None)
 
     # -- awaiting one call
 
@@ -147,10 +164,11 @@ class Client:
         if runtime.crowded:
             await runtime.wait_turn()
         encoded = self._encoder.generate(model, contents, config)
-        if encoded.uses is not None:
-            encoded = await self._with_files(encoded, key)
         schema = encoded.schema
-        asked = self._ask("generate", model, encoded, key, 0, deadline, ladder)
+        if encoded.uses is None and (key is None or not self._siblings):
+            asked = self._ask("generate", model, encoded, key, 0, self._until(deadline, key), ladder)
+        else:
+            asked = await self._ask_around("generate", model, encoded, key, 0, deadline, ladder)
         del contents, config, encoded  # a suspended frame would pin them: bodies live on disk, not here
         try:
             raw, facts = await asked.future
@@ -174,9 +192,10 @@ class Client:
         if runtime.crowded:
             await runtime.wait_turn()
         encoded = self._encoder.embed(model, content, config)
-        if encoded.uses is not None:
-            encoded = await self._with_files(encoded, key)
-        asked = self._ask("embed", model, encoded, key, 0, deadline, ladder)
+        if encoded.uses is None and (key is None or not self._siblings):
+            asked = self._ask("embed", model, encoded, key, 0, self._until(deadline, key), ladder)
+        else:
+            asked = await self._ask_around("embed", model, encoded, key, 0, deadline, ladder)
         del content, config, encoded
         try:
             raw, facts = await asked.future
@@ -209,18 +228,17 @@ class Client:
             RequestRejected, RequestFailed, ResultMissing: the stored verdict.
         """
         runtime = self._ready()
-        asked = runtime.entrance.find(_checked_key(key))
+        asked = runtime.entrance.find(_checked_key(key)) or await self._siblings.find(key)
         if asked is None:
             raise RequestError(
                 f"nothing is known of key {key!r}: it was never submitted here, or its result is past its time", key=key
             )
-        kind = runtime.entrance.kind_of(asked)
         try:
             answer = await asked.future
         except asyncio.CancelledError:
             runtime.entrance.gone(asked)
             raise
-        return asked.response(kind, None, answer)
+        return asked.response(answer[1].kind, None, answer)
 
     def map(
         self,
@@ -247,7 +265,7 @@ class Client:
         """
         if window < 1:
             raise ConfigurationError(f"window is {window!r}; it must be at least 1")
-        return map_requests(_Desk(self._ready, self._ask_request), requests, window, Form(model, kind))
+        return map_requests(Desk(self._ready, self._ask_request), requests, window, Form(model, kind))
 
     # -- the whole
 
@@ -263,9 +281,13 @@ class Client:
         """Return a snapshot of what waits and what was done; also after leaving."""
         return self._opened().stats()
 
+    def health(self) -> Health:
+        """Return whether the client works, and what an operator should look at; also after leaving."""
+        return self._opened().health()
+
     def receipt(self) -> Receipt:
         """Return this client's account since it was opened; also after leaving."""
-        return self._opened().engine.receipt()
+        return self._siblings.receipt(self._opened().engine.receipt())
 
     def __repr__(self) -> str:
         return f"Client(entered={self._entered})"
@@ -290,7 +312,7 @@ class Client:
         encoded: Encoded,
         key: str | None,
         flags: int,
-        deadline: Deadline | None,
+        until: float | None,
         ladder: Ladder | None,
     ) -> Asked:
         if ladder is not None:
@@ -298,18 +320,42 @@ class Client:
         if key is not None:
             _checked_key(key)
             flags |= EXPLICIT
-        until = None
-        if deadline is not None:
-            now = self._runtime.now()
-            until = parse_deadline(deadline, now)
-            if until <= now:
-                raise DeadlineExceeded(f"the deadline {deadline!r} has passed already; nothing was sent", key=key)
         asked = self._runtime.entrance.ask(
             kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until
         )
         if encoded.uses is not None and encoded.uses.cache and not asked.kept:
             self._keeper.hold(encoded.uses.cache, asked.place)
         return asked
+
+    def _until(self, deadline: Deadline | None, key: str | None) -> float | None:
+        if deadline is None:
+            return None
+        until = parse_deadline(deadline, now := self._runtime.now())
+        if until <= now:
+            raise DeadlineExceeded(f"the deadline {deadline!r} has passed already; nothing was sent", key=key)
+        return until
+
+    async def _ask_around(  # noqa: PLR0917 - as _ask
+        self,
+        kind: Kind,
+        model: str,
+        encoded: Encoded,
+        key: str | None,
+        flags: int,
+        deadline: Deadline | None,
+        ladder: Ladder | None,
+    ) -> Asked:
+        """Ask for what another slot of the home may have, or what names files."""
+        until = self._until(deadline, key)
+
+        async def ask_here() -> Asked:
+            ready = encoded if encoded.uses is None else await self._with_files(encoded, key)
+            self._ready()  # time has passed
+            return self._ask(kind, model, ready, key, flags, until, ladder)
+
+        if key is None or self._runtime.entrance.knows(_checked_key(key), encoded.digest):
+            return await ask_here()
+        return await self._siblings.ask(key, encoded.digest, until, ask_here) or await ask_here()
 
     async def _with_files(self, encoded: Encoded, key: str | None) -> Encoded:
         """Return the request with files that live long enough; what is answered or sent already needs none."""
@@ -337,35 +383,18 @@ class Client:
         A row without a key gets one: from its content and occurrence where these are counted, else an automatic one.
         """
         encoded = self._encode(request)
-        key = request.key
+        key, is_own = request.key, request.key is None and occurred is None
         if key is None and occurred is not None:
             number = occurred[encoded.digest] = occurred.get(encoded.digest, 0) + 1
             key = f"m{encoded.digest.hex()}.{number}"
         elif key is None:
-            key = self._runtime.engine.new_key(encoded.digest)
-        if encoded.uses is not None:
-            encoded = await self._with_files(encoded, key)
-        asked = self._ask(request.kind, request.model, encoded, key, flags, request.deadline, request.ladder)
+            key = f"{self._runtime.engine.new_key(encoded.digest)}.{self._runtime.engine.book.store_id}"
+        deadline, ladder = request.deadline, request.ladder
+        if encoded.uses is None and (is_own or not self._siblings):
+            asked = self._ask(request.kind, request.model, encoded, key, flags, self._until(deadline, key), ladder)
+        else:
+            asked = await self._ask_around(request.kind, request.model, encoded, key, flags, deadline, ladder)
         return asked, encoded.schema
-
-
-class _Desk:
-    """What ``map`` sees of a client."""
-
-    def __init__(self, ready: Callable[[], Runtime], ask: Callable[..., Awaitable[tuple[Asked, Any]]]) -> None:
-        self._ready = ready
-        self._ask = ask
-
-    async def wait_for_room(self) -> None:
-        runtime = self._ready()
-        if runtime.crowded:
-            await runtime.wait_turn()
-
-    def ask_row(self, request: Request, occurred: dict[bytes, int]) -> Awaitable[tuple[Asked, Any]]:
-        return self._ask(request, EXPLICIT, occurred)
-
-    def row_gone(self, asked: Asked) -> None:
-        self._ready().entrance.gone(asked)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
@@ -378,6 +407,12 @@ def _checked_key(key: Any) -> str:
     if not isinstance(key, str) or not key or len(key) > _KEY_MAX_CHARS:
         raise ConfigurationError(f"key must be a string of 1 to {_KEY_MAX_CHARS} characters, not {key!r:.80}")
     return key
+
+
+def _checked_hook(hook: Any) -> Any:
+    if hook is not None and (not callable(hook) or iscoroutinefunction(hook)):
+        raise ConfigurationError(f"on_alarm is {hook!r}; it must be a plain function of one argument")
+    return hook
 
 
 def _provider(api_key: str | None, base_url: str | None, api_version: str, settings: Settings) -> DeveloperProvider:

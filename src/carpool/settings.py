@@ -72,6 +72,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long a succeeded job may be without output before its rows count as missing."""
     lookup_wait_s: float = 60.0
     """How long list calls may lag behind a create: the wait between two looks for a job of unknown fate."""
+    sweep_s: float = 600.0
+    """Time between two sweeps: looks at the server's list for jobs of ours that nobody waits for."""
+    file_reuse_s: float = 144_000.0
+    """Age at which an input file is uploaded again before a create: the service deletes files after 48 h."""
+    overdue_s: float = _DAY_S
+    """How long a job may run before an alarm tells of it."""
     retry_min_s: float = 1.0
     """First pause after a failed call; doubles up to ``retry_max_s``."""
     retry_max_s: float = 120.0
@@ -104,6 +110,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long results of explicit keys are kept."""
     reuse_window_s: float = 2 * _DAY_S
     """How old an abandoned request may be for an identical call to adopt it."""
+    adopt_after_s: float = 600.0
+    """How long a slot of the home with unfinished work must have been left by its process before another process that
+    shares the home runs that work to its end."""
     file_margin_s: float = _DAY_S
     """How much longer an uploaded file must live when a request that names it is taken in (a batch has a day to run);
     with less left it is uploaded again where that is possible, else the call is refused."""
@@ -204,6 +213,9 @@ _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("poll_max_s", 0.001, _DAY_S),
     ("output_grace_s", 0, 2 * _DAY_S),
     ("lookup_wait_s", 0, _DAY_S),
+    ("sweep_s", 1, 7 * _DAY_S),
+    ("file_reuse_s", 60, 2 * _DAY_S),
+    ("overdue_s", 1, _INF),
     ("retry_min_s", 0.001, _DAY_S),
     ("retry_max_s", 0.001, _DAY_S),
     ("quota_retry_min_s", 0.001, _DAY_S),
@@ -220,6 +232,7 @@ _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("store_bytes_max", 1_000_000, 10**15),
     ("keep_results_s", 0, _INF),
     ("reuse_window_s", 0, _INF),
+    ("adopt_after_s", 0.001, 7 * _DAY_S),
     ("file_margin_s", 0, 2 * _DAY_S),
     ("cache_lead_s", 0.001, 7 * _DAY_S),
     ("close_timeout_s", 0, _DAY_S),

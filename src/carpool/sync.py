@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self
@@ -25,7 +25,7 @@ from carpool.errors import ConfigurationError
 from carpool.responses import EmbedResponse, GenerateResponse, Outcome, R_co, Response
 from carpool.responses import Ticket as _AsyncTicket
 from carpool.settings import Settings
-from carpool.types import BatchJob, Cache, File, Kind, Receipt, Request, Stats
+from carpool.types import Alarm, BatchJob, Cache, File, Health, Kind, Receipt, Request, Stats
 
 if TYPE_CHECKING:
     from carpool._ports import Provider, Store
@@ -59,8 +59,12 @@ class Client:
         settings: Settings | None = None,
         store: Store | None = None,
         provider: Provider | None = None,
+        on_alarm: Callable[[Alarm], object] | None = None,
     ) -> None:
-        """Set a client up; nothing is opened before it is entered. Arguments and errors as ``carpool.Client``."""
+        """Set a client up; nothing is opened before it is entered. Arguments and errors as ``carpool.Client``.
+
+        ``on_alarm`` is called in the thread of the client's event loop.
+        """
         self._client = _async.Client(
             api_key=api_key,
             base_url=base_url,
@@ -69,6 +73,7 @@ class Client:
             settings=settings,
             store=store,
             provider=provider,
+            on_alarm=on_alarm,
         )
         self._portal = Portal(partial(self.close, clean=False))
         self.settings = self._client.settings
@@ -181,6 +186,10 @@ class Client:
     def stats(self) -> Stats:
         """Return a snapshot of what waits and what was done; also after leaving."""
         return self._portal.look(self._client.stats)
+
+    def health(self) -> Health:
+        """Return whether the client works, and what an operator should look at; also after leaving."""
+        return self._portal.look(self._client.health)
 
     def receipt(self) -> Receipt:
         """Return this client's account since it was opened; also after leaving."""

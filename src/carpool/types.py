@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     Deadline: TypeAlias = str | float | int | timedelta | datetime
 
 __all__ = [
+    "Alarm",
     "BatchJob",
     "Blob",
     "Cache",
     "File",
     "FunctionCall",
+    "Health",
     "JobStats",
     "Receipt",
     "Request",
@@ -265,3 +267,25 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of earlier processes that nobody has claimed."""
     foreign: int
     """Records of another origin (base URL or key) in the same home, left alone."""
+    quarantined: int = 0
+    """Rows of output that were set aside: of no request of their job, doubled with other bytes, or unreadable."""
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """What an operator should know: passed to ``Client(on_alarm=...)``, and logged. Its names are documented."""
+
+    name: str
+    job: str = ""
+    """Name of the batch job concerned, if it is one."""
+    count: int = 1
+    """How many rows, requests or jobs are concerned."""
+    detail: str = ""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a client works, and what is wrong with it."""
+
+    status: Literal["ok", "degraded", "failed"]
+    """``degraded``: it works, and an operator should look. ``failed``: it takes no calls any more."""
+    reasons: list[str] = []
+    """Each begins with the name of an alarm, a colon, and says more in words."""

@@ -27,6 +27,8 @@ from carpool._core.messages import (
     Revoked,
     RowsFetched,
     Step,
+    Sweep,
+    Swept,
     Upload,
     Uploaded,
     Woken,
@@ -57,6 +59,8 @@ FRAMING: Final = Framing(100, 20)
 ORIGIN: Final = "https://here#1"
 STORE_ID: Final = "abcd1234"
 START: Final = 1_790_000_000.0
+SWEEP_S: Final = 604_800.0
+"""Sweeps are rare on a desk: those of a new process, and few others."""
 T = TypeVar("T")
 
 
@@ -73,7 +77,7 @@ class Desk:
     """An engine, the time, and a disk that holds what was written."""
 
     def __init__(self, now: float = START, disk: DurableStore | None = None, **settings: Any) -> None:
-        self.settings = Settings(**({"linger_s": 0.0, "poll_min_s": 5.0} | settings))
+        self.settings = Settings(**({"linger_s": 0.0, "poll_min_s": 5.0, "sweep_s": SWEEP_S} | settings))
         self.now = now
         self.disk = DurableStore(STORE_ID) if disk is None else disk
         records = list(self.disk.load())
@@ -83,6 +87,8 @@ class Desk:
             recovery.take(record)
         self.engine, step = recovery.finish(now)
         self.opened = self._write(step)
+        self.listed: list[BatchJob] | None = []
+        """What every sweep finds; ``None``: sweeps are answered by the test."""
 
     def restart(self, after_s: float = 1.0, **settings: Any) -> Desk:
         """Return the desk of a new process over what is on disk."""
@@ -126,7 +132,14 @@ class Desk:
 
     def tell(self, event: Event) -> Step:
         """Tell the engine something now; what it writes is on disk."""
-        return self._write(self.engine.step(event, self.now))
+        step = self._write(self.engine.step(event, self.now))
+        sweeps = every(step.actions, Sweep)
+        if sweeps and self.listed is not None:
+            more = self._write(self.engine.step(Swept(sweeps[0].op, self.listed), self.now))
+            step.actions.remove(sweeps[0])
+            step.writes += more.writes
+            step.actions += more.actions
+        return step
 
     def wait(self, seconds: float = 0.0) -> Step:
         """Let time pass."""
@@ -138,6 +151,7 @@ class Desk:
         while True:
             due = self.engine.next_wakeup()
             assert due is not None, "nothing waits for time to pass"
+            assert due < self.now + SWEEP_S / 2, "nothing but the next sweep waits for time to pass"
             self.now = max(self.now, due)
             step = self.tell(Woken())
             if step.writes or step.actions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carpool._core.accumulator import BATCH_USUAL_S, NEVER
+from carpool._core.accumulator import BATCH_USUAL_S, NEVER, Accumulator
 from carpool._core.model import DONE
 
 from .desk import LANE, OTHER_LANE
@@ -312,3 +312,28 @@ def test_a_group_waits_until_its_tokens_fit() -> None:
     assert desk.cut(20.0) is None
     desk.end(first)
     assert desk.cut(20.0) is not None
+
+
+def test_what_waits_elsewhere_is_taken_over_in_front() -> None:
+    ours = Lanes(linger_s=0.0)
+    theirs = Accumulator(ours.settings, ours.segments, ours.pacing)
+    late = ours.push(10, at=5.0)
+    early = ours.segment(20, 30)
+    theirs.push(early, 0, 2, 1.0)
+    other = ours.segment(40, lane=OTHER_LANE, deadlines=[50.0])
+    theirs.push(other, 0, 1, 2.0)
+    theirs.flush()
+    ours.lanes.take_over(theirs)
+    assert (ours.lanes.requests, theirs.requests) == (4, 0)
+    batches = [ours.cut(10.0), ours.cut(10.0)]
+    assert {batch.spans for batch in batches if batch is not None} == {
+        ((early.no, 0, 2), (late.no, 0, 1)),
+        ((other.no, 0, 1),),
+    }
+
+
+def test_a_batch_that_is_full_at_the_end_of_a_segment_takes_nothing_of_the_next() -> None:
+    ours = Lanes(linger_s=0.0, batch_requests_max=2)
+    first, second = ours.push(10, 10), ours.push(10)
+    batches = [ours.cut(10.0), ours.cut(10.0)]
+    assert [batch.spans for batch in batches if batch is not None] == [((first.no, 0, 2),), ((second.no, 0, 1),)]

@@ -124,11 +124,14 @@ def test_a_wrong_key_is_told_to_all_and_only_explicit_keys_stay() -> None:
     assert only(desk.wait(1.0).actions, Create).job.count == 1
 
 
+FILE_WORDS = "You do not have permission to access the File x or it may not exist."
+
+
 def test_a_file_that_is_gone_is_uploaded_anew_under_another_name() -> None:
     desk = uploading()
     desk.uploaded()
-    step = desk.refused(403, "You do not have permission to access the File x or it may not exist.")
-    upload = only(step.actions, Upload)
+    assert questions(desk.refused(403, FILE_WORDS)) == [Find]  # which only a key that is good may ask
+    upload = only(desk.found().actions, Upload)
     assert (upload.job.attempt, upload.job.file_name[-2:]) == (2, "-2")
     assert desk.disk.job(desk.job.id).display_name.endswith(".2")
 

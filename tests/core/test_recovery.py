@@ -240,6 +240,7 @@ def test_a_first_look_is_not_put_off() -> None:
 
 def test_a_revocation_that_was_not_recorded_is_asked_for_again() -> None:
     again = looking(2).restart()
+    again.wait()
     assert questions(again.wake()) == [Revoke]
 
 
@@ -250,7 +251,7 @@ def test_a_clock_that_was_set_back_neither_hurries_polls_nor_stretches_patience(
     again.wait()
     again.polled("RUNNING", output=False)
     assert again.job.created_at == again.now
-    lost = in_state(JobState.READY, bare=False).restart(after_s=-86_400.0)
+    lost = in_state(JobState.READY, bare=False).restart(after_s=-86_400.0, unreachable_s=10.0)
     since = lost.now
     while lost.jobs:
         lost.wake()

@@ -31,17 +31,17 @@ def form(
 
 @given(st.lists(st.integers(0, 10**6), unique=True, max_size=50), st.floats(0, 10**10))
 def test_ulids_differ_sort_by_time_and_fit_into_names(counts: list[int], now: float) -> None:
-    ids = [ulid(now, f"store/1/{count}") for count in counts]
+    ids = [ulid(now, "store", 1, count, 0.0) for count in counts]
     assert len(set(ids)) == len(counts)
     assert all(re.fullmatch("[0-7][0-9a-hjkmnp-tv-z]{25}", name) for name in ids)
-    assert ulid(now, "a")[:10] <= ulid(now + 1, "b")[:10]
-    assert all(re.fullmatch("files/[a-z0-9-]{1,40}", file_name(name, 100)) for name in ids)
+    assert ulid(now, "a", 2, 7, 0.0)[:10] <= ulid(now + 1, "b", 1, 3, 0.0)[:10]
+    assert all(re.fullmatch("files/[a-z0-9-]{1,40}", file_name(name, 100, 99)) for name in ids)
 
 
 def test_ulids_hold_the_time_in_milliseconds() -> None:
     alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
     number = 0
-    for letter in ulid(1_790_000_000.123, "x")[:10]:
+    for letter in ulid(1_790_000_000.123, "x", 1, 1, 0.0)[:10]:
         number = number * 32 + alphabet.index(letter)
     assert number == 1_790_000_000_123
 

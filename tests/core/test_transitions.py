@@ -102,7 +102,7 @@ def test_a_reply_is_heard_once(state: JobState) -> None:
 def test_states_that_ask_nothing_refuse_to_be_asked() -> None:
     desk = fetching()
     with pytest.raises(AssertionError, match="asks nothing"):
-        lifecycle.resume(desk.engine.book, desk.job)
+        lifecycle.resume(desk.engine.book, desk.job, desk.now)
     job = ready().job
     with pytest.raises(AssertionError, match="a reply"):
         lifecycle.on_call_failed(desk.engine.book, job, Fault(kind="unknown"), desk.now)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from carpool.emulator import CALL_EFFECTS, FAULT_NAMES, JOB_FAULTS, Fault, Plan, chaos_plan
+from carpool.emulator.__main__ import main
 from carpool.emulator.chaos import told
 
 SEEDS = range(201)
@@ -117,3 +118,11 @@ def test_faults_are_told_in_the_order_of_their_names() -> None:
         "create.twin  once",
         "list.503     always",
     ]
+
+
+def test_the_emulator_s_process_takes_chaos_or_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--chaos", "7", "--plan-json", "{}"])
+    assert (stopped.value.code, "not allowed with" in capsys.readouterr().err) == (2, True)
+    assert main(["--chaos", "7", "--host", "192.0.2.1", "--port", "0"]) == 2
+    assert "cannot listen on" in capsys.readouterr().err

@@ -70,7 +70,7 @@ async def test_a_call_that_reached_nobody_was_not_sent(where: str, provider_of: 
     for call in (provider.poll("batches/a"), anext(provider.fetch(BatchJob(name="batches/a", output_file="files/a")))):
         assert (await fault_of(call)).kind == "not_sent"
     assert fault.error.code == 0
-    assert where.rsplit("/", maxsplit=1)[-1] not in fault.error.message
+    assert where.rpartition("/")[2] not in fault.error.message
 
 
 async def test_a_tls_handshake_that_does_not_end_was_not_sent(provider_of: Any, tools: Any) -> None:

@@ -72,7 +72,7 @@ async def test_the_account_is_up_to_date_when_the_last_answer_is_taken(tmp_path:
         assert client.stats().answered == 50
 
 
-@pytest.mark.parametrize("method", ["_turn", "_act", "_finish_turn", "_delete"])
+@pytest.mark.parametrize("method", ["_turn", "_finish_turn", "_sleep"])
 async def test_a_bug_in_the_loop_itself_tells_everybody(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

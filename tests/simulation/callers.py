@@ -48,7 +48,7 @@ class Callers:
         """Take a call in."""
         engine, ask, now = self._process.engine, call.ask, self._process.now
         self._process.history.calls.append(call)
-        call.epoch, call.asked_at = self._process.epoch, now
+        call.epoch, call.asked_at, call.life = self._process.epoch, now, self._process.life
         call.deadline = None if ask.deadline_s is None else now + ask.deadline_s
         digest = digest_of(ask.lane.kind, ask.lane.model, ask.prompt)
         if ask.looks_up and ask.key is not None:
@@ -172,6 +172,10 @@ class Callers:
     def read_kept(self, call: Call) -> None:
         """Give a call the stored result that it found."""
         process = self._process
+        if call.place >> ROW_BITS not in process.engine.book.results:
+            expect(call.ask.looks_up, f"dropped before it was read: {call}")
+            call.ending = "unknown"  # the stored error of a key that somebody tries again
+            return
         body = process.store.result(call.place, ROW_BITS)
         head = process.engine.book.results[call.place >> ROW_BITS]
         if head.failed[call.place & ROW_MASK]:

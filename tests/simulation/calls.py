@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
+from carpool._core.census import LAG_MAX_S
 from carpool._core.engine import Reply
 from carpool._core.messages import (
     Broken,
@@ -22,10 +23,14 @@ from carpool._core.messages import (
     Revoke,
     Revoked,
     RowsFetched,
+    Sweep,
+    SweepFailed,
+    Swept,
     Upload,
     Uploaded,
 )
 from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault, Tokens
+from carpool.types import BatchJob
 
 from .history import expect
 from .server import OutputRow
@@ -34,6 +39,9 @@ if TYPE_CHECKING:
     from .process import Process
 
 FRAMING: Final = Framing(60, 12)
+ASIDE_MAX: Final = 3
+NAMELESS: Final = (JobState.UPLOADING, JobState.READY, JobState.CREATING, JobState.LOOKING)
+"""What the server has of a job in these states is for its next question to tell."""
 Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
 
 
@@ -44,12 +52,18 @@ class Calls:
         self._process = process
         self._unreached: dict[str, float] = {}
         """Since when nothing about a job got through."""
+        self._looks_from: dict[tuple[str, int], float] = {}
+        """When attempts that were not found may be looked for again."""
+        self._lag_s = 0.0
 
     def ask(self, action: Question) -> None:
         """Put a question."""
         if isinstance(action, Fetch):
             self._fetch(action)
             return
+        if isinstance(action, Find):
+            not_before = self._looks_from.pop((action.job.id, action.job.attempt), 0.0)
+            expect(self._process.now >= not_before - 1e-6, f"looked for sooner than lists were seen to lag: {action}")
         lines = self._lines(action) if isinstance(action, Upload | Create) else []
         delay_s = self._process.plan.seconds(0.01, 2)
         # Once sent, a call arrives whether or not its sender lives.
@@ -69,6 +83,9 @@ class Calls:
         expect(len(lines) == job.count, f"{len(lines)} rows for {job}")
         expect(sum(map(len, lines)) == job.line_bytes, f"wrong size: {job}")
         self._expect_asked_for(job)
+        if isinstance(action, Create) and job.form == "file":
+            age_s = self._process.now - job.uploaded_at
+            expect(age_s <= self._process.plan.settings.file_reuse_s + 1.0, f"from a file of {age_s} s: {job}")
         limit = self._process.plan.settings.inline_bytes_max
         size = (
             FRAMING.inline_envelope_bytes
@@ -135,6 +152,38 @@ class Calls:
             self._process.plan.seconds(0.01, 100 if isinstance(event, CallFailed) else 2), lambda: self._hear(event)
         )
 
+    def sweep(self, action: Sweep) -> None:
+        """Ask for all jobs of this store; twice in a life they cannot be had at once."""
+        process, side = self._process, self._process.plan.side
+
+        def arrive() -> None:
+            remotes = process.server.list_all(action.prefix)
+            process.later(0.01 + 2 * side.random(), lambda: self._hear_sweep(action, remotes))
+
+        process.clock.after(0.01 + 2 * side.random(), arrive)
+
+    def note_look(self, event: Found, job: Job) -> None:
+        """Notice how far the list was behind, and how long the next wait must be at least."""
+        if event.remotes and job.looked_at and job.looked_at - job.intended_at <= LAG_MAX_S:
+            self._lag_s = max(self._lag_s, job.looked_at - job.intended_at)
+        elif not event.remotes and job.looks == 0 and not job.file_gone:
+            self._looks_from[job.id, job.attempt] = self._process.now + 2 * self._lag_s
+
+    def _hear_sweep(self, action: Sweep, remotes: list[BatchJob] | Fault) -> None:
+        process = self._process
+        if isinstance(remotes, Fault):
+            process.inbox.append(SweepFailed(action.op, remotes))
+            process.sweep_failed = True
+        else:
+            process.inbox.append(Swept(action.op, remotes))
+            nameless = {job.id for job in process.engine.book.jobs.values() if job.state in NAMELESS}
+            process.seen_alive += [
+                (process.clock.now, remote.name)
+                for remote in remotes
+                if not remote.ended and remote.display_name.split(".")[2] not in nameless
+            ]
+        process.wake()
+
     def _failed(self, action: Question, fault: Fault) -> CallFailed:
         return CallFailed(action.job.id, action.op, fault)
 
@@ -166,23 +215,29 @@ class Calls:
         def arrive() -> None:
             reply.append(self._process.server.fetch(action.job.name))
             blocks, fault = reply[0]
-            self._read_block(action, index, blocks, fault, 0)
+            self._read_block(action, index, blocks, fault, [])
 
         self._process.later(self._process.plan.seconds(0.01, 2), arrive)
 
     def _read_block(
-        self, action: Fetch, index: dict[str, Place], blocks: list[list[OutputRow]], fault: Fault | None, unknown: int
+        self,
+        action: Fetch,
+        index: dict[str, Place],
+        blocks: list[list[OutputRow]],
+        fault: Fault | None,
+        strangers: list[tuple[str, bytes]],
     ) -> None:
         """Sort a block, wait until it is settled, then read the next."""
         job, op = action.job, action.op
         if not blocks:
-            self._hear(CallFailed(job.id, op, fault) if fault is not None else FetchEnded(job.id, op, unknown))
+            ended = FetchEnded(job.id, op, len(strangers), strangers[:ASIDE_MAX])
+            self._hear(CallFailed(job.id, op, fault) if fault is not None else ended)
             return
-        event, strangers = self._sort(action, index, blocks[0])
+        event, some = self._sort(action, index, blocks[0])
         self._process.inbox.append(event)
 
         def settled() -> None:
-            rest, more = blocks[1:], unknown + strangers
+            rest, more = blocks[1:], strangers + some
             self._process.later(
                 self._process.plan.seconds(0.001, 1), lambda: self._read_block(action, index, rest, fault, more)
             )
@@ -190,26 +245,32 @@ class Calls:
         self._process.after_turn.append(settled)
         self._process.wake()
 
-    def _sort(self, action: Fetch, index: dict[str, Place], rows: list[OutputRow]) -> tuple[RowsFetched, int]:
+    def _sort(
+        self, action: Fetch, index: dict[str, Place], rows: list[OutputRow]
+    ) -> tuple[RowsFetched, list[tuple[str, bytes]]]:
         delivered: list[Place] = []
         kept: list[tuple[Place, bytes]] = []
         failed: list[RowFault] = []
-        strangers = 0
+        strangers: list[tuple[str, bytes]] = []
+        unclaimed: list[tuple[str, bytes]] = []
+        stranger = action.job.stranger
         for row in rows:
             place = index.pop(row.key, -1) if row.readable else -1
+            if stranger and (row.error is not None or row.key == "nobody's" or not row.readable):
+                continue
             if place < 0:
-                strangers += 1
+                (unclaimed if stranger else strangers).append((row.key, row.body))
                 continue
             if row.error is not None:
                 failed.append(RowFault(place, row.error))
                 continue
             waiting = self._process.callers.awaiters.get(place, [])
-            if len(waiting) == 1 and waiting[0].ask.key is None and not waiting[0].joined:
+            if not stranger and len(waiting) == 1 and waiting[0].ask.key is None and not waiting[0].joined:
                 del self._process.callers.awaiters[place]
                 delivered.append(place)
                 self._process.callers.answer(waiting[0], row.body, action.job.name)
             else:
                 kept.append((place, row.body))
-        answers = len(delivered) + len(kept)
+        answers = len(delivered) + len(kept) + len(unclaimed)
         tokens = Tokens(answers, 0, answers, answers)
-        return RowsFetched(action.job.id, action.op, delivered, kept, failed, tokens), strangers
+        return RowsFetched(action.job.id, action.op, delivered, kept, failed, tokens, unclaimed), strangers

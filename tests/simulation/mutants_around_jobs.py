@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from carpool._core import lifecycle, settlement
 from carpool._core.accumulator import Accumulator
 from carpool._core.book import Book
 from carpool._core.engine import Engine
@@ -24,7 +25,7 @@ from .process import Process
 # -- the loop
 
 
-@mutant(likely=0)
+@mutant(likely=3)
 def acts_before_the_commit(patch: Patch) -> None:
     """Actions start while the writes of their step are still under way."""
 
@@ -41,7 +42,7 @@ def acts_before_the_commit(patch: Patch) -> None:
     patch.setattr(Process, "_finish_turn", finish_turn)
 
 
-@mutant(likely=0)
+@mutant(likely=3)
 def delivers_before_the_commit(patch: Patch) -> None:
     """Stored answers reach their awaiters before they are stored."""
     original = Process._finish_turn
@@ -84,19 +85,19 @@ def tells_nobody_of_deadlines(patch: Patch) -> None:
 # -- keys
 
 
-@mutant(likely=0)
+@mutant(likely=3)
 def adopts_nothing(patch: Patch) -> None:
     """An identical call is always a new request."""
     patch.setattr(Engine, "adopt", lambda self, digest, now: (Claim.NEW, 0))
 
 
-@mutant(likely=4)
+@mutant(likely=20)
 def leaves_parked_rows_parked(patch: Patch) -> None:
     """Whoever adopts a parked request waits for ever."""
     patch.setattr(Engine, "_wake_row", lambda self, segment, row, now: None)
 
 
-@mutant(likely=4)
+@mutant(likely=5)
 def never_joins_explicit_keys(patch: Patch) -> None:
     """A key in flight is taken for a new one."""
     original = Engine.claim
@@ -108,7 +109,7 @@ def never_joins_explicit_keys(patch: Patch) -> None:
     patch.setattr(Engine, "claim", claim)
 
 
-@mutant(likely=1)
+@mutant(likely=2)
 def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
     """A request whose caller was cancelled is sent all the same, and its answer kept for nobody."""
     original = Engine.leave
@@ -124,13 +125,13 @@ def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
 # -- lanes
 
 
-@mutant(likely=87)
+@mutant(likely=27)
 def cuts_withdrawn_rows(patch: Patch) -> None:
     """A batch takes all rows of its spans, whatever became of them."""
     patch.setattr("carpool._core.accumulator.queued_runs", lambda segment, start, stop: [(start, stop)])
 
 
-@mutant(likely=48)
+@mutant(likely=110)
 def counts_no_envelope(patch: Patch) -> None:
     """The inline form is chosen by the rows alone."""
 
@@ -140,7 +141,7 @@ def counts_no_envelope(patch: Patch) -> None:
     patch.setattr("carpool._core.book.choose_form", choose_form)
 
 
-@mutant(likely=1)
+@mutant(likely=4)
 def sees_no_token_ceiling(patch: Patch) -> None:
     """Jobs hold more tokens of a model than may be enqueued."""
     patch.setattr(Accumulator, "_next_tokens", lambda self, queue: 0)
@@ -149,7 +150,7 @@ def sees_no_token_ceiling(patch: Patch) -> None:
 # -- recovery
 
 
-@mutant(likely=77)
+@mutant(likely=10)
 def creates_again_after_a_restart(patch: Patch) -> None:
     """A job that was being created is created once more instead of being looked for."""
     original = Recovery._sort_job
@@ -163,7 +164,7 @@ def creates_again_after_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_job", sort_job)
 
 
-@mutant(likely=1381)
+@mutant(likely=103)
 def cuts_the_wait_short_at_a_restart(patch: Patch) -> None:
     """Two looks at a list that lags follow each other at once if a restart comes between them."""
     original = Recovery._sort_job
@@ -175,7 +176,7 @@ def cuts_the_wait_short_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_job", sort_job)
 
 
-@mutant(likely=0)
+@mutant(likely=6)
 def sends_parked_rows_unasked(patch: Patch) -> None:
     """Bare awaits of a dead process go on by themselves."""
     original = Recovery._sort_rows
@@ -188,13 +189,13 @@ def sends_parked_rows_unasked(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_rows", sort_rows)
 
 
-@mutant(likely=151)
+@mutant(likely=114)
 def goes_on_with_jobs_of_bare_rows(patch: Patch) -> None:
     """A job that was not created yet when its process died is created for nobody."""
     patch.setattr(Recovery, "_holds_bare_rows", lambda self, job: False)
 
 
-@mutant(likely=4)
+@mutant(likely=12)
 def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     """A key in flight is not known after a restart."""
     original = Recovery.finish
@@ -207,7 +208,7 @@ def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=78)
+@mutant(likely=44)
 def forgets_stored_results_at_a_restart(patch: Patch) -> None:
     """Rows with a stored result count as open, and are sent again."""
     original = Recovery._take_results
@@ -218,7 +219,7 @@ def forgets_stored_results_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_take_results", take_results)
 
 
-@mutant(likely=0)
+@mutant(likely=3)
 def offers_nothing_after_a_restart(patch: Patch) -> None:
     """What a dead process left cannot be adopted."""
     original = Recovery.finish
@@ -231,7 +232,7 @@ def offers_nothing_after_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=2)
+@mutant(likely=7)
 def touches_foreign_records(patch: Patch) -> None:
     """Work of another origin is taken for one's own."""
     original = Recovery.take
@@ -244,7 +245,7 @@ def touches_foreign_records(patch: Patch) -> None:
     patch.setattr(Recovery, "take", take)
 
 
-@mutant(likely=44)
+@mutant(likely=22)
 def records_no_marks(patch: Patch) -> None:
     """What became of rows is not written down when their job is closed."""
     original = Book.write
@@ -254,3 +255,58 @@ def records_no_marks(patch: Patch) -> None:
             original(self, write)
 
     patch.setattr(Book, "write", write)
+
+
+# -- once real: bugs that seeds have found
+
+
+@mutant(likely=3272)
+def forgets_callers_while_it_closes(patch: Patch) -> None:
+    """Segments are forgotten under callers that wait to be told that the client is closed."""
+    patch.setattr(Engine, "_close", closes_without_a_word(Engine._close))
+
+
+def closes_without_a_word(original: Callable[..., None]) -> Callable[..., None]:
+    def close(self: Engine, *, send: bool) -> None:
+        original(self, send=send)
+        self.book.closing = False
+
+    return close
+
+
+@mutant(likely=54)
+def lets_broken_jobs_take_up_room(patch: Patch) -> None:
+    """A job that nobody asks about any more counts as running for ever."""
+    original = lifecycle.on_broken
+
+    def on_broken(book: Book, job: Job, event: Any) -> None:
+        original(book, job, event)
+        book.pacing.started(job.lane, job.tokens)
+
+    patch.setattr(lifecycle, "on_broken", on_broken)
+
+
+@mutant(likely=67)
+def cuts_into_segments_that_are_gone(patch: Patch) -> None:
+    """A lane goes on waiting with the deadlines and spans of requests that were all withdrawn."""
+    original = Accumulator.withdraw
+
+    def withdraw(self: Accumulator, segment: Segment, row: int) -> None:
+        queue = self._queues[segment.lane]
+        original(self, segment, row)
+        self._queues[segment.lane] = queue
+
+    patch.setattr(Accumulator, "withdraw", withdraw)
+
+
+@mutant(likely=100525)
+def stores_again_what_it_handed_over(patch: Patch) -> None:
+    """An answer that is stored and was not taken by its caller is stored a second time, to be given twice."""
+    original = settlement.on_undelivered
+
+    def on_undelivered(book: Book, event: Any, now: float) -> None:
+        handed, book.handed = book.handed, {}
+        original(book, event, now)
+        book.handed = handed | book.handed
+
+    patch.setattr(settlement, "on_undelivered", on_undelivered)

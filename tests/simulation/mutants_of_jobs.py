@@ -23,7 +23,7 @@ from .mutants import Patch, mutant
 # -- how rows end
 
 
-@mutant(likely=0)
+@mutant(likely=8)
 def settles_by_the_keys_of_the_reply(patch: Patch) -> None:
     """A row that did not come back is never judged."""
     original = settlement.settle_rest
@@ -37,7 +37,7 @@ def settles_by_the_keys_of_the_reply(patch: Patch) -> None:
     patch.setattr(settlement, "settle_rest", settle_rest)
 
 
-@mutant(likely=0)
+@mutant(likely=24)
 def ignores_a_failed_job(patch: Patch) -> None:
     """A job that ended otherwise than well is polled for ever."""
     original = lifecycle.on_polled
@@ -51,7 +51,7 @@ def ignores_a_failed_job(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_polled", on_polled)
 
 
-@mutant(likely=3)
+@mutant(likely=16)
 def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     """One 503 on a poll, and the job counts as lost while it runs on."""
     original = lifecycle.on_call_failed
@@ -65,7 +65,7 @@ def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_call_failed", on_call_failed)
 
 
-@mutant(likely=0)
+@mutant(likely=7)
 def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     """Rows behind the break count as missing."""
 
@@ -75,7 +75,7 @@ def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     patch.setattr(lifecycle, "_fetch_failed", fetch_failed)
 
 
-@mutant(likely=1)
+@mutant(likely=2)
 def never_counts_attempts(patch: Patch) -> None:
     """A row that always fails is sent for ever."""
 
@@ -90,7 +90,7 @@ def never_counts_attempts(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant(likely=44)
+@mutant(likely=122)
 def forgets_attempts_at_a_restart(patch: Patch) -> None:
     """Attempts start from nothing in each process."""
     original = Recovery._take_marks
@@ -101,7 +101,7 @@ def forgets_attempts_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_take_marks", take_marks)
 
 
-@mutant(likely=0)
+@mutant(likely=65)
 def sends_again_what_nobody_awaits(patch: Patch) -> None:
     """Rows of callers that are gone are sent again when their job is lost."""
     original = settlement._try_again
@@ -116,13 +116,13 @@ def sends_again_what_nobody_awaits(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant(likely=22)
+@mutant(likely=2)
 def forgets_answers_not_taken(patch: Patch) -> None:
     """An answer handed to a caller that was cancelled in that moment is lost."""
     patch.setattr(settlement, "on_undelivered", lambda book, event, now: None)
 
 
-@mutant(likely=0)
+@mutant(likely=2)
 def hands_explicit_keys_over_unstored(patch: Patch) -> None:
     """The answer of an explicit key goes straight to its awaiter, and is in no store."""
     original = Calls._sort
@@ -141,7 +141,7 @@ def hands_explicit_keys_over_unstored(patch: Patch) -> None:
     patch.setattr(Calls, "_sort", sort)
 
 
-@mutant(likely=219)
+@mutant(likely=157)
 def offers_what_it_hands_over(patch: Patch) -> None:
     """A stored answer that goes to live awaiters is offered to later identical calls too."""
     original = shelf.index_results
@@ -156,7 +156,7 @@ def offers_what_it_hands_over(patch: Patch) -> None:
 # -- the life of a job
 
 
-@mutant(likely=1)
+@mutant(likely=18)
 def takes_ambiguous_for_failed(patch: Patch) -> None:
     """A create of unknown fate is sent again at once."""
     original = lifecycle._create_failed
@@ -171,13 +171,13 @@ def takes_ambiguous_for_failed(patch: Patch) -> None:
     patch.setattr(lifecycle, "_create_failed", create_failed)
 
 
-@mutant(likely=22)
+@mutant(likely=25)
 def looks_once(patch: Patch) -> None:
     """The list is searched once, however much it lags."""
     patch.setattr(lifecycle, "_LOOKS", {"inline": 1, "file": 1})
 
 
-@mutant(likely=104)
+@mutant(likely=167)
 def revokes_nothing(patch: Patch) -> None:
     """The input file of a create on its way stays where it is."""
     original = Calls._arrive
@@ -191,7 +191,7 @@ def revokes_nothing(patch: Patch) -> None:
     patch.setattr(Calls, "_arrive", arrive)
 
 
-@mutant(likely=44)
+@mutant(likely=48)
 def ignores_twins(patch: Patch) -> None:
     """Of two jobs with one name, one goes on unseen."""
     original = lifecycle.on_found
@@ -202,7 +202,7 @@ def ignores_twins(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_found", on_found)
 
 
-@mutant(likely=22)
+@mutant(likely=53)
 def accepts_stale_replies(patch: Patch) -> None:
     """A reply to a question no longer asked is taken for one to the question in the air."""
     original = Engine._take_reply
@@ -217,7 +217,7 @@ def accepts_stale_replies(patch: Patch) -> None:
     patch.setattr(Engine, "_take_reply", take_reply)
 
 
-@mutant(likely=1)
+@mutant(likely=3)
 def takes_a_missing_job_for_lost(patch: Patch) -> None:
     """One 404, and the job is created anew without a look at the list."""
     original = lifecycle.on_call_failed
@@ -232,13 +232,13 @@ def takes_a_missing_job_for_lost(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_call_failed", on_call_failed)
 
 
-@mutant(likely=14)
+@mutant(likely=6)
 def sends_answered_rows_anew(patch: Patch) -> None:
     """The next attempt of a job that vanished holds the rows that were answered before."""
     patch.setattr(settlement, "trim", lambda book, job: True)
 
 
-@mutant(likely=14)
+@mutant(likely=185)
 def never_gives_up_reaching_the_server(patch: Patch) -> None:
     """Failed calls are not counted across attempts to create."""
     original = Book.move

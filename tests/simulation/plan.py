@@ -80,16 +80,28 @@ class Plan:
         self.list_lag_s = rng.choice((0.0, 5.0, 40.0))
         self.assumptions_hold = rng.random() > 0.05
         """A1 a create without its input is refused, A2 deletion is immediate, A3 lists lag less than the wait."""
+        # What came later draws from a source of its own, so that seeds go on telling much the same stories.
+        self.side = side = random.Random(f"{seed}/side")
+        if side.random() < 0.1:
+            self.assumptions_hold = False
+        self.broken = "" if self.assumptions_hold else side.choice(("A1", "A2", "A3", "A1 A2 A3"))
+        self.quiet_twin_odds = 0.0 if calm or side.random() > 0.2 else 0.2
+        """How often the server makes two jobs of one create, and says nothing."""
+        self.sweep_s = side.choice((60.0, 600.0))
+        self.restore = self._restore() if side.random() < 0.1 else None
+        self.file_reuse_s = side.choice((60.0, 144_000.0))
         self.refuses_at_create = rng.random() < 0.5
         self.names_bad_rows = rng.random() < 0.6
         self.outages = self._windows(0.25)
         self.lockouts = self._windows(0.1)
         self.settings = self._settings()
-        if not self.assumptions_hold:
+        if "A3" in self.broken:
             self.list_lag_s = self.settings.lookup_wait_s * 3
         self.sets_clock = rng.random() < 0.1
         self.asks = self._asks()
-        self.crashes = [self._crash() for _ in range(rng.choice((0, 0, 1, 1, 2, 3, 4)))]
+        # Some clients flutter: they end in the same place again and again, and are back at once.
+        flutters = rng.choice(CRASH_TRIGGERS) if rng.random() < 0.2 else ""
+        self.crashes = [self._crash(flutters) for _ in range(rng.choice((0, 0, 1, 1, 2, 3, 4)))]
 
     def chance(self, odds: float) -> bool:
         """Draw."""
@@ -103,6 +115,11 @@ class Plan:
             if at < 0:
                 return name
         return ""
+
+    def _restore(self) -> tuple[float, float]:
+        """Draw when a backup of the store is taken, and how much later the store is lost and restored from it."""
+        low, high = 0.5, HOUR
+        return tuple(low * (high / low) ** self.side.random() for _ in range(2))  # type: ignore[return-value]
 
     def seconds(self, low: float, high: float) -> float:
         """Draw a time, short ones as often as long ones."""
@@ -147,6 +164,8 @@ class Plan:
             "keep_results_s": rng.choice((7, 14)) * 24 * HOUR,
             "delete_remote": rng.random() < 0.3,
             "label": rng.choice(("", "nightly")),
+            "sweep_s": self.sweep_s,
+            "file_reuse_s": self.file_reuse_s,
         }
         return Settings(**limits)
 
@@ -180,14 +199,14 @@ class Plan:
             )
         return asks
 
-    def _crash(self) -> Crash:
+    def _crash(self, flutters: str) -> Crash:
         rng = self.rng
         points: tuple[CrashPoint, ...] = ("before_commit", "during_commit", "after_commit", "among_actions", "later")
         clean = rng.random() < 0.15
         return Crash(
             point="later" if clean else rng.choice(points),
-            trigger=rng.choice(CRASH_TRIGGERS) if rng.random() < 0.6 else "",
+            trigger=flutters or (rng.choice(CRASH_TRIGGERS) if rng.random() < 0.6 else ""),
             turn=rng.choice((1, 2, 3, 5, 8, 13)),
             clean=clean,
-            down_s=self.seconds(0.1, 3 * HOUR),
+            down_s=self.seconds(0.1, 10 if flutters else 3 * HOUR),
         )

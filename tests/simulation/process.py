@@ -32,6 +32,7 @@ from carpool._core.messages import (
     Report,
     Revoke,
     Step,
+    Sweep,
     Upload,
     Woken,
     Write,
@@ -49,6 +50,7 @@ from .store import DurableStore
 
 ORIGIN: Final = "https://here#1"
 COMMIT_S: Final = 0.02
+HEARD_S: Final = 1.0
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -64,7 +66,8 @@ class Scene(msgspec.Struct, frozen=True):
 class Process:
     """One life of the client."""
 
-    def __init__(self, scene: Scene, crash: Crash | None) -> None:
+    def __init__(self, scene: Scene, crash: Crash | None, life: int) -> None:
+        self.life = life
         self.plan = scene.plan
         self.clock = scene.clock
         self.store = scene.store
@@ -83,6 +86,10 @@ class Process:
         self._writing_turns = 0
         self._triggered = False
         self._woken = 0
+        self.sweeps = True
+        self.sweep_failed = False
+        self.seen_alive: list[tuple[float, str]] = []
+        """Jobs that a sweep showed running, and when."""
         self.engine = self._open()
 
     def _open(self) -> Engine:
@@ -123,6 +130,8 @@ class Process:
     def die(self) -> None:
         """End at once. Of the commits under way, some may have become durable unheard."""
         self.alive = False
+        # What was heard just now may not have become durable.
+        self.seen_alive = [(at, name) for at, name in self.seen_alive if at < self.clock.now - HEARD_S]
         while self._pending and self.plan.chance(0.5):
             self._make_durable(self._pending.pop(0))
         for call in self._open_calls():
@@ -147,7 +156,7 @@ class Process:
         self.when_dead()
 
     def _open_calls(self) -> list[Call]:
-        return [call for call in self.history.calls if call.epoch == self.epoch and not call.ending]
+        return [call for call in self.history.calls if call.life == self.life and not call.ending]
 
     # -- how it ends
 
@@ -234,7 +243,9 @@ class Process:
     def step(self, event: Event) -> Step:
         """Tell the engine."""
         book = self.engine.book
-        doubles = book.ledger.doubles
+        looking = book.jobs.get(event.job) if isinstance(event, Found) else None
+        if isinstance(event, Found) and looking is not None and looking.op == event.op and looking.wake_at is None:
+            self.calls.note_look(event, looking)
         step = self.engine.step(event, self.now)
         if isinstance(event, Found) and len(event.remotes) > 1:
             named = [write.job.name for write in step.writes if isinstance(write, PutJob) and write.job.id == event.job]
@@ -242,7 +253,7 @@ class Process:
                 others = [remote for remote in event.remotes if remote.name != named[-1]]
                 cancelled = {action.name for action in step.actions if isinstance(action, CancelRemote)}
                 expect(all(other.ended or other.name in cancelled for other in others), f"a twin goes on: {others}")
-                expect(book.ledger.doubles == doubles + len(others), "a twin was not counted")
+                expect(all(other.name in book.census.doubled for other in others), "a twin was not counted")
         return step
 
     # -- commits
@@ -307,6 +318,9 @@ class Process:
         match action:
             case Upload() | Create() | Find() | Revoke() | Poll() | Fetch():
                 self.calls.ask(action)
+            case Sweep():
+                if self.sweeps:
+                    self.calls.sweep(action)
             case CancelRemote(name=name):
                 self.clock.after(0.1, lambda: self.server.cancel(name))
             case DeleteRemote(name=name):

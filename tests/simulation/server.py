@@ -28,6 +28,7 @@ TOO_LARGE: Final = Fault(
     kind="refused", error=ServerError(400, "Request payload size exceeds the limit.", "INVALID_ARGUMENT")
 )
 BILLING: Final = Fault(kind="refused", error=ServerError(400, "Billing is not set up.", "FAILED_PRECONDITION"))
+TAKEN: Final = Fault(kind="refused", error=ServerError(409, "Another file has that name.", "ALREADY_EXISTS"))
 TERMINAL_S: Final = 48 * HOUR
 
 
@@ -91,6 +92,8 @@ class Server:
         self.deleted_files: dict[str, list[bytes]] = {}
         self.jobs: dict[str, RemoteJob] = {}
         self.bills: list[Bill] = []
+        self.protected: set[str] = set()
+        """Jobs that the store of their client does not know: they must never be cancelled."""
 
     # -- calls
 
@@ -112,7 +115,9 @@ class Server:
             return fault
         if self._may_fail() and self.plan.chance(self.plan.call_fault_odds / 4):
             return self.plan.rng.choice((QUOTA, TOO_LARGE, FILE_GONE, BILLING))
-        assert self.files.get(name, lines) == lines, "an uploaded file never changes"
+        if self.files.get(name, lines) != lines:
+            assert self.plan.restore is not None, "an uploaded file never changes"
+            return TAKEN
         self.files[name] = lines
         return fault or RemoteFile(name=name, size_bytes=sum(map(len, lines)))
 
@@ -125,21 +130,36 @@ class Server:
         jobs = [job for job in self.jobs.values() if job.display_name == display_name and not job.gone]
         return [self._shown(job) for job in jobs if job.created_at <= seen_until]
 
+    def list_all(self, prefix: str) -> list[BatchJob] | Fault:
+        """List the jobs of one store, as far as the list has caught up."""
+        fault = self.weather()
+        if fault is not None:
+            return fault
+        seen_until = self.clock.now - self.plan.list_lag_s
+        jobs = [job for job in self.jobs.values() if job.display_name.startswith(prefix) and not job.gone]
+        return [self._shown(job) for job in jobs if job.created_at <= seen_until]
+
     def delete(self, name: str) -> Fault | None:
         """Delete a file or a job; gone already is fine."""
         fault = self.weather()
         if fault is None or fault.kind == "unknown":
-            if name in self.files:
-                self.deleted_files[name] = self.files[name]
-                del self.files[name]
+            if name in self.files and "A2" in self.plan.broken:
+                self.clock.after(HOUR / 4, lambda: self._drop_file(name))
+            elif name in self.files:
+                self._drop_file(name)
             elif name in self.jobs:
                 self.jobs[name].gone = True
         return fault
+
+    def _drop_file(self, name: str) -> None:
+        if name in self.files:
+            self.deleted_files[name] = self.files.pop(name)
 
     def cancel(self, name: str) -> Fault | None:
         """Cancel a job."""
         fault = self.weather()
         job = self.jobs[name]
+        assert name not in self.protected, f"cancelled, though its store does not know it: {job}"
         job.cancelled = True
         if fault is None and job.state == "PENDING":
             job.state, job.output = "CANCELLED", None
@@ -181,7 +201,7 @@ class Server:
         if choice == "overloaded":
             return BUSY
         if choice == "slow":
-            delay_s = self.plan.seconds(1, HOUR)
+            delay_s = self.plan.seconds(60, HOUR)
             self.clock.after(delay_s, lambda: self._create_late(display_name, form, file_name, lines))
             return TIMEOUT
         if choice in ("lost", "applied_500", "twin"):
@@ -193,6 +213,8 @@ class Server:
             if self.plan.chance(0.5):
                 self._add(display_name, form, file_name, lines)
             return fault
+        if self._may_fail() and self.plan.side.random() < self.plan.quiet_twin_odds:
+            self._add(display_name, form, file_name, lines, twin=True)
         return self._add(display_name, form, file_name, lines).name
 
     def _refusal(self, choice: str, form: str, file_name: str, lines: list[bytes]) -> Fault | None:
@@ -209,7 +231,7 @@ class Server:
             self.delete(file_name)
         if choice == "row_file_gone" and form == "inline":
             return FILE_GONE
-        if form == "file" and file_name not in self.files and self.plan.assumptions_hold:
+        if form == "file" and file_name not in self.files and "A1" not in self.plan.broken:
             return FILE_GONE
         bad = self._bad(lines)
         if bad and (form == "inline" or self.plan.refuses_at_create):
@@ -230,7 +252,7 @@ class Server:
     # -- jobs
 
     def _create_late(self, display_name: str, form: str, file_name: str, lines: list[bytes]) -> None:
-        if form == "file" and file_name not in self.files and self.plan.assumptions_hold:
+        if form == "file" and file_name not in self.files and "A1" not in self.plan.broken:
             return
         self._add(display_name, form, file_name, lines)
 
@@ -323,6 +345,7 @@ class Server:
         return BatchJob(
             name=job.name,
             display_name=job.display_name,
+            model="models/model-without-price",
             state=state,
             error=job.error,
             output_file=f"files/out-{job.name[8:]}" if output and job.form == "file" else "",

@@ -7,8 +7,8 @@ who commits says when a commit is durable.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -25,7 +25,7 @@ from carpool._core.messages import (
     Record,
     Write,
 )
-from carpool._core.model import Job, Marks, Meta, Place, ResultsHead, SegmentHead, Span, Taken
+from carpool._core.model import EXPLICIT, Job, Marks, Meta, Place, ResultsHead, SegmentHead, Span, Taken
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -40,9 +40,12 @@ class DurableStore:
         self.jobs: dict[str, bytes] = {}
         self.results: dict[int, tuple[bytes, list[bytes]]] = {}
         self.taken: dict[int, bytes] = {}
+        self.when_accepted: Callable[[], None] | None = None
+        """Called when requests with keys of their own became durable."""
 
     def apply(self, writes: Sequence[Write]) -> None:
         """Make the writes of one commit durable, all at once."""
+        accepted = False
         for write in writes:
             match write:
                 case PutMeta(meta=meta):
@@ -52,6 +55,7 @@ class DurableStore:
                         "ends tell the sizes of the lines"
                     )
                     self.segments[head.no] = _encode(head), list(lines)
+                    accepted = accepted or any(flags & EXPLICIT for flags in head.flags)
                 case PutMarks(marks=marks):
                     assert marks.no in self.segments, "marks belong to a segment that is there"
                     self.marks[marks.no] = _encode(marks)
@@ -76,6 +80,17 @@ class DurableStore:
                 case PutTaken(taken=taken):
                     assert taken.no in self.results, "what was taken belongs to results that are there"
                     self.taken[taken.no] = _encode(taken)
+        if accepted and self.when_accepted is not None:
+            self.when_accepted()
+
+    def backup(self) -> list[Any]:
+        """Return a copy of everything."""
+        parts = (self.segments, self.marks, self.jobs, self.results, self.taken)
+        return [self.meta, *(dict(part) for part in parts)]
+
+    def restore(self, backup: list[Any]) -> None:
+        """Put everything back as it was."""
+        self.meta, self.segments, self.marks, self.jobs, self.results, self.taken = backup
 
     def load(self) -> Iterator[Record]:
         """Yield all records: the identity, segments, marks, jobs, results."""
@@ -90,6 +105,10 @@ class DurableStore:
             yield self.results_head(no)
         for no in sorted(self.taken):
             yield msgspec.msgpack.decode(self.taken[no], type=Taken)
+
+    def meta_record(self) -> Meta:
+        """Return the identity as it was written last."""
+        return msgspec.msgpack.decode(self.meta, type=Meta)
 
     def job(self, job_id: str) -> Job:
         """Return a job as it was written last."""

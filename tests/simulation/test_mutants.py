@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from . import mutants_around_jobs, mutants_of_jobs
+from . import mutants_around_jobs, mutants_of_jobs, mutants_of_sweeps
 from .mutants import MUTANTS
 from .world import simulate
 
 SEEDS_MAX = 600
-PLANTED = (mutants_of_jobs, mutants_around_jobs)  # loaded, they are on the list
+PLANTED = (mutants_of_jobs, mutants_around_jobs, mutants_of_sweeps)  # loaded, they are on the list
 
 
 @pytest.mark.parametrize("name", MUTANTS)

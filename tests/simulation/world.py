@@ -7,21 +7,34 @@ from __future__ import annotations
 
 from array import array
 from functools import partial
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from carpool._core.messages import PutResults, PutSegment
 from carpool._core.model import EXPLICIT, PARKED, QUEUED, Lane, ResultsHead, SegmentHead
 
 from .clock import Clock
-from .history import Call, History, Violation, expect
+from .history import Call, History, Stored, Violation, expect
 from .plan import HOUR, START, Ask, Crash, Plan
 from .process import Process, Scene
-from .server import Server
+from .server import RemoteJob, Server
 from .store import DurableStore
 
 CLOCK_ERRORS_S: Final = 50 * HOUR
 TURNS_MAX: Final = 150_000
 FOREIGN: Final = "https://elsewhere#2"
+CREATES_LATE_S: Final = HOUR
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """The store at one moment, and what was true then."""
+
+    records: list[Any]
+    accepted: dict[str, int]
+    stored: list[Stored]
+    jobs: set[str]
+    waiting: set[str]
 
 
 class World:
@@ -39,13 +52,20 @@ class World:
         if self.plan.chance(0.2):
             self._plant_foreign_records()
         self._foreign = self._foreign_records()
+        self._backup: Backup | None = None
+        self._lost = self._last = False
+        """Whether the store was lost, and is to be restored; whether the last process runs."""
+        self._held_keys: set[str] = set()
+        """Keys that waited unsent when the store was saved that was restored later."""
 
     def run(self) -> None:
         """Run the seed; raise if a promise is broken."""
+        if self.plan.restore is not None:
+            self.clock.at(START + self.plan.restore[0], self._save_soon)
         self._start_process(self.plan.asks)
         self._run_to_rest()
         # What was promised goes on in a process of which nobody asks anything.
-        plan = self.plan
+        plan, self._last = self.plan, True
         self.process.when_dead = lambda: None
         self.process.die()
         healthy_at = max([self.clock.now, plan.faults_end, *(stop for _, stop in plan.outages + plan.lockouts)])
@@ -53,6 +73,8 @@ class World:
         self._run_to_rest()
         self.history.check(self.server, assumptions_hold=plan.assumptions_hold, attempts_max=plan.settings.attempts_max)
         self._check_rest()
+        self._check_doubles()
+        self._check_held()
         self._check_expiry()
         expect(self._foreign_records() == self._foreign, "records of another origin were touched")
 
@@ -65,7 +87,7 @@ class World:
 
     def _start_process(self, asks: list[Ask]) -> None:
         crash = self._crashes.pop(0) if self._crashes and asks else None
-        process = Process(self._scene, crash)
+        process = Process(self._scene, crash, len(self.processes))
         self.processes.append(process)
         for ask in asks:
             call = Call(ask=ask, epoch=process.epoch, asked_at=ask.at)
@@ -77,6 +99,10 @@ class World:
         """Start the script again: what was not answered is asked again, what was not asked yet comes."""
         now = self.clock.now
         back_at = now + crash.down_s
+        if self._lost and self._backup is not None:
+            self._lost = False
+            back_at += self.plan.list_lag_s + 10.0
+            self._restore(self._backup)
         last = {call.ask.id: call for call in self.history.calls}
         asks: list[Ask] = []
         for ask in self.plan.asks:
@@ -85,6 +111,52 @@ class World:
                 ask.at = max(ask.at, back_at + self.plan.seconds(0.1, HOUR))
                 asks.append(ask)
         self.clock.at(back_at, lambda: self._start_process(asks or [self._late_ask(back_at)]))
+
+    # -- the store is lost, and restored from a backup
+
+    def _save_soon(self) -> None:
+        self.store.when_accepted = self._save
+
+    def _save(self) -> None:
+        assert self.plan.restore is not None
+        self.store.when_accepted = None
+        self.clock.after(self.plan.restore[1], self._lose)
+        held = {
+            key
+            for record in self.store.load()
+            if isinstance(record, SegmentHead) and record.origin != FOREIGN
+            for key in record.keys
+        }
+        for job_id in self.store.jobs:
+            for no, start, stop in self.store.job(job_id).spans:
+                held.difference_update(self._segment_head(no).keys[start:stop])
+        self._backup = Backup(
+            records=self.store.backup(),
+            accepted=dict(self.history.accepted),
+            stored=list(self.history.stored),
+            jobs=set(self.server.jobs),
+            waiting=held - {result.key for result in self.history.stored},
+        )
+
+    def _lose(self) -> None:
+        if self._last or self._backup is None or not self.process.alive:
+            return
+        self._lost = True
+        self.process.crash = None
+        self.process.when_dead = lambda: self._restart(Crash(point="later", trigger="", turn=0, down_s=1.0))
+        self.process.die()
+
+    def _restore(self, backup: Backup) -> None:
+        self.store.restore(backup.records)
+        self.history.restore(backup.accepted, backup.stored)
+        self._held_keys = backup.waiting
+        known = set(self.store.jobs)
+        by_id: dict[str, list[str]] = {}
+        for job in self.server.jobs.values():
+            by_id.setdefault(id_of(job), []).append(job.name)
+        for job_id, names in by_id.items():
+            if job_id not in known and len(names) == 1 and names[0] not in backup.jobs:
+                self.server.protected.add(names[0])
 
     def _late_ask(self, at: float) -> Ask:
         return Ask(
@@ -141,6 +213,54 @@ class World:
         for place in book.keys.live.values():
             of, row = book.at(place)
             expect(of is not None and of.states[row] == PARKED, f"a live key of nothing: {place}")
+
+    def _check_doubles(self) -> None:
+        """Every job besides the one that is used is found while it runs, cancelled, and counted, once."""
+        settings = self.plan.settings
+        until = self.clock.now + CREATES_LATE_S + 2 * settings.sweep_s + self.plan.list_lag_s + 60.0
+        self.clock.at(until, lambda: None)
+        while self.clock.next_at is not None and self.clock.next_at <= until:
+            self.clock.step()
+        self.process.sweeps = False
+        if self.history.restored:
+            return
+        counted = set(self.store.meta_record().doubled)
+        jobs = self.server.jobs
+        for name in counted:
+            others = [job for job in jobs.values() if id_of(job) == id_of(jobs[name]) and job.name != name]
+            used = jobs[name].known and not any(other.known for other in others) and "A3" not in self.plan.broken
+            expect(not used, f"counted as a double, though it is the one that is used: {jobs[name]}")
+            made_twice = any(other.twin for other in (*others, jobs[name]))
+            fine = made_twice or jobs[name].form == "inline" or not self.plan.assumptions_hold
+            expect(fine, f"created twice as a file, although it could be revoked: {jobs[name]}")
+        for process in self.processes:
+            for _, name in process.seen_alive:
+                if not jobs[name].known and not jobs[name].gone:
+                    expect(name in counted, f"seen running, and not counted: {jobs[name]}")
+                    expect(jobs[name].cancelled, f"seen running, and not cancelled: {jobs[name]}")
+        for job in jobs.values():
+            expect(job.gone or job.state != "PENDING", f"runs on: {job}")
+        if not self.plan.crashes:
+            doubles = [process.engine.receipt().doubles for process in self.processes]
+            expect(sum(doubles) == len(counted), f"receipts say {doubles}, doubled were {counted}")
+
+    def _check_held(self) -> None:
+        """What waited when the store was saved that was restored is not paid for again: what became of it is found."""
+        if not self.history.restored or any(
+            process.sweep_failed and process.engine.book.census.blind for process in self.processes
+        ):
+            return
+        if not self.plan.assumptions_hold or self.plan.settings.delete_remote:
+            return
+        paid: dict[str, set[str]] = {}
+        for bill in self.server.bills:
+            if bill.good and bill.key in self._held_keys and self.server.jobs[bill.job].known:
+                paid.setdefault(bill.key, set()).add(self.server.jobs[bill.job].display_name)
+        jobs = list(self.server.jobs.values())
+        for key, names in paid.items():
+            if any(sum(id_of(job) == name.split(".")[2] for job in jobs) > 1 for name in names):
+                continue  # of an unknown job's twins only one is read
+            expect(len(names) == 1, f"{key} waited in the backup, and was paid for more than once: {sorted(names)}")
 
     def _check_expiry(self) -> None:
         """In the end everything goes but what was promised for ever: explicit keys that could not be sent."""
@@ -200,6 +320,11 @@ class World:
             if isinstance(record, SegmentHead | ResultsHead) and record.origin == FOREIGN
         ]
         return list(foreign)
+
+
+def id_of(job: RemoteJob) -> str:
+    """Return the id that its client gave a job."""
+    return job.display_name.split(".")[2]
 
 
 def simulate(seed: int) -> World:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from carpool._stores import slots
-from carpool._stores.slots import filesystem_of, take_slot
+from carpool._stores.slots import filesystem_of, find_slots, take_slot
 from carpool.errors import ConfigurationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 
 MOUNTS = r"""
@@ -226,3 +226,13 @@ def test_ballast_takes_room_once_and_gives_it_back(tmp_path: Path) -> None:
     assert slot.drop_ballast() is True
     assert not (slot.path / "ballast").exists()
     slot.release()
+
+
+def test_slots_are_found_lowest_first_and_nothing_else_is(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert find_slots(home) == []
+    for name in ("slot-10", "slot-2", "slot-0", "slot-x", "other"):
+        (home / name).mkdir(parents=True)
+    assert find_slots(home) == [home / "slot-0", home / "slot-2", home / "slot-10"]
+    assert not (tmp_path / "elsewhere").exists()
+    assert find_slots(tmp_path / "elsewhere") == []

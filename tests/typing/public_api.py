@@ -44,6 +44,11 @@ async def rows(client: carpool.Client) -> None:
     assert_type(client.jobs.results("batches/x"), AsyncGenerator[carpool.Outcome])
     assert_type(client.stats(), carpool.Stats)
     assert_type(client.receipt().saved_usd, Decimal)
+    assert_type(client.health(), carpool.Health)
+    assert_type(client.health().reasons, list[str])
+    alarms: list[carpool.Alarm] = []
+    carpool.Client(on_alarm=alarms.append)
+    assert_type(alarms[0].count, int)
 
 
 async def media(client: carpool.Client) -> None:
@@ -82,3 +87,4 @@ def without_await(client: carpool.sync.Client) -> None:
     assert_type(client.caches.extend("cachedContents/x", ttl_s=60), carpool.Cache)
     assert_type(client.caches.list(), Iterator[carpool.Cache])
     assert_type(client.receipt(), carpool.Receipt)
+    assert_type(client.health(), carpool.Health)

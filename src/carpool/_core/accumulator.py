@@ -102,6 +102,20 @@ class Accumulator:
             self._emptied[segment.lane] = queue.first_at
             del self._queues[segment.lane]
 
+    def take_over(self, other: Accumulator) -> None:
+        """Take everything that waits in another accumulator, which is left empty."""
+        for lane, theirs in other._queues.items():
+            ours = self._queue(lane)
+            ours.spans.extendleft(reversed(theirs.spans))
+            ours.groups.extendleft(reversed(theirs.groups))
+            ours.requests += theirs.requests
+            ours.line_bytes += theirs.line_bytes
+            ours.tokens += theirs.tokens
+            ours.first_at = min(ours.first_at, theirs.first_at)
+            ours.deadline = min(ours.deadline, theirs.deadline)
+            ours.flush = ours.flush or theirs.flush
+        other._queues.clear()
+
     def flush(self) -> None:
         """Let everything that waits now go as soon as there is room."""
         for queue in self._queues.values():

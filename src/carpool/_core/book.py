@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from carpool._core.accumulator import NEVER, Accumulator, Batch, queued_runs
+from carpool._core.census import Census
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ledger
 from carpool._core.messages import (
@@ -25,6 +26,7 @@ from carpool._core.messages import (
     Forget,
     PutJob,
     PutMarks,
+    PutMeta,
     PutSegment,
     Report,
     Step,
@@ -44,6 +46,7 @@ from carpool._core.model import (
     JobState,
     Lane,
     Marks,
+    Meta,
     Place,
     ResultsHead,
     Segment,
@@ -51,7 +54,7 @@ from carpool._core.model import (
     place_of,
 )
 from carpool._core.pacing import Pacing
-from carpool._core.sealing import choose_form, display_name, file_name, ulid
+from carpool._core.sealing import choose_form, display_name, file_name
 from carpool.settings import Settings
 from carpool.types import ServerError
 
@@ -61,12 +64,13 @@ _DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 class Book:
     """The engine's state."""
 
-    def __init__(self, settings: Settings, framing: Framing, origin: str, store_id: str, epoch: int) -> None:
+    def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
         self.settings = settings
         self.framing = framing
         self.origin = origin
-        self.store_id = store_id
-        self.epoch = epoch
+        self.store_id = meta.store_id
+        self.epoch = meta.epoch
+        self.census = Census(meta)
         self.segments: dict[int, Segment] = {}
         self.open: dict[Lane, Segment] = {}
         self.jobs: dict[str, Job] = {}
@@ -82,12 +86,15 @@ class Book:
         self.keys = KeyTable()
         self.pacing = Pacing(settings)
         self.lanes = Accumulator(settings, self.segments, self.pacing)
+        self.held_lanes = Accumulator(settings, self.segments, self.pacing)
+        """Requests of earlier processes, until it is sure that they are in no job that this store does not know."""
+        self.held_to = 0
+        """The last segment whose rows are held."""
         self.ledger = Ledger(settings.prices)
         self.deadlines: list[tuple[float, Place]] = []
         self.next_segment = 1
         self.next_results = 1
         self.next_key = 0
-        self.next_job = 0
         self.reached = False
         """Whether the server has ever answered this client."""
         self.waiting_requests = 0
@@ -98,6 +105,9 @@ class Book:
         self.reused = 0
         self.jobs_created = 0
         self.foreign = 0
+        self.quarantined = 0
+        self.late: set[str] = set()
+        """Jobs of which an alarm has told that they run or wait too long."""
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
@@ -199,14 +209,14 @@ class Book:
 
     def withdraw(self, segment: Segment, row: int) -> None:
         """Take a queued row out, for good."""
-        self.lanes.withdraw(segment, row)
+        self._lanes(segment.no).withdraw(segment, row)
         self.finish(segment, row)
 
     def queue_again(self, segment: Segment) -> None:
         """Queue the rows of a recovered segment that are QUEUED."""
         for start, stop in queued_runs(segment, 0, len(segment.keys)):
             self._count_in(segment, start, stop)
-            self.lanes.push(segment, start, stop, segment.accepted_at)
+            self._lanes(segment.no).push(segment, start, stop, segment.accepted_at)
 
     def requeue(self, spans: Iterable[Span], now: float) -> None:
         """Put rows back in front of their lane."""
@@ -214,7 +224,7 @@ class Book:
             segment = self.segments[no]
             segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
             self._count_in(segment, start, stop)
-            self.lanes.push(segment, start, stop, now, front=True)
+            self._lanes(no).push(segment, start, stop, now, front=True)
 
     def requeue_group(self, lane: Lane, spans: tuple[Span, ...], *, as_file: bool = False) -> None:
         """Put rows back so that they travel as exactly one batch."""
@@ -222,7 +232,21 @@ class Book:
             segment = self.segments[no]
             segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
             self._count_in(segment, start, stop)
-        self.lanes.push_group(lane, spans, as_file=as_file)
+        held = any(no <= self.held_to for no, _, _ in spans)
+        (self.held_lanes if held else self.lanes).push_group(lane, spans, as_file=as_file)
+
+    def flush(self) -> None:
+        """Let everything that waits now go as soon as there is room."""
+        self.lanes.flush()
+        self.held_lanes.flush()
+
+    def release_held(self) -> None:
+        """Let requests of earlier processes be sent."""
+        self.held_to = 0
+        self.lanes.take_over(self.held_lanes)
+
+    def _lanes(self, no: int) -> Accumulator:
+        return self.held_lanes if no <= self.held_to else self.lanes
 
     def _count_in(self, segment: Segment, start: int, stop: int) -> None:
         self.waiting_requests += stop - start
@@ -254,8 +278,7 @@ class Book:
 
     def seal(self, batch: Batch, now: float) -> Job:
         """Make a job of a batch, and record it."""
-        self.next_job += 1
-        job_id = ulid(now, f"{self.store_id}/{self.epoch}/{self.next_job}")
+        job_id = self.census.seal_id(self.store_id, now)
         name_bytes = len(self.display_name(job_id, self.settings.job_attempts_max))
         form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes)
         job = Job(
@@ -271,10 +294,12 @@ class Book:
             display_name=self.display_name(job_id, 1),
             state=JobState.CREATING if form == "inline" else JobState.UPLOADING,
             file_name="" if form == "inline" else file_name(job_id, 1),
+            intended_at=now,
         )
         for no, start, stop in batch.spans:
             self._count_out(self.segments[no], start, stop)
         self.hold(job)
+        self.write(PutMeta(meta=self.census.meta))
         self.record(job)
         return job
 
@@ -306,6 +331,7 @@ class Book:
         """Forget a job whose rows are all settled or queued again."""
         self.move(job, JobState.CLOSED)
         del self.jobs[job.id]
+        self.census.close(job.id, job.name)
         self.retries.pop(job.id, None)
         self.pacing.ended(job.lane, job.tokens)
         numbers = sorted({no for no, _, _ in job.spans})

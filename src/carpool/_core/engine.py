@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from typing import Final, TypeAlias, assert_never
 
-from carpool._core import lifecycle, settlement, shelf
+from carpool._core import alarms, lifecycle, settlement, shelf, sweeping
 from carpool._core.book import Book, room_for
 from carpool._core.keys import Claim
 from carpool._core.messages import (
@@ -26,6 +26,8 @@ from carpool._core.messages import (
     Revoked,
     RowsFetched,
     Step,
+    SweepFailed,
+    Swept,
     Undelivered,
     Uploaded,
     Woken,
@@ -40,11 +42,12 @@ from carpool._core.model import (
     ROW_MASK,
     SENT,
     TICKET,
+    UNKNOWN_DIGEST,
     Framing,
     JobState,
     Lane,
+    Meta,
     Place,
-    ResultsHead,
     Segment,
 )
 from carpool.settings import Settings
@@ -68,12 +71,12 @@ _REPLIES: Final[dict[JobState, tuple[type, ...]]] = {
 class Engine:
     """Decides everything about requests and jobs; see ``step``."""
 
-    def __init__(self, settings: Settings, framing: Framing, origin: str, store_id: str, epoch: int) -> None:
-        self.book = Book(settings, framing, origin, store_id, epoch)
+    def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
+        self.book = Book(settings, framing, origin, meta)
         self.spilled: list[PutSegment] = []
         """Full segments that should be written before the next step; whoever writes them empties the list."""
         self._segment_bytes = settings.segment_bytes
-        self._key_infix = f".{epoch:x}."
+        self._key_infix = f".{meta.epoch:x}."
         self._next_expiry = 0.0
         self._unswept: list[int] = []
         """Segments of which rows were withdrawn since the last step."""
@@ -159,7 +162,7 @@ class Engine:
             del book.keys.kept[key]
             shelf.release(book, place)
             return Claim.NEW, 0
-        if head.digests[row * 16 : row * 16 + 16] != digest:
+        if head.digests[row * 16 : row * 16 + 16] not in (digest, UNKNOWN_DIGEST):
             return Claim.CONFLICT, place
         book.reused += 1
         return Claim.KEPT, place
@@ -254,6 +257,8 @@ class Engine:
     def fetch_index(self, job_id: str) -> dict[str, Place]:
         """Return the places of a job's unanswered rows by their keys."""
         book = self.book
+        if book.jobs[job_id].stranger:
+            return sweeping.index(book)
         index: dict[str, Place] = {}
         for no, start, stop in book.jobs[job_id].spans:
             segment = book.segments[no]
@@ -287,8 +292,7 @@ class Engine:
         book = self.book
         due = book.lanes.next_due()
         times = [job.wake_at for job in book.jobs.values() if job.wake_at is not None]
-        if due is not None:
-            times.append(due)
+        times += [time for time in (due, sweeping.due_at(book)) if time is not None]
         if book.deadlines:
             times.append(book.deadlines[0][0])
         if book.results or book.segments:
@@ -328,6 +332,7 @@ class Engine:
             queued_callers=0,
             parked=sum(segment.states.count(PARKED) for segment in book.segments.values()),
             foreign=book.foreign,
+            quarantined=book.quarantined,
         )
 
     def receipt(self) -> Receipt:
@@ -344,9 +349,13 @@ class Engine:
             case Woken():
                 pass
             case Flushed():
-                self.book.lanes.flush()
+                self.book.flush()
             case Undelivered():
                 settlement.on_undelivered(self.book, event, now)
+            case Swept():
+                sweeping.on_swept(self.book, event, now)
+            case SweepFailed():
+                sweeping.on_failed(self.book, event, now)
             case Closing():
                 self._close(send=event.send)
             case _:
@@ -369,7 +378,7 @@ class Engine:
             case Polled():
                 lifecycle.on_polled(book, job, event, now)
             case RowsFetched():
-                settlement.on_rows(book, job, event, now)
+                (sweeping if job.stranger else settlement).on_rows(book, job, event, now)
             case FetchEnded():
                 settlement.on_fetch_ended(book, job, event, now)
             case CallFailed():
@@ -387,20 +396,20 @@ class Engine:
         if now >= self._next_expiry:
             self._expire_kept(now)
             self._next_expiry = now + _EXPIRY_PAUSE_S
+        sweeping.advance(book, now)
+        alarms.raise_new(book, now)
         for job in list(book.jobs.values()):
             if job.wake_at is not None and job.wake_at <= now:
-                lifecycle.resume(book, job)
+                lifecycle.resume(book, job, now)
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
-                lifecycle.resume(book, book.seal(batch, now))
+                lifecycle.resume(book, book.seal(batch, now), now)
 
     def _expire_kept(self, now: float) -> None:
         """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""
         book, s = self.book, self.book.settings
         shelf.release_handed(book, now, _EXPIRY_PAUSE_S)
-        old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, s)]
-        if old:
-            shelf.drop(book, old)
+        shelf.drop_old(book, now)
         touched: list[int] = []
         for segment in book.segments.values():
             if segment.states.find(PARKED) < 0:
@@ -429,14 +438,9 @@ class Engine:
                     touched.append(segment.no)
         book.sweep_segments(touched)
         if send:
-            book.lanes.flush()
+            book.flush()
 
     def _wake_row(self, segment: Segment, row: int, now: float) -> None:
         """Queue a parked row: somebody asked for it."""
         if segment.states and segment.states[row] == PARKED:
             self.book.requeue(((segment.no, row, row + 1),), now)
-
-
-def _keep_s(head: ResultsHead, settings: Settings) -> float:
-    explicit = any(flags & EXPLICIT for flags in head.flags)
-    return settings.keep_results_s if explicit else settings.reuse_window_s

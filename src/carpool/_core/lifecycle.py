@@ -11,19 +11,20 @@ from typing import Final, assert_never
 
 import msgspec
 
-from carpool._core import settlement
+from carpool._core import settlement, sweeping
 from carpool._core.book import Book
 from carpool._core.messages import (
     Broken,
-    CancelRemote,
     Create,
     Created,
+    DeleteRemote,
     Fail,
     Fetch,
     Find,
     Found,
     Poll,
     Polled,
+    PutMeta,
     Revoke,
     Revoked,
     Upload,
@@ -32,7 +33,7 @@ from carpool._core.messages import (
 from carpool._core.model import SENT, Failure, Fault, Job, JobState
 from carpool._core.retry import Refusal, pause_s, read_refusal
 from carpool._core.sealing import file_name
-from carpool.types import BatchJob, ServerError
+from carpool.types import ServerError
 
 _LOOKS: Final = {"inline": 2, "file": 3}
 """Looks at the list before a create counts as not having taken effect; a file is revoked before the last."""
@@ -41,17 +42,23 @@ _POLL_SHARE: Final = 0.05
 """Pause between polls as a share of the job's age."""
 _NOT_FOUND: Final = 404
 _GONE: Final = frozenset({403, 404})
+_TAKEN: Final = 409
+"""Of an upload: there is another file of that name, since the store was restored from a backup."""
+_RENEWALS_MAX: Final = 9
 _RPC_INVALID: Final = 3
 
 
-def resume(book: Book, job: Job) -> None:
+def resume(book: Book, job: Job, now: float) -> None:
     """Ask the question that the job's state wants asked now."""
     match job.state:
         case JobState.UPLOADING:
             if not settlement.drop_unwanted(book, job):
                 book.act(Upload(job=_copy(job), op=book.ask(job)))
         case JobState.READY:
-            intend(book, job)
+            if _is_old(book, job, now):
+                _renew(book, job)
+            else:
+                intend(book, job, now)
         case JobState.CREATING:
             book.act(Create(job=_copy(job), op=book.ask(job)))
         case JobState.LOOKING:
@@ -66,7 +73,7 @@ def resume(book: Book, job: Job) -> None:
             assert_never(job.state)
 
 
-def intend(book: Book, job: Job) -> None:
+def intend(book: Book, job: Job, now: float) -> None:
     """Record the intent to create, then create: what callers still want of it, as far as the input is not made yet."""
     if job.form == "inline":
         if not settlement.trim(book, job):
@@ -74,6 +81,7 @@ def intend(book: Book, job: Job) -> None:
     elif settlement.drop_unwanted(book, job):
         return
     book.move(job, JobState.CREATING, failing=True)
+    job.intended_at = now
     book.record(job)
     book.act(Create(job=_copy(job), op=book.ask(job)))
 
@@ -83,7 +91,7 @@ def on_uploaded(book: Book, job: Job, event: Uploaded, now: float) -> None:
     book.reached = True
     job.file_name = event.file.name
     job.uploaded_at = now
-    intend(book, job)
+    intend(book, job, now)
 
 
 def on_created(book: Book, job: Job, event: Created, now: float) -> None:
@@ -97,24 +105,29 @@ def on_found(book: Book, job: Job, event: Found, now: float) -> None:
     """Adopt a job that took effect without our hearing of it; else look again, revoke, or try anew."""
     book.reached = True
     if event.remotes:
-        first, *twins = sorted(event.remotes, key=_worth)
+        if job.looked_at:
+            book.census.note_lag(job.looked_at - job.intended_at)
+        doubled = book.census.doubled
+        first, *twins = sorted(event.remotes, key=lambda r: (r.name != job.name, r.name in doubled, sweeping.worth(r)))
         _named(book, job, first.name, now)
         job.wake_at = now
         book.report("job_adopted", first.name)
-        for twin in twins:
-            book.ledger.doubles += 1
-            if not twin.ended:
-                book.act(CancelRemote(name=twin.name))
-        if twins:
-            book.report("twins", first.name, len(twins))
+        count = sweeping.count_doubles(book, twins)
+        if count:
+            book.write(PutMeta(meta=book.census.meta))
+            book.report("twins", first.name, count)
         return
     job.failures = 0
+    if job.file_gone:  # the key is good, so it was the file
+        _next_attempt(book, job, ServerError(message="the input file is gone"), now)
+        return
     job.looks += 1
+    job.looked_at = now
     if job.looks >= _LOOKS[job.form]:
         _next_attempt(book, job, ServerError(message="the job was not found on the server"), now)
         return
     revoke_next = job.form == "file" and job.looks == _LOOKS_BEFORE_REVOKE and not job.revoked
-    job.wake_at = now if revoke_next else now + book.settings.lookup_wait_s
+    job.wake_at = now if revoke_next else now + book.census.look_wait_s(book.settings)
     book.record(job)
 
 
@@ -124,13 +137,14 @@ def on_revoked(book: Book, job: Job, event: Revoked, now: float) -> None:
     job.failures = 0
     job.revoked = True
     job.uploaded_at = 0.0
-    job.wake_at = now + book.settings.lookup_wait_s
+    job.wake_at = now + book.census.look_wait_s(book.settings)
     book.record(job)
 
 
 def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
     """Wait on, fetch, or settle without output."""
     book.reached = True
+    book.census.note_lag(book.census.absent.pop(job.id, 0.0))
     remote = event.remote
     if not remote.ended:
         job.failures = 0
@@ -168,9 +182,10 @@ def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
         case JobState.CREATING:
             _create_failed(book, job, fault, now)
         case JobState.LOOKING:
-            _try_later(book, job, now)
+            _look_failed(book, job, fault, now)
         case JobState.RUNNING:
             if fault.kind == "refused" and fault.error.code == _NOT_FOUND:
+                book.census.absent.pop(job.id, None)
                 book.report("job_vanished", job.name)
                 book.move(job, JobState.LOOKING)
                 job.wake_at = now + book.settings.poll_min_s
@@ -208,7 +223,7 @@ def _named(book: Book, job: Job, name: str, now: float) -> None:
     book.move(job, JobState.RUNNING)
     job.name = name
     job.created_at = job.created_at or now
-    job.looks = 0
+    job.looks, job.looked_at, job.file_gone = 0, 0.0, False
     book.pacing.accepted(job.lane)
     book.record(job)
 
@@ -216,6 +231,9 @@ def _named(book: Book, job: Job, name: str, now: float) -> None:
 def _upload_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
     if fault.kind != "refused":
         _try_later_or_give_back(book, job, fault, now)
+        return
+    if fault.error.code == _TAKEN and job.renewed < _RENEWALS_MAX:
+        _upload_anew(book, job)
         return
     match read_refusal(fault):
         case Refusal.BACK_OFF:
@@ -258,7 +276,11 @@ def _create_refused(book: Book, job: Job, fault: Fault, now: float) -> None:
         case Refusal.CREDENTIALS:
             settlement.give_back(book, job, Failure(kind="credentials", error=fault.error))
         case Refusal.FILE_GONE if job.form == "file":
-            _next_attempt(book, job, fault.error, now)
+            # A key without rights is told the same: only a call that it may make shows which it is.
+            book.move(job, JobState.LOOKING)
+            job.file_gone = True
+            job.wake_at = now
+            book.record(job)
         case Refusal.TOO_LARGE:
             settlement.too_large(book, job, fault.error, now)
         case Refusal.ISOLATE | Refusal.FILE_GONE:  # inline there is no input file: a row names one that is gone
@@ -269,6 +291,36 @@ def _create_refused(book: Book, job: Job, fault: Fault, now: float) -> None:
             assert_never(refusal)
 
 
+def _look_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
+    """Ask again; a key that may not even list jobs was refused, not the file."""
+    refused = fault.kind == "refused" and read_refusal(fault) in (Refusal.CREDENTIALS, Refusal.FILE_GONE)
+    if job.file_gone and refused:
+        settlement.give_back(book, job, Failure(kind="credentials", error=fault.error))
+    else:
+        _try_later(book, job, now)
+
+
+def _is_old(book: Book, job: Job, now: float) -> bool:
+    return job.form == "file" and job.uploaded_at > 0 and now - job.uploaded_at > book.settings.file_reuse_s
+
+
+def _renew(book: Book, job: Job) -> None:
+    """Upload the input again under a new name, since the server deletes files after a while: no attempt is counted."""
+    if settlement.drop_unwanted(book, job):
+        return
+    book.act(DeleteRemote(name=job.file_name))
+    book.move(job, JobState.UPLOADING, failing=True)
+    _upload_anew(book, job)
+
+
+def _upload_anew(book: Book, job: Job) -> None:
+    job.renewed += 1
+    job.uploaded_at = 0.0
+    job.file_name = file_name(job.id, job.attempt, job.renewed)
+    book.record(job)
+    book.act(Upload(job=_copy(job), op=book.ask(job)))
+
+
 def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
     if job.attempt >= book.settings.job_attempts_max:
         settlement.give_up(book, job, Failure(kind="failed", error=error, job=job.name), now)
@@ -277,8 +329,10 @@ def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
         return
     job.attempt += 1
     job.display_name = book.display_name(job.id, job.attempt)
-    job.looks = 0
+    job.looks, job.looked_at, job.file_gone = 0, 0.0, False
     job.revoked = False
+    job.intended_at = now
+    job.renewed = 0
     job.name = ""
     job.uploaded_at = job.created_at = job.ended_at = 0.0
     if job.form == "file":
@@ -287,7 +341,7 @@ def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
     else:
         book.move(job, JobState.CREATING)
     book.record(job)
-    resume(book, job)
+    resume(book, job, now)
 
 
 def _fetch_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
@@ -317,13 +371,6 @@ def _try_later_or_give_back(book: Book, job: Job, fault: Fault, now: float) -> N
     patience_s = s.unreachable_s if book.reached else s.first_contact_s
     if job.wake_at is not None and job.wake_at - job.failing_since > patience_s:
         settlement.give_back(book, job, Failure(kind="unreachable", error=fault.error))
-
-
-def _worth(remote: BatchJob) -> int:
-    """Return a sort key by which a job that gave output, or still may, comes before one that ended without."""
-    if not remote.ended:
-        return 1
-    return 0 if remote.state in ("SUCCEEDED", "PARTIALLY_SUCCEEDED") else 2
 
 
 def _copy(job: Job) -> Job:

@@ -96,6 +96,8 @@ class RowsFetched(msgspec.Struct, frozen=True, tag=True):
     """To be stored before they are delivered."""
     failed: list[RowFault]
     tokens: Tokens
+    unclaimed: list[tuple[str, bytes]] = []
+    """Of a job that this store did not know: answers to keys that are not waiting, and their bytes."""
 
 
 class FetchEnded(msgspec.Struct, frozen=True, tag=True):
@@ -105,6 +107,8 @@ class FetchEnded(msgspec.Struct, frozen=True, tag=True):
     op: int
     unknown: int = 0
     """Rows whose key is not of this job, or came a second time with other bytes, or could not be read."""
+    aside: list[tuple[str, bytes]] = []
+    """Key and bytes of the first of them."""
 
 
 class CallFailed(msgspec.Struct, frozen=True, tag=True):
@@ -121,6 +125,20 @@ class Broken(msgspec.Struct, frozen=True, tag=True):
     job: str
     op: int
     detail: str
+
+
+class Swept(msgspec.Struct, frozen=True, tag=True):
+    """All jobs on the server whose display name is of this store."""
+
+    op: int
+    remotes: list[BatchJob]
+
+
+class SweepFailed(msgspec.Struct, frozen=True, tag=True):
+    """The jobs could not be listed."""
+
+    op: int
+    fault: Fault
 
 
 class Closing(msgspec.Struct, frozen=True, tag=True):
@@ -142,6 +160,8 @@ Event: TypeAlias = (
     | FetchEnded
     | CallFailed
     | Broken
+    | Swept
+    | SweepFailed
     | Closing
 )
 
@@ -256,6 +276,13 @@ class Fetch(msgspec.Struct, frozen=True, tag=True):
     remote: BatchJob
 
 
+class Sweep(msgspec.Struct, frozen=True, tag=True):
+    """List all jobs whose display name begins so."""
+
+    op: int
+    prefix: str
+
+
 class CancelRemote(msgspec.Struct, frozen=True, tag=True):
     """Cancel a job on the server; a failure is not worth a retry."""
 
@@ -313,6 +340,7 @@ Action: TypeAlias = (
     | Revoke
     | Poll
     | Fetch
+    | Sweep
     | CancelRemote
     | DeleteRemote
     | Deliver

@@ -19,6 +19,8 @@ ROW_MASK: Final = (1 << ROW_BITS) - 1
 ROWS_MAX: Final = 1 << ROW_BITS
 DIGEST_BYTES: Final = 16
 FORMAT: Final = 1
+UNKNOWN_DIGEST: Final = bytes(DIGEST_BYTES)
+"""Of a stored answer whose request this store does not know: it fits whatever is asked under its key."""
 
 Place: TypeAlias = int
 """Segment number shifted left by ROW_BITS, or'ed with the row."""
@@ -197,6 +199,14 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     store_id: str
     epoch: int = 0
     format: int = FORMAT
+    jobs: int = 0
+    """Highest number of a job that was sealed: a job on the server with a higher one is unknown to this store."""
+    loose: list[str] = []
+    """Jobs sealed with higher numbers, while it is not clear yet whether the store was restored from a backup."""
+    doubled: list[str] = []
+    """Server names of doubled jobs that were counted, the newest last."""
+    lag_s: float = 0.0
+    """The longest time for which a list was seen to lack a job."""
 
 
 class JobState(Enum):
@@ -219,8 +229,8 @@ class JobState(Enum):
 
 
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
-    JobState.UPLOADING: frozenset({JobState.CREATING, JobState.CLOSED}),
-    JobState.READY: frozenset({JobState.CREATING, JobState.CLOSED}),
+    JobState.UPLOADING: frozenset({JobState.CREATING, JobState.LOOKING, JobState.CLOSED}),
+    JobState.READY: frozenset({JobState.CREATING, JobState.UPLOADING, JobState.LOOKING, JobState.CLOSED}),
     JobState.CREATING: frozenset(
         {JobState.RUNNING, JobState.READY, JobState.LOOKING, JobState.UPLOADING, JobState.CLOSED}
     ),
@@ -278,6 +288,16 @@ class Job(msgspec.Struct, kw_only=True):
     """The server's last word, once it ended."""
     stalled: bool = False
     """A bug of ours broke its last question: its callers were told, and the next process asks again."""
+    intended_at: float = 0.0
+    """When this attempt's create was recorded."""
+    looked_at: float = 0.0
+    """When the list was last searched for this attempt without finding it."""
+    file_gone: bool = False
+    """The create was refused for want of its input file; one call that succeeds shows that it is not the key."""
+    renewed: int = 0
+    """How often the input was uploaded again since it had become too old."""
+    stranger: bool = False
+    """Found on the server with this store's name, but not in its records: it holds rows that nobody knows."""
 
 
 FaultKind: TypeAlias = Literal["not_sent", "refused", "unknown"]

@@ -34,6 +34,7 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
+from carpool._core.sealing import file_name
 from carpool.settings import Settings
 
 
@@ -42,9 +43,11 @@ class Recovery:
 
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
         self._meta = msgspec.structs.replace(meta, epoch=meta.epoch + 1)
-        self._engine = Engine(settings, framing, origin, meta.store_id, self._meta.epoch)
+        self._engine = Engine(settings, framing, origin, self._meta)
         self._book = self._engine.book
         self._superseded: list[int] = []
+        for job_id in meta.loose:
+            self._book.census.note(job_id)
 
     def take(self, record: Record) -> None:
         """Take one record."""
@@ -59,8 +62,11 @@ class Recovery:
             case Marks():
                 self._take_marks(record)
             case Job():
+                book.census.note(record.id)
                 if record.origin == book.origin:
                     self._take_job(record)
+                else:
+                    book.census.foreign.add(record.id)
             case ResultsHead():
                 self._take_results(record)
             case Taken():
@@ -74,10 +80,14 @@ class Recovery:
     def finish(self, now: float) -> tuple[Engine, Step]:
         """Return the engine, and the step that records its opening."""
         book = self._book
+        book.census.open(now, book.settings)
         book.write(PutMeta(meta=self._meta))
+        book.held_to = book.next_segment - 1 if book.census.holding else 0
         for job in list(book.jobs.values()):
             self._sort_job(job, now)
         for segment in book.segments.values():
+            # The clock may have been set back meanwhile: nothing is to wait until it has caught up.
+            segment.accepted_at = min(segment.accepted_at, now)
             self._sort_rows(segment)
         for segment in book.segments.values():
             book.queue_again(segment)
@@ -123,6 +133,7 @@ class Recovery:
         job.stalled = False
         # The clock may have been set back meanwhile.
         job.created_at, job.ended_at = min(job.created_at, now), min(job.ended_at, now)
+        job.uploaded_at = min(job.uploaded_at, now)
         match job.state:
             case JobState.UPLOADING | JobState.READY if self._holds_bare_rows(job):
                 for no, start, stop in job.spans:
@@ -138,7 +149,15 @@ class Recovery:
                 book.record(job)
             case JobState.LOOKING if job.looks:
                 # Neither a restart nor a clock that was set meanwhile may shorten the wait between two looks.
-                job.wake_at = now + book.settings.lookup_wait_s
+                job.wake_at = now + book.census.look_wait_s(book.settings)
+            case JobState.UPLOADING | JobState.READY if book.census.holding:
+                book.census.held_jobs.append(job.id)
+                job.wake_at = None
+                if job.state is JobState.UPLOADING and now - job.sealed_at > book.settings.file_reuse_s:
+                    # Its file may be on the server already, and too old: what has that name now is not to be relied on.
+                    job.renewed += 1
+                    job.file_name = file_name(job.id, job.attempt, job.renewed)
+                    book.record(job)
             case _:
                 job.state = JobState.RUNNING if job.state is JobState.FETCHING else job.state
                 job.wake_at = now

@@ -49,7 +49,10 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
     """Close a job whose output was read to its end: rows that did not come are missing."""
     if event.unknown:
+        book.quarantined += event.unknown
         book.report("rows_not_ours", job.name, event.unknown)
+    if event.aside:
+        shelf.set_aside(book, job, event.aside, now)
     assert job.remote is not None, "a job that is fetched has ended"
     complete = job.remote.state == "SUCCEEDED"
     error = _MISSING if complete or job.remote.error is None else job.remote.error
@@ -259,14 +262,7 @@ def _sort_faults(book: Book, job: Job, faults: list[RowFault], now: float) -> No
 
 def _kept_row(book: Book, place: Place, body: bytes, *, failed: bool) -> shelf.KeptRow:
     segment, row = _row(book, place)
-    return shelf.KeptRow(
-        place=place,
-        key=segment.keys[row],
-        digest=segment.digest(row),
-        flags=segment.flags[row],
-        failed=failed,
-        body=body,
-    )
+    return shelf.row_of(segment, row, body, failed=failed)
 
 
 def _row(book: Book, place: Place) -> tuple[Segment, int]:

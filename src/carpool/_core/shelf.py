@@ -7,6 +7,7 @@ automatic keys until somebody took them. It must not know jobs beyond their name
 from __future__ import annotations
 
 from array import array
+from typing import Final
 
 import msgspec
 
@@ -17,12 +18,18 @@ from carpool._core.model import (
     EXPLICIT,
     ROW_BITS,
     ROW_MASK,
+    UNKNOWN_DIGEST,
+    Job,
     Lane,
     Place,
     ResultsHead,
+    Segment,
     Taken,
     place_of,
 )
+from carpool.settings import Settings
+
+ASIDE_KEY_CHARS: Final = 256
 
 
 class KeptRow(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +41,18 @@ class KeptRow(msgspec.Struct, frozen=True, gc=False):
     flags: int
     failed: bool
     body: bytes
+
+
+def row_of(segment: Segment, row: int, body: bytes, *, failed: bool) -> KeptRow:
+    """Return the result of a request, to be stored."""
+    return KeptRow(
+        place=place_of(segment.no, row),
+        key=segment.keys[row],
+        digest=segment.digest(row),
+        flags=segment.flags[row],
+        failed=failed,
+        body=body,
+    )
 
 
 def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float) -> None:
@@ -61,6 +80,24 @@ def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float)
     )
     index_results(book, head)
     book.write(PutResults(head=head, bodies=[row.body for row in rows]))
+
+
+def set_aside(book: Book, job: Job, rows: list[tuple[str, bytes]], now: float) -> None:
+    """Store rows of a job's output that are not its answers under keys of their own, for an operator to look at."""
+    no = book.next_segment
+    book.next_segment += len(rows)
+    kept = [
+        KeptRow(
+            place=place_of(no + number, 0),
+            key=f"aside/{job.name}/{number}/{key}"[:ASIDE_KEY_CHARS],
+            digest=UNKNOWN_DIGEST,
+            flags=EXPLICIT,
+            failed=False,
+            body=body,
+        )
+        for number, (key, body) in enumerate(rows)
+    ]
+    keep(book, job.lane, job.name, kept, now)
 
 
 def index_results(book: Book, head: ResultsHead) -> None:
@@ -117,6 +154,18 @@ def index_taken(book: Book, record: Taken) -> None:
         if book.keys.kept.get(key) == place:
             del book.keys.kept[key]
         book.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
+
+
+def drop_old(book: Book, now: float) -> None:
+    """Forget stored results past their time."""
+    old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, book.settings)]
+    if old:
+        drop(book, old)
+
+
+def _keep_s(head: ResultsHead, settings: Settings) -> float:
+    explicit = any(flags & EXPLICIT for flags in head.flags)
+    return settings.keep_results_s if explicit else settings.reuse_window_s
 
 
 def drop(book: Book, numbers: list[int]) -> None:

@@ -29,16 +29,19 @@ from carpool._core.messages import (
     Polled,
     Revoke,
     Revoked,
+    Sweep,
+    SweepFailed,
+    Swept,
     Upload,
     Uploaded,
 )
-from carpool._core.model import ROW_BITS, ROW_MASK, Block, Job, Lane, Place, Row, Span, place_of
+from carpool._core.model import ROW_BITS, ROW_MASK, Block, Fault, Job, Lane, Place, Row, Span, place_of
 from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
-from carpool._runtime.fetch import RowSorter, Sorted, name_by_position
+from carpool._runtime.fetch import RowSorter, Sorted, StrangerSorter, name_by_position
 from carpool._runtime.verdicts import ECHO_CHARS_MIN
 from carpool.errors import ClientClosed, StoreError
-from carpool.types import Facts
+from carpool.types import Facts, ServerError
 
 logger: Final = logging.getLogger("carpool")
 Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
@@ -57,6 +60,7 @@ class Calls:
         engine: Engine,
         awaiters: Awaiters,
         settle: Settle,
+        heard: Callable[[Fault | None], None],
         now: Callable[[], float],
     ) -> None:
         self._provider = provider
@@ -64,6 +68,7 @@ class Calls:
         self._engine = engine
         self._awaiters = awaiters
         self._settle = settle
+        self._heard = heard
         self._now = now
 
     async def ask(self, question: Question) -> Event | None:
@@ -74,7 +79,7 @@ class Calls:
         """
         job, op = question.job, question.op
         try:
-            return await self._reply(question)
+            event = await self._reply(question)
         except ProviderError as error:
             fault = error.fault
         except ClientClosed:
@@ -84,6 +89,10 @@ class Calls:
         except Exception as error:
             logger.exception("a bug of carpool in %s of %s", type(question).__name__, job.display_name)
             return Broken(job.id, op, f"a bug of carpool: {type(error).__name__}")
+        else:
+            self._heard(None)
+            return event
+        self._heard(fault)
         return CallFailed(job.id, op, fault)
 
     async def _reply(self, question: Question) -> Event:
@@ -108,15 +117,41 @@ class Calls:
             case _:
                 assert_never(question)
 
+    async def sweep(self, question: Sweep) -> Swept | SweepFailed:
+        """Return all jobs whose display name begins as asked, or why they cannot be listed."""
+        try:
+            async with aclosing(_closable(self._provider.list_jobs())) as jobs:
+                remotes = [job async for job in jobs if job.display_name.startswith(question.prefix)]
+        except ProviderError as error:
+            fault = error.fault
+        except Exception as error:
+            logger.exception("a bug of carpool in Sweep")
+            fault = Fault(kind="unknown", error=ServerError(message=f"a bug of carpool: {type(error).__name__}"))
+        else:
+            self._heard(None)
+            return Swept(question.op, remotes)
+        self._heard(fault)
+        return SweepFailed(question.op, fault)
+
     async def _fetch(self, question: Fetch) -> Event:
         """Stream the output; each block is settled, and durable where it must be, before the next is read."""
         job = question.job
         facts = facts_of(self._engine.book, job.lane, job.name, self._now())
-        sorter = RowSorter(self._engine.book, self._awaiters, self._engine.fetch_index(job.id), facts)
+        index = self._engine.fetch_index(job.id)
+        sorter = (
+            StrangerSorter(index, facts)
+            if job.stranger
+            else RowSorter(self._engine.book, self._awaiters, index, facts, lambda: self._keys(job))
+        )
         async with aclosing(_closable(self._provider.fetch(question.remote))) as blocks:
             async for block in self._in_order(job, blocks):
                 await self._settle(sorter.sort(job.id, question.op, block))
-        return FetchEnded(job.id, question.op, sorter.strangers)
+        return FetchEnded(job.id, question.op, sorter.strangers, sorter.aside)
+
+    def _keys(self, job: Job) -> list[str]:
+        """Return the keys of all of a job's requests, in the order in which they were sent."""
+        segments = self._engine.book.segments
+        return [key for no, start, stop in job.spans for key in segments[no].keys[start:stop]]
 
     async def _in_order(self, job: Job, blocks: AsyncIterator[Block]) -> AsyncIterator[Block]:
         """Pass blocks on; keyless rows of an inline job, gathered, get keys by position if the setting says so."""
@@ -130,8 +165,7 @@ class Calls:
         async for block in blocks:
             rows += block.rows
             unreadable += block.unreadable
-        keys = [key for no, start, stop in job.spans for key in book.segments[no].keys[start:stop]]
-        if not unreadable and name_by_position(rows, keys):
+        if not unreadable and name_by_position(rows, self._keys(job)):
             logger.info("%s: %d answers without a key were matched by position", job.name, len(rows))
         yield Block(rows=rows, unreadable=unreadable)
 

@@ -25,12 +25,19 @@ class Commits:
         store: where to.
         pass_time: waits so many seconds for room, and does meanwhile what needs no store; raises the error it is given
             if waiting has no use any more.
+        saw_full: is told of each write that found no room.
     """
 
-    def __init__(self, store: Store, pass_time: Callable[[StoreFull, float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pass_time: Callable[[StoreFull, float], Awaitable[None]],
+        saw_full: Callable[[StoreFull], None],
+    ) -> None:
         self._store = store
         self._pass_time = pass_time
-        self._spilled: list[tuple[list[Write], Awaitable[None]]] = []
+        self._saw_full = saw_full
+        self._spilled: list[tuple[list[Write], Awaitable[None] | None]] = []
         self.full: StoreFull | None = None
         """Why nothing can be written now."""
 
@@ -43,6 +50,14 @@ class Commits:
         """Begin to write what the next turn would write first."""
         self._spilled.append((writes, self._store.commit(writes)))
 
+    async def begin(self, writes: list[Write]) -> None:
+        """Write what opening changes; without room for it, the first turn tries again before it does anything else."""
+        try:
+            await self._store.commit(writes)
+        except StoreFull as error:
+            self._note(error)
+            self._spilled.append((writes, None))
+
     async def commit(self, writes: list[Write]) -> None:
         """Write what was spilled, then this; on return all of it is durable.
 
@@ -52,7 +67,7 @@ class Commits:
         spilled, self._spilled = self._spilled, []
         # What follows a segment may speak of it: it must not be on disk without it.
         for earlier, begun in spilled:
-            await self._until_durable(earlier, begun)
+            await self._until_durable(earlier, self._store.commit(earlier) if begun is None else begun)
         if writes:
             await self._until_durable(writes, self._store.commit(writes))
 
@@ -61,13 +76,16 @@ class Commits:
             try:
                 await begun
             except StoreFull as error:
-                if self.full is None:
-                    logger.warning("nothing is accepted or sent until there is room: %s", error)
-                self.full = error
+                self._note(error)
+                full = error
             else:
                 break
-            await self._pass_time(self.full, RETRY_S)
+            await self._pass_time(full, RETRY_S)
             begun = self._store.commit(writes)
         if self.full is not None:
-            logger.warning("there is room again, and everything goes on")
+            logger.info("there is room again, and everything goes on")
             self.full = None
+
+    def _note(self, error: StoreFull) -> None:
+        self.full = error
+        self._saw_full(error)

@@ -7,7 +7,8 @@ are stored before they count as settled.
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from carpool._core.book import Book
 from carpool._core.messages import RowsFetched
@@ -15,6 +16,9 @@ from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row,
 from carpool._runtime.awaiters import Awaiters, Waiter
 from carpool.responses import view_usage
 from carpool.types import Facts
+
+ASIDE_ROWS_MAX: Final = 100
+ASIDE_BYTES_MAX: Final = 1_048_576
 
 
 class Sorted(NamedTuple):
@@ -27,14 +31,37 @@ class Sorted(NamedTuple):
 
 
 class RowSorter:
-    """Sorts the blocks of one fetch. Each key counts once: what comes again, or is not ours, is a stranger."""
+    """Sorts the blocks of one fetch. Each key counts once: the first row of a key wins.
 
-    def __init__(self, book: Book, awaiters: Awaiters, index: dict[str, Place], facts: Facts) -> None:
+    Args:
+        book: knows the requests.
+        awaiters: who awaits which.
+        index: places of the job's requests that have no answer yet.
+        facts: what all answers of the job share.
+        keys: gives all keys of the job, those answered before included.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        awaiters: Awaiters,
+        index: dict[str, Place],
+        facts: Facts,
+        keys: Callable[[], list[str]] = list,
+    ) -> None:
         self._book = book
         self._columns = awaiters.columns
         self._index = index
         self._facts = facts
+        self._keys = keys
+        self._answered: frozenset[str] | None = None
+        self._seen: dict[str, int] = {}
+        """Hashes of the answers that came, by their keys."""
         self.strangers = 0
+        """Rows that are no answers of the job: of another key, doubled with other bytes, or unreadable."""
+        self.aside: list[tuple[str, bytes]] = []
+        """Key and bytes of the first of them."""
+        self._aside_bytes = 0
 
     def sort(self, job_id: str, op: int, block: Block) -> Sorted:
         """Sort one block."""
@@ -44,17 +71,18 @@ class RowSorter:
         kept: list[tuple[Place, bytes]] = []
         failed: list[RowFault] = []
         bodies: list[bytes] = []
-        facts, future_type = self._facts, asyncio.Future
+        facts, future_type, seen = self._facts, asyncio.Future, self._seen
         for row in block.rows:
             place = pop(row.key, -1)
             if place < 0:
-                self.strangers += 1
+                self._set_aside(row)
                 continue
             if row.error is not None:
                 failed.append(RowFault(place, row.error))
                 continue
             body = bytes(row.response)
             bodies.append(body)
+            seen[row.key] = hash(body)
             no = place >> ROW_BITS
             column = columns.get(no)
             at = place & ROW_MASK
@@ -69,6 +97,48 @@ class RowSorter:
         self.strangers += block.unreadable
         tokens = Tokens(len(bodies)) if facts.input_picousd is None else count_tokens(bodies)
         return Sorted(RowsFetched(job_id, op, delivered, kept, failed, tokens), handovers, facts)
+
+    def _set_aside(self, row: Row) -> None:
+        """Judge a row that is the answer to nothing that waits for one."""
+        if self._answered is None:
+            self._answered = frozenset(self._keys())
+        body = bytes(row.response)
+        if row.key in self._seen:
+            if row.error is not None or self._seen[row.key] == hash(body):
+                return  # the same again
+        elif row.key in self._answered:
+            return  # answered by an earlier fetch, which broke off
+        self.strangers += 1
+        if row.error is None and len(self.aside) < ASIDE_ROWS_MAX and self._aside_bytes + len(body) <= ASIDE_BYTES_MAX:
+            self.aside.append((row.key, body))
+            self._aside_bytes += len(body)
+
+
+class StrangerSorter:
+    """Sorts the output of a job that this store did not know: all of it is stored before anybody hears of it."""
+
+    def __init__(self, index: dict[str, Place], facts: Facts) -> None:
+        self._index = index
+        self._facts = facts
+        self.strangers = 0
+        self.aside: list[tuple[str, bytes]] = []
+
+    def sort(self, job_id: str, op: int, block: Block) -> Sorted:
+        """Sort one block; rows that came back as errors are left out: their requests, if any, get a verdict later."""
+        kept: list[tuple[Place, bytes]] = []
+        unclaimed: list[tuple[str, bytes]] = []
+        for row in block.rows:
+            if row.error is not None:
+                continue
+            place = self._index.pop(row.key, -1)
+            if place < 0:
+                unclaimed.append((row.key, bytes(row.response)))
+            else:
+                kept.append((place, bytes(row.response)))
+        self.strangers += block.unreadable
+        bodies = [body for _, body in (*kept, *unclaimed)]
+        tokens = Tokens(len(bodies)) if self._facts.input_picousd is None else count_tokens(bodies)
+        return Sorted(RowsFetched(job_id, op, [], kept, [], tokens, unclaimed), [], self._facts)
 
 
 def name_by_position(rows: list[Row], keys: list[str]) -> bool:

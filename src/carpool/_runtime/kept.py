@@ -47,25 +47,32 @@ class KeptReads:
         What was dropped since, as the error of a key that somebody tries again, is told as gone.
         """
         waiting, self._waiting = self._waiting, []
-        while waiting:
-            waiting = self._still_there(waiting)
-            try:
-                bodies = await self._store.results([place for place, _, _ in waiting])
-            except StoreError as error:
-                if any(place >> ROW_BITS not in self._engine.book.results for place, _, _ in waiting):
-                    continue  # dropped while it was read: the others can still be had
-                for _, _, future in waiting:
-                    if not future.done():
-                        future.set_exception(copy(error))
-                return
-            except BaseException:
-                # Cancelled, as the client is being left: whoever sends the others away sends these away too.
-                self._waiting = waiting + self._waiting
-                raise
-            for (place, head, future), body in zip(waiting, bodies, strict=True):
-                if not future.done():
-                    self._hand(place, head, body, future)
-            return
+        try:
+            while waiting and not await self._read(waiting := self._still_there(waiting)):
+                pass  # some were dropped while they were read: the others can still be had
+        except Exception as error:
+            # Nobody else tells those who wait.
+            words = "a bug of carpool broke the reading of stored results ({}). They are on record: ask again"
+            _refuse(waiting, RequestFailed(words.format(type(error).__name__)))
+            raise
+        except BaseException:
+            # Cancelled, as the client is being left: whoever sends the others away sends these away too.
+            self._waiting = waiting + self._waiting
+            raise
+
+    async def _read(self, waiting: list[_Read]) -> bool:
+        """Return whether all were read, or cannot be."""
+        try:
+            bodies = await self._store.results([place for place, _, _ in waiting])
+        except StoreError as error:
+            if any(place >> ROW_BITS not in self._engine.book.results for place, _, _ in waiting):
+                return False
+            _refuse(waiting, error)
+            return True
+        for (place, head, future), body in zip(waiting, bodies, strict=True):
+            if not future.done():
+                self._hand(place, head, body, future)
+        return True
 
     def _still_there(self, waiting: list[_Read]) -> list[_Read]:
         there: list[_Read] = []
@@ -86,9 +93,7 @@ class KeptReads:
     def dismiss(self, error: CarpoolError) -> None:
         """Fail all that was asked for and not read."""
         waiting, self._waiting = self._waiting, []
-        for _, _, future in waiting:
-            if not future.done():
-                future.set_exception(copy(error))
+        _refuse(waiting, error)
 
     def _hand(self, place: Place, head: ResultsHead, body: bytes, future: asyncio.Future[Answer]) -> None:
         row = place & ROW_MASK
@@ -98,3 +103,9 @@ class KeptReads:
         future.set_result((body, facts_of(self._engine.book, head.lane, head.job, head.kept_at)))
         if not head.flags[row] & EXPLICIT:
             self._engine.took(place)
+
+
+def _refuse(waiting: list[_Read], error: CarpoolError) -> None:
+    for _, _, future in waiting:
+        if not future.done():
+            future.set_exception(copy(error))

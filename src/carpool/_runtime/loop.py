@@ -12,47 +12,31 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from copy import copy
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import anyio
 import msgspec
 
+from carpool._core.alarms import standing
 from carpool._core.engine import Engine
-from carpool._core.messages import (
-    Action,
-    CancelRemote,
-    Closing,
-    Create,
-    DeleteRemote,
-    Deliver,
-    Event,
-    Expire,
-    Fail,
-    Fetch,
-    Find,
-    Flushed,
-    Forget,
-    Poll,
-    Report,
-    Revoke,
-    Upload,
-    Woken,
-    Write,
-)
-from carpool._core.model import Meta, Place
-from carpool._core.recovery import Recovery
-from carpool._ports import Provider, ProviderError, Store
+from carpool._core.messages import Action, Closing, Event, Flushed, Woken, Write
+from carpool._core.model import Place
+from carpool._ports import Provider, Store
 from carpool._runtime.awaiters import Awaiters
-from carpool._runtime.calls import Calls, Question
+from carpool._runtime.calls import Calls
 from carpool._runtime.commits import Commits
+from carpool._runtime.deeds import Deeds, guarded
 from carpool._runtime.entrance import Entrance, Line
 from carpool._runtime.fetch import Sorted
 from carpool._runtime.gate import Gate
 from carpool._runtime.handover import Handover
 from carpool._runtime.kept import KeptReads
+from carpool._runtime.milestones import Milestones
+from carpool._runtime.opening import recover
+from carpool._runtime.watch import OnAlarm, Watch
 from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError, StoreFull
 from carpool.settings import Settings
-from carpool.types import Stats
+from carpool.types import Alarm, Health, Stats
 
 logger: Final = logging.getLogger("carpool")
 
@@ -60,7 +44,9 @@ logger: Final = logging.getLogger("carpool")
 class Runtime:
     """Runs one engine over one provider and one store."""
 
-    def __init__(self, settings: Settings, provider: Provider, store: Store, line: Line) -> None:
+    def __init__(
+        self, settings: Settings, provider: Provider, store: Store, line: Line, on_alarm: OnAlarm | None = None
+    ) -> None:
         self.settings = settings
         self.engine: Engine
         self.entrance: Entrance
@@ -70,15 +56,17 @@ class Runtime:
         self._awaiters = Awaiters()
         self._gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
         self._inbox: list[Event] = []
-        self._commits = Commits(store, self._pass_time)
-        self._after_turn: list[asyncio.Future[None]] = []
-        self._until: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._watch = Watch(on_alarm, settings.store_bytes_max)
+        self.raise_alarm = self._watch.raise_alarm
+        self._commits = Commits(store, self._pass_time, self._watch.saw_full)
+        self._milestones = Milestones()
+        self._undone: list[Action] = []
+        """What opening leaves to be done."""
         self._draining = False
         self._stopping = False
         self._failed: CarpoolError | None = None
         self._runner: asyncio.Task[None] | None = None
-        self._closing = False
-        self._closed = False
+        self._closing = self._closed = self._released = False
 
     # -- opening and closing
 
@@ -86,6 +74,11 @@ class Runtime:
     def is_opened(self) -> bool:
         """Whether there is, or was, an engine to ask."""
         return self._runner is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended, and let go of everything."""
+        return self._runner is None or self._runner.done()
 
     async def open(self) -> None:
         """Take hold of store and provider, recover what an earlier process left, and start the loop.
@@ -108,18 +101,10 @@ class Runtime:
         ready = self._loop.create_future()
         self._runner = self._loop.create_task(self._run(ready), name="carpool")
         await ready
+        self._wake()
 
     async def _recover(self) -> None:
-        recovery: Recovery | None = None
-        async for record in self._store.load():
-            if recovery is None:
-                if not isinstance(record, Meta):
-                    raise StoreError("the store does not begin with its identity")
-                recovery = Recovery(self.settings, self._provider.framing, self._provider.origin, record)
-            recovery.take(record)
-        if recovery is None:
-            raise StoreError("the store is empty: it holds no identity")
-        self.engine, step = recovery.finish(self.now())
+        self.engine, step = await recover(self._store, self._provider, self.settings, self.now)
         self._kept = KeptReads(self.engine, self._store)
         self.entrance = Entrance(
             engine=self.engine,
@@ -138,9 +123,22 @@ class Runtime:
             engine=self.engine,
             awaiters=self._awaiters,
             settle=self._settle,
+            heard=lambda fault: self._watch.heard(fault, self.now()),
             now=self.now,
         )
-        await self._store.commit(step.writes)
+        self._deeds = Deeds(
+            provider=self._provider,
+            calls=self._calls,
+            awaiters=self._awaiters,
+            handover=self._handover,
+            watch=self._watch,
+            start=self._start_vital,
+            tell=self._tell,
+            fail=self._fail,
+        )
+        await self._commits.begin(step.writes)
+        self.entrance.room_bytes = self._commits.room_bytes
+        self._undone = step.actions
         if self.engine.book.foreign:
             logger.warning("%d records of another base URL or API key were left alone", self.engine.book.foreign)
 
@@ -151,8 +149,12 @@ class Runtime:
             on_close: ``Settings.on_close``.
             clean: whether the block was left without an exception.
         """
-        if self._closing or self._runner is None:
-            return
+        if self._closing or self._runner is None or self._pid != os.getpid():
+            return  # after a fork, nothing of it is the child's
+        if asyncio.get_running_loop() is not self._loop:
+            if self._loop.is_closed():
+                return  # and the store has noticed
+            raise ConfigurationError("this client was opened on another event loop; leave it there")
         self._closing = True
         try:
             if self._failed is None:
@@ -171,8 +173,16 @@ class Runtime:
                     await asyncio.wait((self._runner,))
                 finally:
                     self._dismiss()
-                    await self._provider.close()
-                    await self._store.close()
+                    await self._release()
+
+    async def _release(self) -> None:
+        """Let go of provider and store, once."""
+        if not self._released:
+            self._released = True
+            try:
+                await self._provider.close()
+            finally:
+                await self._store.close()
 
     async def _settle_down(self, on_close: str, *, clean: bool) -> None:
         if on_close == "drain" and clean:
@@ -182,9 +192,8 @@ class Runtime:
         self._inbox.append(Closing(send=clean and on_close == "keep"))
         await self.turn()
         if on_close == "cancel":
-            for job in list(self.engine.book.jobs.values()):
-                if job.name:
-                    await self._cancel(CancelRemote(name=job.name))
+            names = [job.name for job in self.engine.book.jobs.values() if job.name]
+            await self._deeds.cancel_all(names, self.settings.close_timeout_s)
         elif clean:
             with anyio.move_on_after(self.settings.close_timeout_s):
                 await self._reach(lambda: not self.engine.unsent)
@@ -199,9 +208,7 @@ class Runtime:
             waiter.set_exception(copy(reason))
         self._handover.dismiss()
         self._kept.dismiss(reason)
-        for future in (*(reached for _, reached in self._until), *self._after_turn):
-            if not future.done():
-                future.set_exception(copy(reason))
+        self._milestones.dismiss(reason)
 
     def now(self) -> float:
         """Return the time in seconds since the epoch: the wall clock at opening, carried on steadily."""
@@ -209,12 +216,10 @@ class Runtime:
 
     def check(self) -> None:
         """Raise if a call cannot be taken now."""
-        if self._failed is not None:
-            raise copy(self._failed)
+        if (gone := self._gone()) is not None:
+            raise copy(gone)
         if self._closing or self._stopping:
             raise ClientClosed("the client is closed; make a new one")
-        if self._pid != os.getpid():
-            raise ConfigurationError("this client was opened before a fork; open one in the child")
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigurationError("this client was opened on another event loop; open one on this loop")
 
@@ -236,14 +241,13 @@ class Runtime:
     async def turn(self) -> None:
         """Wait until everything asked for so far is on disk."""
         self._check_running()
-        done: asyncio.Future[None] = self._loop.create_future()
-        self._after_turn.append(done)
+        done = self._milestones.after_turn()
         self._wake()
         await done
 
     def start(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        """Run something beside the loop until it ends, or the client is closed. It must not raise."""
-        self._group.start_soon(work, *args)
+        """Run something beside the loop until it ends, or the client is closed. What it raises goes to the log."""
+        self._group.start_soon(guarded, self._watch, work, *args)
 
     def is_open(self, place: Place) -> bool:
         """Return whether a request still waits for its answer."""
@@ -272,14 +276,40 @@ class Runtime:
     async def _reach(self, state: Callable[[], bool]) -> None:
         """Wait until a turn ends in a state."""
         self._check_running()
-        reached: asyncio.Future[None] = self._loop.create_future()
-        self._until.append((state, reached))
+        reached = self._milestones.when(state)
         self._wake()
         await reached
 
     def stats(self) -> Stats:
         """Return a snapshot."""
         return msgspec.structs.replace(self.engine.stats(), queued_callers=self._gate.queued)
+
+    def health(self) -> Health:
+        """Return whether the client works, and what is wrong with it."""
+        gone, room_bytes = self._gone(), 0
+        if gone is None:
+            try:
+                room_bytes = self._commits.room_bytes
+            except StoreError as error:
+                gone = error
+        return self._watch.health(
+            gone=gone,
+            leaving=self._closing,
+            full=self._commits.full,
+            room_bytes=room_bytes,
+            standing=standing(self.engine.book, self.now()),
+            now=self.now(),
+        )
+
+    def _gone(self) -> CarpoolError | None:
+        """Return why the client takes no calls any more, if so."""
+        if self._failed is not None or self._closed:
+            return self._failed or ClientClosed("the client was left; make a new one")
+        if self._pid != os.getpid():
+            return ConfigurationError("this client was opened before a fork; open one in the child")
+        if self._loop.is_closed():
+            return ClientClosed("the event loop of this client was closed; make a new one on another")
+        return None
 
     # -- the loop
 
@@ -302,9 +332,21 @@ class Runtime:
             logger.exception("carpool stopped on a bug of its own")
             words = f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"
             self._fail(CarpoolError(words))
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as error:
+            # Not of ours: an event loop is being torn down, or somebody cancels whatever runs on it.
+            words = f"the client was ended from outside ({type(error).__name__}); what was accepted is on disk"
+            self._failed = self._failed or ClientClosed(words)
+            raise
         finally:
             self._stopping = True
-            self._dismiss()
+            if not self._loop.is_closed():
+                self._gate.shut_down()
+                self._dismiss()
+                if not self._closing:  # then nobody else does it, and a successor would find the store taken
+                    try:
+                        await self._release()
+                    except CarpoolError as error:
+                        logger.error("the store could not be closed in order: %s", error)  # noqa: TRY400 - words will do
 
     async def _drive(self) -> None:
         try:
@@ -316,7 +358,9 @@ class Runtime:
 
     def _fail(self, error: CarpoolError) -> None:
         """Stop for good: everybody who waits is told why, and so is whoever calls later."""
-        logger.error("carpool stopped: %s", error)
+        if self._failed is not None:
+            return
+        self.raise_alarm(Alarm("stopped", detail=str(error)))
         self._failed = error
         self._stopping = True
         self._gate.shut_down()
@@ -340,7 +384,7 @@ class Runtime:
                 raise full
             self._wake_event.clear()
             if self._kept:
-                self._group.start_soon(self._kept.serve)
+                self.start(self._kept.serve)
             for action in self.engine.book.overdue(self.now()):
                 self._handover.expire(action)
             deadlines = self.engine.book.deadlines
@@ -356,10 +400,10 @@ class Runtime:
         events += self.entrance.take_undelivered()
         if self._draining:
             events.append(Flushed())  # after the events: what they queue again is not to linger
-        after, self._after_turn = self._after_turn, []
+        after = self._milestones.begin_turn()
         now = self.now()
         writes: list[Write] = []
-        actions: list[Action] = []
+        actions, self._undone = self._undone, []
         for event in (*events, Woken()):
             step = self.engine.step(event, now)
             writes += step.writes
@@ -368,74 +412,35 @@ class Runtime:
         try:
             lines = await self._calls.lines_of_failed(actions)
             await self._commits.commit(writes)
-            self.entrance.room_bytes = self._commits.room_bytes
+            room_bytes = self.entrance.room_bytes = self._commits.room_bytes
+            self._watch.saw_room(room_bytes)
             for action in actions:
-                self._act(action, lines)
+                self._deeds.do(action, lines)
             self._finish_turn(after)
         except BaseException:
-            self._after_turn = after + self._after_turn
+            self._milestones.break_off(after)
             raise
 
     def _finish_turn(self, after: list[asyncio.Future[None]]) -> None:
         if self._kept:
-            self._group.start_soon(self._kept.serve)
-        for future in after:
-            if not future.done():
-                future.set_result(None)
+            self.start(self._kept.serve)
+        self._milestones.end_turn(after)
         book = self.engine.book
         self._gate.release(book.waiting_requests, book.waiting_bytes)
-        for state, future in self._until:
-            if not future.done() and state():
-                future.set_result(None)
-        self._until = [(state, future) for state, future in self._until if not future.done()]
+        self._milestones.look()
 
-    # -- actions
+    # -- what runs beside it
 
-    def _act(self, action: Action, lines: dict[Place, bytes]) -> None:
-        match action:
-            case Upload() | Create() | Find() | Revoke() | Poll() | Fetch():
-                self._group.start_soon(self._ask_provider, action)
-            case CancelRemote():
-                self._group.start_soon(self._cancel, action)
-            case DeleteRemote():
-                self._group.start_soon(self._delete, action)
-            case Deliver():
-                self._handover.deliver(action)
-            case Fail():
-                self._handover.fail(action, lines)
-            case Expire():
-                self._handover.expire(action)
-            case Forget():
-                self._awaiters.forget(action.numbers)
-            case Report():
-                logger.warning("%s: %s (%d) %s", action.event, action.job, action.count, action.detail)
-            case _:
-                assert_never(action)
+    def _start_vital(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """Run something that must not end with a bug of ours unnoticed: callers wait for what it brings."""
+        self._group.start_soon(work, *args)
 
-    async def _ask_provider(self, question: Question) -> None:
-        try:
-            event = await self._calls.ask(question)
-        except StoreError as error:
-            self._fail(error)
-            return
-        if event is not None:
-            self._inbox.append(event)
-            self._wake()
+    def _tell(self, event: Event) -> None:
+        self._inbox.append(event)
+        self._wake()
 
     async def _settle(self, block: Sorted) -> None:
         """Let the engine take a block, then hand over what goes straight to awaiters. On return the rest is stored."""
         self._inbox.append(block.event)
         self._handover.add(block)
         await self.turn()
-
-    async def _cancel(self, action: CancelRemote) -> None:
-        try:
-            await self._provider.cancel(action.name)
-        except ProviderError as error:
-            logger.warning("%s could not be cancelled: %s", action.name, error.fault.error.status)
-
-    async def _delete(self, action: DeleteRemote) -> None:
-        try:
-            await self._provider.delete(action.name)
-        except ProviderError as error:
-            logger.info("%s could not be deleted, it goes away by itself: %s", action.name, error.fault.error.status)

@@ -216,12 +216,9 @@ def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
     select = "SELECT key, raw, mode, filename, expire_time, typeof(key), typeof(value), length(value) FROM Cache"
     parts: dict[str, dict[int, int]] = {}
     for key, raw, mode, filename, expire_time, key_type, value_type, length in connection.execute(select):
-        if (raw, mode, filename, expire_time, key_type, value_type) != (1, MODE_RAW, None, None, "text", "blob"):
-            raise StoreCorrupt("the database holds rows that carpool did not write; what they name was not opened")
-        name, slash, number = key.partition("/")
-        if slash and not _PART.fullmatch(number):
-            raise StoreCorrupt(f"the database holds {key[:80]!r}, which carpool did not write")
-        parts.setdefault(name, {})[int(number or 0)] = length
+        check_row(raw, mode, filename, expire_time, key_type, value_type)
+        name, number = part_of(key)
+        parts.setdefault(name, {})[number] = length
     sizes = {name: sum(found.values()) for name, found in parts.items()}
     for name, found in parts.items():
         last = len(found) - 1
@@ -229,6 +226,24 @@ def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
         if not whole or not 0 < found.get(last, 0) <= ROW_BYTES:
             raise StoreCorrupt(f"{name} is damaged: a part of it is gone")
     return sizes
+
+
+def check_row(*columns: object) -> None:
+    """Raise ``StoreCorrupt`` unless a row's raw, mode, filename, expire_time and types are those of a value of ours."""
+    if columns != (1, MODE_RAW, None, None, "text", "blob"):
+        raise StoreCorrupt("the database holds rows that carpool did not write; what they name was not opened")
+
+
+def part_of(key: str) -> tuple[str, int]:
+    """Return the name of a value, and which of its rows this is.
+
+    Raises:
+        StoreCorrupt: no row of ours has such a key.
+    """
+    name, slash, number = key.partition("/")
+    if slash and not _PART.fullmatch(number):
+        raise StoreCorrupt(f"the database holds {key[:80]!r}, which carpool did not write")
+    return name, int(number or 0)
 
 
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

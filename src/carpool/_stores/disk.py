@@ -37,6 +37,8 @@ GROUP_COMMITS_MAX: Final = 1_000
 GROUP_BYTES_MAX: Final = 33_554_432
 DISK_RESERVE_BYTES: Final = 33_554_432
 """What new requests leave free on the disk, so that the answers to old ones can still be written."""
+LOOP_CHECK_S: Final = 1.0
+"""How often an idle store looks whether its event loop is still there."""
 LOAD_RECORDS: Final = 64
 LOAD_BYTES: Final = 8_388_608
 
@@ -72,17 +74,21 @@ class DiskStore:
         home: folder of the slots; made private to the user if it does not exist.
         settings: ``store_bytes_max`` limits how much is kept.
         slots_max: how many processes may share the home.
+        number: of the slot to take; ``None``: the lowest free one.
 
     Raises:
         StoreError: or one of its kinds, from every method.
         ConfigurationError: ``open`` cannot use the home, or the path goes through something that is not a folder.
     """
 
-    def __init__(self, home: Path, settings: Settings, *, slots_max: int = SLOTS_MAX) -> None:
+    def __init__(
+        self, home: Path, settings: Settings, *, slots_max: int = SLOTS_MAX, number: int | None = None
+    ) -> None:
         # The process may change its folder later.
-        self._home = home.absolute()
+        self.home = home.absolute()
         self._settings = settings
         self._slots_max = slots_max
+        self._number = number
         self._pid = os.getpid()
         self._writer: _Writer | None = None
         self._thread: threading.Thread | None = None
@@ -91,7 +97,7 @@ class DiskStore:
 
     def __repr__(self) -> str:
         if self._writer is None:
-            return f"<DiskStore {self._home} not open>"
+            return f"<DiskStore {self.home} not open>"
         return f"<DiskStore {self._writer.path} {'open' if self._closed is None else 'closed'}>"
 
     @property
@@ -125,7 +131,7 @@ class DiskStore:
             raise StoreError("the store was opened before: make a new one")
         self._loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = self._loop.create_future()
-        writer = _Writer(self._home, self._settings, self._slots_max)
+        writer = _Writer(self.home, self._settings, partial(take_slot, self.home, self._slots_max, self._number))
         thread = threading.Thread(target=writer.run, args=(opened,), name="carpool-store", daemon=True)
         thread.start()
         try:
@@ -265,13 +271,13 @@ async def _zipped(numbers: Iterable[int], found: AsyncIterator[T]) -> AsyncItera
 class _Writer:
     """What runs in the thread. It has no reference to the store, so that a forgotten store can be noticed."""
 
-    def __init__(self, home: Path, settings: Settings, slots_max: int) -> None:
+    def __init__(self, home: Path, settings: Settings, take: Callable[[], Slot]) -> None:
         self.queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self.path = home
         self.checked = False
         self.room_bytes = 0
         self._settings = settings
-        self._slots_max = slots_max
+        self._take = take
         self._held: _Item | None = None
 
     def run(self, opened: asyncio.Future[None]) -> None:
@@ -282,14 +288,15 @@ class _Writer:
             _post([(opened, None, _typed(error))])
             return
         _post([(opened, None, None)])
-        while (stop := self._serve(database)) is None:
+        loop = opened.get_loop()
+        while (stop := self._serve(database, loop)) is None:
             pass
         outcome = _closing(slot, database)
         if stop.done is not None:
             _post([(stop.done, None, outcome)])
 
     def _open(self) -> tuple[Slot, Database]:
-        slot = take_slot(self.path, self._slots_max)
+        slot = self._take()
         database = Database(slot, self._settings.store_bytes_max)
         try:
             database.open()
@@ -299,9 +306,9 @@ class _Writer:
         self.path, self.checked, self.room_bytes = slot.path, database.checked, database.room_bytes
         return slot, database
 
-    def _serve(self, database: Database) -> _Stop | None:
+    def _serve(self, database: Database, loop: asyncio.AbstractEventLoop) -> _Stop | None:
         """Do what is next. Nothing of it is kept while waiting for more."""
-        item = self._held if self._held is not None else self.queue.get()
+        item = self._held if self._held is not None else self._next(loop)
         self._held = None
         match item:
             case _Commit():
@@ -316,6 +323,15 @@ class _Writer:
             case _:
                 assert_never(item)
         return None
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> _Item:
+        while True:
+            try:
+                return self.queue.get(timeout=LOOP_CHECK_S)
+            except queue.Empty:
+                # Closed under the store: nobody can ask for anything, nor close it, and others want the slot.
+                if loop.is_closed():
+                    return _Stop()
 
     def _commit_group(self, database: Database, first: _Commit) -> list[_Outcome]:
         group: Changes = {}

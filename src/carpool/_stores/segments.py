@@ -148,6 +148,11 @@ def size_bytes(name: str, start: bytes) -> int:
     return HEADER_BYTES + int(head_bytes) + int(body_bytes)
 
 
+def head_bytes(start: bytes) -> int:
+    """Return how long the head is of a value whose start was checked by ``size_bytes``."""
+    return int(_PREFIX.unpack_from(start)[3])
+
+
 def decode(name: str, value: bytes) -> Value:
     """Check a value and return its parts.
 

@@ -2,8 +2,8 @@
 
 Owns folders, permissions, the lock, and what lies beside the database: ``lock`` (held while the slot is owned),
 ``store-id`` (the identity that the database must have), ``clean`` (there while nobody works on the slot, if it was
-closed in order) and ``ballast`` (room that can be given back when the disk is full). It must not know what the database
-holds.
+closed in order), ``ballast`` (room that can be given back when the disk is full) and ``asked`` (there when another
+process waits for answers of this one). It must not know what the database holds.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import os
 import re
 import stat
 import sys
+import time
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,8 @@ SLOTS_MAX: Final = 64
 BALLAST_BYTES: Final = 2_097_152
 _BALLAST_WRITE_BYTES: Final = 65_536
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_GLANCES_S: Final = (0.001, 0.002, 0.004)
+"""Pauses between two tries to lock a slot, which a sibling may just be looking at (``is_free``)."""
 _SLOT: Final = re.compile(r"slot-\d+")
 _STORE_ID: Final = re.compile(r"[a-z0-9]{8}")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -129,8 +132,13 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
-def take_slot(home: Path, slots_max: int = SLOTS_MAX) -> Slot:
+def take_slot(home: Path, slots_max: int = SLOTS_MAX, number: int | None = None) -> Slot:
     """Take the lowest free slot of a home, making both where they do not exist.
+
+    Args:
+        home: the folder of the slots.
+        slots_max: how many there may be.
+        number: take this one and no other.
 
     Raises:
         ConfigurationError: the home cannot be used; the message says why and what to do.
@@ -140,8 +148,8 @@ def take_slot(home: Path, slots_max: int = SLOTS_MAX) -> Slot:
     if sys.platform == "win32":
         raise StoreError("the store on disk needs POSIX file locks; under Windows, give the client another store")
     _make_home(home)
-    for number in range(slots_max):
-        path = home / f"slot-{number}"
+    for candidate in range(slots_max) if number is None else (number,):
+        path = home / f"slot-{candidate}"
         with _home_errors(home):
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
@@ -149,6 +157,8 @@ def take_slot(home: Path, slots_max: int = SLOTS_MAX) -> Slot:
             lock = _lock(path / "lock")
         if lock is not None:
             return Slot(path, lock)
+    if number is not None:
+        raise StoreLocked(f"slot {number} of {home} is taken by a running process")
     raise StoreLocked(
         f"all {slots_max} slots of {home} are taken by running processes: end one of them, or name another home"
     )
@@ -156,21 +166,61 @@ def take_slot(home: Path, slots_max: int = SLOTS_MAX) -> Slot:
 
 def find_slots(home: Path) -> list[Path]:
     """Return the folders of the slots of a home, lowest first; none where there is no home."""
-    slots = {int(path.name.removeprefix("slot-")): path for path in home.glob("slot-*") if _SLOT.fullmatch(path.name)}
+    slots = {slot_number(path): path for path in home.glob("slot-*") if _SLOT.fullmatch(path.name)}
     return [slots[number] for number in sorted(slots)]
+
+
+def slot_number(path: Path) -> int:
+    """Return the number of a slot, given its folder."""
+    return int(path.name.removeprefix("slot-"))
+
+
+def is_free(path: Path) -> bool:
+    """Return whether no process has a slot, given its folder; nothing in it is made or changed."""
+    try:
+        handle = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False  # there is none, or it is not for us
+    try:
+        # Shared, so that two who look at the same time do not see each other.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def knock(path: Path) -> None:
+    """Tell the process that has a slot, given its folder, that another one waits for its answers."""
+    try:
+        os.close(os.open(path / "asked", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return  # the disk is full, or it is not for us: then it must do without
+
+
+def was_knocked(path: Path) -> bool:
+    """Return whether somebody knocked since this was last asked."""
+    try:
+        (path / "asked").unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _lock(path: Path) -> int | None:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
+        for pause_s in _GLANCES_S:
+            with suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return handle
+            time.sleep(pause_s)
     except OSError:
         os.close(handle)
         raise
-    return handle
+    os.close(handle)
+    return None
 
 
 def _make_home(home: Path) -> None:
