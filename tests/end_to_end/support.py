@@ -151,6 +151,11 @@ def ops_of(emulator: Emulator) -> Counter[str]:
     return Counter(call.op for call in emulator.requests)
 
 
+def asked_for(emulator: Emulator) -> list[Logged]:
+    """Return the calls that were not just the look at the list with which a client begins."""
+    return [call for call in emulator.requests if call.op != "list"]
+
+
 def jobs_of(emulator: Emulator) -> list[JobView]:
     """Return all jobs that the server ever made, oldest first."""
     return emulator.world.jobs(emulator._clock())

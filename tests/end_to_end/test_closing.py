@@ -20,6 +20,7 @@ from .support import (
     FORMS,
     MODEL,
     PATIENCE_S,
+    asked_for,
     assert_billed_once,
     assert_own,
     billed,
@@ -69,7 +70,7 @@ async def test_unsent_bare_calls_are_withdrawn_and_told(tmp_path: Path) -> None:
         async with opened(emulator, tmp_path) as client:
             await client.drain()
             assert client.stats().parked == 0
-        assert not emulator.requests
+        assert not asked_for(emulator)
 
 
 @FORMS
@@ -125,7 +126,8 @@ async def test_leaving_waits_for_a_create_that_is_in_the_air(form: dict[str, Any
         await refused(ClientClosed, *tasks)
         async with opened(emulator, tmp_path, **form) as client:
             assert_own(prompts(5), await settled(*ask_in_tasks(client, prompts(5))))
-        assert (ops_of(emulator)["create"], ops_of(emulator)["list"]) == (1, 0)
+        assert ops_of(emulator)["create"] == 1
+        assert ops_of(emulator)["list"] <= 1, "the job was looked for, beside the look with which a client begins"
         assert_billed_once(emulator, prompts(5))
 
 

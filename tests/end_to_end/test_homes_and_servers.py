@@ -30,6 +30,7 @@ from .support import (
     MODEL,
     PATIENCE_S,
     ask_all,
+    asked_for,
     assert_billed_once,
     assert_own,
     make_client,
@@ -215,11 +216,11 @@ async def test_a_job_of_another_key_is_neither_polled_nor_sent_again(tmp_path: P
         async with opened(emulator, tmp_path) as client:
             ticket = await client.submit(Request(model=MODEL, contents="a", key="a"))
             await until(lambda: client.stats().jobs_created, "the job")
-        seen = len(emulator.requests)
+        seen = len(asked_for(emulator))
         async with opened(emulator, tmp_path, api_key=OTHER_KEY) as client:
             assert client.stats().jobs == 0
             await client.drain()
-        assert len(emulator.requests) == seen
+        assert len(asked_for(emulator)) == seen
         async with opened(emulator, tmp_path) as client:
             assert_own(["a"], [await client.result(ticket.key)])
         assert_billed_once(emulator, ["a"])

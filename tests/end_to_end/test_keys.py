@@ -25,6 +25,7 @@ from .support import (
     FORMS,
     MODEL,
     ask_all,
+    asked_for,
     assert_billed_once,
     assert_own,
     billed,
@@ -176,11 +177,11 @@ async def test_a_stored_verdict_is_told_to_later_processes(tmp_path: Path) -> No
         async with opened(emulator, tmp_path, attempts_max=2) as client:
             await refused(RequestRejected, client.generate(MODEL, "x [[error:400:no]]", key="rejected"))
             await refused(RequestFailed, client.generate(MODEL, "x [[error:13:oh]]", key="failed"))
-        calls = len(emulator.requests)
+        calls = len(asked_for(emulator))
         async with opened(emulator, tmp_path) as client:
             (rejected,) = await refused(RequestRejected, client.result("rejected"))
             (failed,) = await refused(RequestFailed, client.result("failed"))
-        assert len(emulator.requests) == calls
+        assert len(asked_for(emulator)) == calls
     assert (rejected.key, rejected.code, rejected.message) == ("rejected", 400, "no")
     assert (failed.key, failed.code, failed.message) == ("failed", 13, "oh")
 
