@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from carpool._core import lifecycle, settlement
+from carpool._core import lifecycle
 from carpool._core.accumulator import Accumulator
 from carpool._core.book import Book
 from carpool._core.engine import Engine
@@ -297,16 +297,3 @@ def cuts_into_segments_that_are_gone(patch: Patch) -> None:
         self._queues[segment.lane] = queue
 
     patch.setattr(Accumulator, "withdraw", withdraw)
-
-
-@mutant(likely=100525)
-def stores_again_what_it_handed_over(patch: Patch) -> None:
-    """An answer that is stored and was not taken by its caller is stored a second time, to be given twice."""
-    original = settlement.on_undelivered
-
-    def on_undelivered(book: Book, event: Any, now: float) -> None:
-        handed, book.handed = book.handed, {}
-        original(book, event, now)
-        book.handed = handed | book.handed
-
-    patch.setattr(settlement, "on_undelivered", on_undelivered)
