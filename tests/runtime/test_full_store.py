@@ -181,14 +181,16 @@ class Disk:
     """The room of the disk under a database: transactions fail midway once it is used up."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
-        self.left_bytes = size_bytes
+        # Each is changed by one thread only: the size by the test, the others by the store's.
+        self.size_bytes = size_bytes
+        self.used_bytes = 0
         self.refused = 0
         change = Database._change
 
         def change_if_there_is_room(database: Database, cache: Any, name: str, value: bytearray | None) -> None:
             if value is not None:
-                self.left_bytes -= len(value)
-                if self.left_bytes < 0:
+                self.used_bytes += len(value)
+                if self.used_bytes > self.size_bytes:
                     self.refused += 1
                     raise OSError(errno.ENOSPC, "No space left on device")
             change(database, cache, name, value)
@@ -216,7 +218,7 @@ async def test_ten_thousand_accepts_on_a_disk_that_fills_up(
         with pytest.raises(carpool.StoreFull):
             await client.generate(MODEL, "one more")
         assert [call.op for call in emulator.requests].count("create") == creates
-        disk.left_bytes = 2**40
+        disk.size_bytes = 2**60
         outcomes = await asyncio.gather(*submitting, return_exceptions=True)
         refused = [one for one in outcomes if isinstance(one, BaseException)]
         assert all(isinstance(one, carpool.StoreFull) for one in refused)
@@ -250,7 +252,7 @@ async def test_a_process_that_dies_while_the_disk_is_full_leaves_whole_requests(
             assert isinstance(one, carpool.StoreFull)
         else:
             acknowledged.append(one.key)
-    disk.left_bytes = 2**40
+    disk.size_bytes = 2**60
     async with client_of(emulator, home=tmp_path, settings=SETTINGS) as client:
         answers = await asyncio.gather(*(client.result(key) for key in acknowledged))
         assert all(answer.json() for answer in answers)
