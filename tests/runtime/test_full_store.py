@@ -212,9 +212,11 @@ async def test_ten_thousand_accepts_on_a_disk_that_fills_up(
             acknowledged.append(key)
 
         submitting = [asyncio.create_task(submit(number)) for number in range(10_000)]
-        await until(lambda: disk.refused > 3)  # what was in the air before has arrived by now
+        # Before the client hears of it, it accepts: what it has accepted waits.
+        await until(lambda: any(reason.startswith("store_full") for reason in client.health().reasons))
         creates = [call.op for call in emulator.requests].count("create")
-        await until(lambda: disk.refused > 6)
+        refusals = disk.refused
+        await until(lambda: disk.refused > refusals + 3)
         with pytest.raises(carpool.StoreFull):
             await client.generate(MODEL, "one more")
         assert [call.op for call in emulator.requests].count("create") == creates
