@@ -254,6 +254,21 @@ def test_what_ended_is_ignored_but_the_twin_of_a_closed_job() -> None:
     assert cancelled(swept(later, remote("batches/4", "RUNNING", display=display))) == ["batches/4"]
 
 
+def test_twins_that_ended_while_nobody_looked_are_counted_less_the_one_that_was_read() -> None:
+    desk, display = closed_desk()
+    first, last = (display.removesuffix("1") + attempt for attempt in ("1", "2"))
+    later = desk.restart()
+    mine, twin = remote("batches/1", "SUCCEEDED", display=last), remote("batches/2", "SUCCEEDED", display=first)
+    unpaid = remote("batches/3", "FAILED", display=first)
+    assert cancelled(swept(later, twin, mine, unpaid)) == []
+    assert (list(later.engine.book.census.doubled), later.engine.receipt().doubles) == (["batches/2"], 1)
+    again = later.restart()
+    swept(again, twin, mine, unpaid)
+    assert again.engine.receipt().doubles == 0, "counted before"
+    assert cancelled(swept(again, twin, mine, remote("batches/4", "RUNNING", display=first))) == ["batches/4"]
+    assert list(again.engine.book.census.doubled) == ["batches/2", "batches/4"]
+
+
 def test_the_job_itself_is_cancelled_uncounted_if_it_runs_on_though_closed() -> None:
     desk, display = closed_desk()
     assert cancelled(swept(desk, remote("batches/1", "RUNNING", display=display))) == ["batches/1"]

@@ -121,6 +121,13 @@ class Process:
         self.clock.after(delay_s, call)
 
     @property
+    def is_blind(self) -> bool:
+        """Whether it had to send what earlier processes left without seeing into each job that may hold it."""
+        book = self.engine.book
+        broken = any(job.stranger and job.stalled for job in book.jobs.values())
+        return broken or (self.sweep_failed and book.census.blind)
+
+    @property
     def at_rest(self) -> bool:
         """Whether nothing is under way and nobody waits."""
         callers = self.callers

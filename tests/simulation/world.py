@@ -229,7 +229,8 @@ class World:
         for name in counted:
             others = [job for job in jobs.values() if id_of(job) == id_of(jobs[name]) and job.name != name]
             used = jobs[name].known and not any(other.known for other in others) and "A3" not in self.plan.broken
-            expect(not used, f"counted as a double, though it is the one that is used: {jobs[name]}")
+            expect(not used or not jobs[name].cancelled, f"cancelled, though it is the one that is used: {jobs[name]}")
+            expect(not used or any(other.name not in counted for other in others), f"not doubled at all: {jobs[name]}")
             made_twice = any(other.twin for other in (*others, jobs[name]))
             fine = made_twice or jobs[name].form == "inline" or not self.plan.assumptions_hold
             expect(fine, f"created twice as a file, although it could be revoked: {jobs[name]}")
@@ -240,15 +241,20 @@ class World:
                     expect(jobs[name].cancelled, f"seen running, and not cancelled: {jobs[name]}")
         for job in jobs.values():
             expect(job.gone or job.state != "PENDING", f"runs on: {job}")
+        paid: dict[str, list[str]] = {}
+        for job in jobs.values():
+            if not job.gone and job.output is not None:
+                paid.setdefault(id_of(job), []).append(job.name)
+        for names in paid.values():
+            found = len(counted.intersection(names))
+            expect(found >= len(names) - 1, f"all of {names} are paid for, and {found} of them were counted as doubles")
         if not self.plan.crashes:
             doubles = [process.engine.receipt().doubles for process in self.processes]
             expect(sum(doubles) == len(counted), f"receipts say {doubles}, doubled were {counted}")
 
     def _check_held(self) -> None:
         """What waited when the store was saved that was restored is not paid for again: what became of it is found."""
-        if not self.history.restored or any(
-            process.sweep_failed and process.engine.book.census.blind for process in self.processes
-        ):
+        if not self.history.restored or any(process.is_blind for process in self.processes):
             return
         if not self.plan.assumptions_hold or self.plan.settings.delete_remote:
             return

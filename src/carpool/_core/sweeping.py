@@ -163,19 +163,23 @@ def _jump(book: Book, job: Job, name: JobName, remote: BatchJob, now: float) -> 
 
 
 def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found) -> None:
-    """Cancel what goes on although nobody will ask for it; what ended unheard while its twin was ours is counted."""
+    """Cancel what goes on although nobody will ask for it; count that, and what ended although its twin was read."""
     # Closed while the list was on its way: then the list may be older than its end.
     late = closed is not None and closed.sweep >= op
-    twins: list[BatchJob] = []
-    for _, remote in found:
+    running: list[BatchJob] = []
+    ended: list[BatchJob] = []
+    for _, remote in sorted(found, key=lambda pair: -pair[0].attempt):
         if late and closed is not None and closed.name in ("", remote.name):
             continue
         if closed is not None and remote.name == closed.name:
             if not remote.ended:
                 book.act(CancelRemote(name=remote.name))
-        elif not remote.ended or (closed is not None and _costs(remote)):
-            twins.append(remote)
-    _tell_twins(book, twins)
+        elif _costs(remote):
+            (ended if remote.ended else running).append(remote)
+    if closed is None:
+        # A process that is gone closed it, and read one of them: the last attempt, unless they are equals.
+        ended = [remote for remote in ended if remote.name not in book.census.doubled][1:]
+    _tell_twins(book, running + ended)
 
 
 def _tell_twins(book: Book, twins: list[BatchJob]) -> None:
