@@ -37,6 +37,7 @@ FLOORS = {
     "_keeper": 5,
     "_map": 5,
     "_portal": 5,
+    "_quote": 5,
     "_siblings": 5,
     "_upkeep": 5,
     "_waiting": 5,

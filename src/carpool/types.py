@@ -112,7 +112,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     doubles: int
     overrun_usd: Decimal
     unknown_cost: int
-    """Answers without a price: unknown model, or no token count in the answer."""
+    """Answers without a price: unknown model, or no clear token count in the answer."""
+    double_usd: Decimal = Decimal(0)
+    """Paid or lost for requests that were sent again while a running job held them."""
+    lost_usd: Decimal = Decimal(0)
+    """Reserved for what never told what it cost (killed, cut off): counted against budgets, and in no other sum."""
 
     @property
     def requests(self) -> int:

@@ -14,10 +14,11 @@ from typing import Final
 
 import msgspec
 
-from carpool._core.accumulator import NEVER, Accumulator, Batch, queued_runs
+from carpool._core.accumulator import NEVER, Accumulator, Batch
 from carpool._core.census import Census
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ledger
+from carpool._core.live import Live
 from carpool._core.messages import (
     Action,
     DropJob,
@@ -36,6 +37,7 @@ from carpool._core.model import (
     ABANDONED,
     DONE,
     EXPLICIT,
+    LIVE,
     QUEUED,
     ROW_BITS,
     ROW_MASK,
@@ -54,7 +56,9 @@ from carpool._core.model import (
     place_of,
 )
 from carpool._core.pacing import Pacing
+from carpool._core.routing import Durations
 from carpool._core.sealing import choose_form, display_name, file_name
+from carpool._core.throttle import Throttles
 from carpool.settings import Settings
 from carpool.types import ServerError
 
@@ -90,7 +94,13 @@ class Book:
         """Requests of earlier processes, until it is sure that they are in no job that this store does not know."""
         self.held_to = 0
         """The last segment whose rows are held."""
-        self.ledger = Ledger(settings.prices)
+        self.ledger = Ledger.of(settings)
+        self.live = Live(Throttles(settings.live_calls_max))
+        self.durations = Durations()
+        self.leaving: list[tuple[float, Place, int]] = []
+        """When requests have to leave their rung, if they are still on it then."""
+        self.held_back: dict[Place, str] = {}
+        """Requests that may not be sent a second time for their deadline's sake, and the setting that forbids it."""
         self.deadlines: list[tuple[float, Place]] = []
         self.next_segment = 1
         self.next_results = 1
@@ -159,7 +169,6 @@ class Book:
         if segment.deadlines:
             segment.deadlines.extend([NEVER] * (count - len(segment.deadlines)))
         lines, segment.lines = segment.lines, []
-        self.lanes.push(segment, 0, count, segment.accepted_at)
         return PutSegment(head=segment.head(), lines=lines)
 
     def set_deadline(self, segment: Segment, row: int, deadline: float) -> None:
@@ -198,8 +207,10 @@ class Book:
 
     def finish(self, segment: Segment, row: int) -> None:
         """Mark a row DONE."""
-        if segment.states[row] == QUEUED:
+        if segment.states[row] in (QUEUED, LIVE):
             self._count_out(segment, row, row + 1)
+        if self.live.trips:
+            self.live.drop(place_of(segment.no, row))
         segment.states[row] = DONE
         segment.open_rows -= 1
         if segment.flags[row] & EXPLICIT:
@@ -208,22 +219,27 @@ class Book:
             self.keys.discard(segment.digest(row), segment.accepted_at, place_of(segment.no, row), kept=False)
 
     def withdraw(self, segment: Segment, row: int) -> None:
-        """Take a queued row out, for good."""
-        self._lanes(segment.no).withdraw(segment, row)
+        """Take a row that waits out, for good."""
+        if segment.states[row] == QUEUED:
+            self._lanes(segment.no).withdraw(segment, row)
         self.finish(segment, row)
 
-    def queue_again(self, segment: Segment) -> None:
-        """Queue the rows of a recovered segment that are QUEUED."""
-        for start, stop in queued_runs(segment, 0, len(segment.keys)):
-            self._count_in(segment, start, stop)
-            self._lanes(segment.no).push(segment, start, stop, segment.accepted_at)
+    def unqueue(self, segment: Segment, row: int) -> None:
+        """Take a queued row out of its lane, to be sent over a live route."""
+        self._lanes(segment.no).withdraw(segment, row)
+        segment.states[row] = LIVE
 
-    def requeue(self, spans: Iterable[Span], now: float) -> None:
-        """Put rows back in front of their lane."""
+    def queue(self, segment: Segment, start: int, stop: int) -> None:
+        """Queue rows that are QUEUED and counted in their lane."""
+        self._lanes(segment.no).push(segment, start, stop, segment.accepted_at)
+
+    def requeue(self, spans: Iterable[Span], now: float, *, counted: bool = False) -> None:
+        """Put rows back in front of their lane; ``counted``: they have counted as waiting all the time."""
         for no, start, stop in reversed(list(spans)):
             segment = self.segments[no]
             segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
-            self._count_in(segment, start, stop)
+            if not counted:
+                self.count_in(segment, start, stop)
             self._lanes(no).push(segment, start, stop, now, front=True)
 
     def requeue_group(self, lane: Lane, spans: tuple[Span, ...], *, as_file: bool = False) -> None:
@@ -231,7 +247,7 @@ class Book:
         for no, start, stop in spans:
             segment = self.segments[no]
             segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
-            self._count_in(segment, start, stop)
+            self.count_in(segment, start, stop)
         held = any(no <= self.held_to for no, _, _ in spans)
         (self.held_lanes if held else self.lanes).push_group(lane, spans, as_file=as_file)
 
@@ -248,7 +264,8 @@ class Book:
     def _lanes(self, no: int) -> Accumulator:
         return self.held_lanes if no <= self.held_to else self.lanes
 
-    def _count_in(self, segment: Segment, start: int, stop: int) -> None:
+    def count_in(self, segment: Segment, start: int, stop: int) -> None:
+        """Count rows as waiting."""
         self.waiting_requests += stop - start
         self.waiting_bytes += segment.bytes_of(start, stop)
 
@@ -362,6 +379,13 @@ class Book:
             base = no << ROW_BITS
             places.extend(base | row for row in range(start, stop) if states[row] == state)
         return places
+
+    def job_of(self, place: Place) -> Job:
+        """Return the job that holds a row that is SENT."""
+        no, row = place >> ROW_BITS, place & ROW_MASK
+        return next(
+            job for job in self.jobs.values() if any(n == no and start <= row < stop for n, start, stop in job.spans)
+        )
 
     def place_in(self, job: Job, index: int) -> Place:
         """Return the place of the job's row with this index, counted from 0 in the order in which they were sent."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import heapq
 from typing import Final, TypeAlias, assert_never
 
-from carpool._core import alarms, lifecycle, settlement, shelf, sweeping
+from carpool._core import alarms, descent, landing, lifecycle, settlement, shelf, sweeping
 from carpool._core.book import Book, room_for
 from carpool._core.keys import Claim
 from carpool._core.messages import (
+    Answered,
     Broken,
     CallFailed,
     Closing,
@@ -23,6 +24,7 @@ from carpool._core.messages import (
     Found,
     Polled,
     PutSegment,
+    Refused,
     Revoked,
     RowsFetched,
     Step,
@@ -36,6 +38,7 @@ from carpool._core.model import (
     ABANDONED,
     DONE,
     EXPLICIT,
+    LIVE,
     PARKED,
     QUEUED,
     ROW_BITS,
@@ -49,7 +52,9 @@ from carpool._core.model import (
     Meta,
     Place,
     Segment,
+    place_of,
 )
+from carpool._core.routing import BATCH_ONLY
 from carpool.settings import Settings
 from carpool.types import Receipt, Stats
 
@@ -78,6 +83,8 @@ class Engine:
         self._segment_bytes = settings.segment_bytes
         self._key_infix = f".{meta.epoch:x}."
         self._next_expiry = 0.0
+        self._told_at = 0.0
+        """The time of the last step."""
         self._unswept: list[int] = []
         """Segments of which rows were withdrawn since the last step."""
 
@@ -99,6 +106,7 @@ class Engine:
         flags: int,
         deadline: float | None,
         now: float,
+        ladder: int = BATCH_ONLY,
     ) -> Place:
         """Take a new request in, and return its place. It is durable after the next step's writes.
 
@@ -111,6 +119,7 @@ class Engine:
             flags: EXPLICIT, TICKET; a ticket is always EXPLICIT too.
             deadline: latest time of its answer.
             now: the time.
+            ladder: code of the routes that it may take.
         """
         book = self.book
         segment = book.open.get(lane)
@@ -132,10 +141,13 @@ class Engine:
             book.keys.live[key] = place
         if deadline is not None:
             book.set_deadline(segment, row, deadline)
+        if ladder:
+            segment.ladders.extend(bytes(row - len(segment.ladders)))
+            segment.ladders.append(ladder)
         book.waiting_requests += 1
         book.waiting_bytes += size
         if not room_for(segment, self._segment_bytes):
-            self.spilled.append(book.close_segment(segment))
+            self.spilled.append(self._close_segment(segment, now))
         return place
 
     def claim(self, key: str, digest: bytes, now: float) -> tuple[Claim, Place]:
@@ -235,16 +247,16 @@ class Engine:
         if segment is None:
             return
         if not segment.states:
-            book.write(book.close_segment(segment))
+            book.write(self._close_segment(segment, now))
         state, flags = segment.states[row], segment.flags[row]
         overdue = bool(segment.deadlines) and segment.deadlines[row] <= now
-        if state == QUEUED and (overdue or not flags & TICKET):
+        if self._waits(segment, row, state) and (overdue or not flags & TICKET):
             book.withdraw(segment, row)
             self._unswept.append(segment.no)
         elif state == PARKED and overdue:
             book.finish(segment, row)
             self._unswept.append(segment.no)
-        elif state == SENT and not flags & (EXPLICIT | ABANDONED):
+        elif state in (SENT, LIVE) and not flags & (EXPLICIT | ABANDONED):
             segment.flags[row] |= ABANDONED
             book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
 
@@ -274,8 +286,8 @@ class Engine:
 
     def step(self, event: Event, now: float) -> Step:
         """Answer an event. Total: every event in every state; a reply to a question no longer asked changes nothing."""
-        book = self.book
-        self._gather()
+        book, self._told_at = self.book, now
+        self._gather(now)
         self._take(event, now)
         book.sweep_segments(self._unswept)
         self._unswept.clear()
@@ -293,8 +305,10 @@ class Engine:
         due = book.lanes.next_due()
         times = [job.wake_at for job in book.jobs.values() if job.wake_at is not None]
         times += [time for time in (due, sweeping.due_at(book)) if time is not None]
-        if book.deadlines:
-            times.append(book.deadlines[0][0])
+        times += [heap[0][0] for heap in (book.deadlines, book.leaving) if heap]
+        live = book.live.next_wakeup(self._told_at)
+        if live is not None:
+            times.append(live)
         if book.results or book.segments:
             times.append(self._next_expiry)
         return min(times, default=None)
@@ -302,7 +316,8 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether no request is waiting or under way."""
-        return not self.book.waiting_requests and all(job.stalled for job in self.book.jobs.values())
+        book = self.book
+        return not book.waiting_requests and not book.live.flights and all(job.stalled for job in book.jobs.values())
 
     @property
     def unsent(self) -> bool:
@@ -339,10 +354,16 @@ class Engine:
         """Return the account."""
         return self.book.ledger.receipt()
 
-    def _gather(self) -> None:
+    def _gather(self, now: float) -> None:
         """Close open segments, so that what was admitted gets written."""
         for segment in list(self.book.open.values()):
-            self.book.write(self.book.close_segment(segment))
+            self.book.write(self._close_segment(segment, now))
+
+    def _close_segment(self, segment: Segment, now: float) -> PutSegment:
+        """End a segment: let its rows begin, and return the write that makes them durable."""
+        write = self.book.close_segment(segment)
+        descent.begin(self.book, segment, 0, len(segment.keys), now)
+        return write
 
     def _take(self, event: Event, now: float) -> None:
         match event:
@@ -356,6 +377,10 @@ class Engine:
                 sweeping.on_swept(self.book, event, now)
             case SweepFailed():
                 sweeping.on_failed(self.book, event, now)
+            case Answered():
+                landing.on_answered(self.book, event, now)
+            case Refused():
+                landing.on_refused(self.book, event, now)
             case Closing():
                 self._close(send=event.send)
             case _:
@@ -401,6 +426,8 @@ class Engine:
         for job in list(book.jobs.values()):
             if job.wake_at is not None and job.wake_at <= now:
                 lifecycle.resume(book, job, now)
+        descent.move_on(book, now)
+        landing.start(book, now)
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
                 lifecycle.resume(book, book.seal(batch, now), now)
@@ -430,15 +457,19 @@ class Engine:
         book.closing = True
         touched: list[int] = []
         for segment in book.segments.values():
-            if QUEUED not in segment.states:
+            if QUEUED not in segment.states and LIVE not in segment.states:
                 continue
             for row, state in enumerate(segment.states):
-                if state == QUEUED and not segment.flags[row] & EXPLICIT:
+                if not segment.flags[row] & EXPLICIT and self._waits(segment, row, state):
                     book.withdraw(segment, row)
                     touched.append(segment.no)
         book.sweep_segments(touched)
         if send:
             book.flush()
+
+    def _waits(self, segment: Segment, row: int, state: int) -> bool:
+        """Return whether a row is sent nowhere."""
+        return state == QUEUED or (state == LIVE and not self.book.live.trips[place_of(segment.no, row)].op)
 
     def _wake_row(self, segment: Segment, row: int, now: float) -> None:
         """Queue a parked row: somebody asked for it."""

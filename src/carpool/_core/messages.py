@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from carpool._core.meter import Charge
 from carpool._core.model import (
     Failure,
     Fault,
@@ -24,6 +25,7 @@ from carpool._core.model import (
     Taken,
     Tokens,
 )
+from carpool.settings import Route
 from carpool.types import BatchJob
 
 # -- events
@@ -141,6 +143,23 @@ class SweepFailed(msgspec.Struct, frozen=True, tag=True):
     fault: Fault
 
 
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """A live call was answered; its rows are sorted as those of a job are."""
+
+    op: int
+    delivered: list[Place]
+    kept: list[tuple[Place, bytes]]
+    failed: list[RowFault]
+    charge: Charge
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """A live call ended in an error."""
+
+    op: int
+    fault: Fault
+
+
 class Closing(msgspec.Struct, frozen=True, tag=True):
     """The client is being left: bare awaits that were not sent are withdrawn, the rest is sent."""
 
@@ -162,6 +181,8 @@ Event: TypeAlias = (
     | Broken
     | Swept
     | SweepFailed
+    | Answered
+    | Refused
     | Closing
 )
 
@@ -276,6 +297,18 @@ class Fetch(msgspec.Struct, frozen=True, tag=True):
     remote: BatchJob
 
 
+class Call(msgspec.Struct, frozen=True, tag=True):
+    """Send these requests over a live route, once."""
+
+    op: int
+    route: Route
+    lane: Lane
+    places: list[Place]
+    """One, or several embeddings that share a call."""
+    deadline: float
+    """When nobody waits for it any more; infinity if nobody says."""
+
+
 class Sweep(msgspec.Struct, frozen=True, tag=True):
     """List all jobs whose display name begins so."""
 
@@ -301,6 +334,7 @@ class Deliver(msgspec.Struct, frozen=True, tag=True):
     job: str
     lane: Lane
     rows: list[tuple[Place, bytes]]
+    route: Route = "batch"
 
 
 class Fail(msgspec.Struct, frozen=True, tag=True):
@@ -340,6 +374,7 @@ Action: TypeAlias = (
     | Revoke
     | Poll
     | Fetch
+    | Call
     | Sweep
     | CancelRemote
     | DeleteRemote

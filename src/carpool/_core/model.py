@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from carpool.settings import Route
 from carpool.types import BatchJob, Kind, ServerError
 
 ROW_BITS: Final = 20
@@ -42,6 +43,8 @@ SENT: Final = 1
 DONE: Final = 2
 PARKED: Final = 3
 """Accepted by a process that is gone, or held back: never sent unasked."""
+LIVE: Final = 4
+"""On a live route: waiting for its call, or in it."""
 
 
 class Lane(msgspec.Struct, frozen=True, gc=False):
@@ -73,6 +76,8 @@ class SegmentHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     flags: bytes
     digests: bytes
     deadlines: bytes = b""
+    ladders: bytes = b""
+    """A byte a row: the code of its ladder; empty where all rows take the batch route alone."""
 
 
 class Segment(msgspec.Struct, kw_only=True, gc=False):
@@ -92,6 +97,8 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
     deadlines: array[float]
     """Empty where no row has one; else infinity for rows without."""
     lines: list[bytes]
+    ladders: bytearray = msgspec.field(default_factory=bytearray)
+    """Codes of the rows' ladders; may be shorter than the segment: the others take the batch route alone."""
     size_bytes: int = 0
     token_count: int = 0
     states: bytearray = msgspec.field(default_factory=bytearray)
@@ -114,6 +121,7 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             flags=bytes(self.flags),
             digests=bytes(self.digests),
             deadlines=self.deadlines.tobytes(),
+            ladders=bytes(self.ladders),
         )
 
     @classmethod
@@ -136,6 +144,7 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             digests=bytearray(head.digests),
             deadlines=deadlines,
             lines=[],
+            ladders=bytearray(head.ladders),
             size_bytes=ends[-1] if count else 0,
             token_count=tokens[-1] if count else 0,
             states=bytearray(count),
@@ -172,7 +181,7 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     origin: str
     lane: Lane
     job: str
-    """Name of the batch job that gave them."""
+    """Name of the batch job that gave them; empty for a live answer."""
     kept_at: float
     places: list[Place]
     keys: list[str]
@@ -183,6 +192,8 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """A byte a row: 1 if the body is a Failure."""
     ends: bytes
     """Cumulative bytes of the bodies."""
+    route: Route = "batch"
+    """Which route gave them."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -317,7 +328,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The final verdict on one request, as it is stored and turned into an exception for each awaiter."""
 
-    kind: Literal["rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable"]
+    kind: Literal["rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable", "budget"]
     error: ServerError = ServerError()
     job: str = ""
 

@@ -11,7 +11,8 @@ from typing import assert_never
 
 import msgspec
 
-from carpool._core import shelf
+from carpool._core import descent, shelf
+from carpool._core.accumulator import queued_runs
 from carpool._core.engine import Engine
 from carpool._core.messages import DeleteRemote, PutMeta, Record, Step
 from carpool._core.model import (
@@ -90,7 +91,9 @@ class Recovery:
             segment.accepted_at = min(segment.accepted_at, now)
             self._sort_rows(segment)
         for segment in book.segments.values():
-            book.queue_again(segment)
+            for start, stop in queued_runs(segment, 0, len(segment.keys)):
+                book.count_in(segment, start, stop)
+                descent.begin(book, segment, start, stop, now)
         ended = [no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs]
         book.sweep_segments(ended + self._superseded)
         return self._engine, book.take_step()

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from carpool._core import shelf
+from carpool._core import descent, shelf
 from carpool._core.book import Book, spans_of
 from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, RowsFetched, Undelivered
 from carpool._core.model import (
@@ -19,6 +19,7 @@ from carpool._core.model import (
     SENT,
     Failure,
     Job,
+    Lane,
     Place,
     RowFault,
     Segment,
@@ -71,9 +72,9 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
     for place, row_error in retries.items():
         if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
             again.append(place)
-    fail(book, job, verdicts, now)
+    fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
-    book.requeue(spans_of(sorted(again)), now)
+    descent.go_on(book, sorted(again), now)
     finish_job(book, job)
 
 
@@ -90,7 +91,7 @@ class Verdicts:
             self.groups.setdefault(msgspec.json.encode(failure), (failure, []))[1].extend(places)
 
 
-def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
+def fail(book: Book, lane: Lane, job_name: str, verdicts: Verdicts, now: float) -> None:
     """Give rows their final verdict: stored where the caller named the key, told to whoever waits."""
     rows = [
         _kept_row(book, place, body, failed=True)
@@ -99,7 +100,7 @@ def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
         if _flags(book, place) & EXPLICIT
     ]
     if rows:
-        shelf.keep(book, job.lane, job.name, rows, now)
+        shelf.keep(book, lane, job_name, rows, now)
     for failure, places in verdicts.groups.values():
         keys = [book.key_at(place) for place in places]
         for place in places:
@@ -111,7 +112,7 @@ def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
 def _fail_all(book: Book, job: Job, places: list[Place], failure: Failure, now: float) -> None:
     verdicts = Verdicts()
     verdicts.add(places, failure)
-    fail(book, job, verdicts, now)
+    fail(book, job.lane, job.name, verdicts, now)
 
 
 def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -> bool:
@@ -257,7 +258,7 @@ def _sort_faults(book: Book, job: Job, faults: list[RowFault], now: float) -> No
             book.retries.setdefault(job.id, {})[fault.place] = fault.error
         else:
             verdicts.add([fault.place], Failure(kind="rejected", error=fault.error, job=job.name))
-    fail(book, job, verdicts, now)
+    fail(book, job.lane, job.name, verdicts, now)
 
 
 def _kept_row(book: Book, place: Place, body: bytes, *, failed: bool) -> shelf.KeptRow:

@@ -27,7 +27,7 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
-from carpool.settings import Settings
+from carpool.settings import Route, Settings
 
 ASIDE_KEY_CHARS: Final = 256
 
@@ -55,7 +55,9 @@ def row_of(segment: Segment, row: int, body: bytes, *, failed: bool) -> KeptRow:
     )
 
 
-def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float) -> None:
+def keep(  # noqa: PLR0917 - as a record has them
+    book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float, route: Route = "batch"
+) -> None:
     """Store results, and let their keys find them."""
     sizes, total = array("Q"), 0
     for row in rows:
@@ -73,6 +75,7 @@ def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float)
         flags=bytes(row.flags & ~ABANDONED for row in rows),
         failed=bytes(row.failed for row in rows),
         ends=sizes.tobytes(),
+        route=route,
     )
     book.next_results += 1
     book.handed.update(

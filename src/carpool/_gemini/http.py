@@ -34,7 +34,8 @@ _PIECE_BYTES: Final = 262_144
 _CONNECT_S: Final = 30.0
 _SENT_BYTES_PER_S: Final = 32_768
 """Slowest line that large bodies are given time for."""
-_CONNECTIONS_MAX: Final = 128
+_CONNECTIONS_MAX: Final = 512
+"""More than there are live calls in the air: these last for minutes, and polls must not wait for them."""
 _KEY = re.compile(r"[\x21-\x7e]+")
 _TRANSPORT: Final = (aiohttp.ClientError, OSError, EOFError, ValueError)
 _NOT_SENT: Final = (
@@ -143,9 +144,10 @@ class Http:
         base = self.base
         return (url.scheme, url.host, url.port) == (base.scheme, base.host, base.port)
 
-    def patience_s(self, size_bytes: int) -> float:
+    def patience_s(self, size_bytes: int, timeout_s: float | None = None) -> float:
         """Return how long a call with a body of this size may take in all."""
-        return self._settings.call_timeout_s + size_bytes / _SENT_BYTES_PER_S
+        limit_s = self._settings.call_timeout_s if timeout_s is None else timeout_s
+        return limit_s + size_bytes / _SENT_BYTES_PER_S
 
     async def call(
         self,
@@ -155,8 +157,9 @@ class Http:
         body: Sequence[bytes] = (),
         headers: Mapping[str, str] | None = None,
         keyed: bool = True,
+        timeout_s: float | None = None,
     ) -> Reply:
-        """Make one call, and read its whole reply within ``Settings.call_timeout_s`` and ``body_bytes_max``.
+        """Make one call, and read its whole reply within its time limit and ``Settings.body_bytes_max``.
 
         Args:
             method: HTTP method.
@@ -164,6 +167,7 @@ class Http:
             body: what is sent, in pieces; time for it is added to the limit.
             headers: beside the session's own.
             keyed: whether the key goes along; only ever to the configured origin.
+            timeout_s: total time, that for the body apart; ``Settings.call_timeout_s`` where it is not given.
 
         Returns:
             The reply, whatever its status.
@@ -173,8 +177,8 @@ class Http:
         """
         size_bytes = sum(map(len, body))
         try:
-            async with asyncio.timeout(self.patience_s(size_bytes)):
-                response = await self._request(method, url, body, headers, keyed=keyed)
+            async with asyncio.timeout(self.patience_s(size_bytes, timeout_s)):
+                response = await self._request(method, url, body, headers, keyed=keyed, timeout_s=timeout_s)
                 return Reply(response.status, response.headers, await self._read(response))
         except _TRANSPORT as error:
             fault = transport_fault(error)
@@ -228,7 +232,14 @@ class Http:
             return await self._request("GET", url, (), None, keyed=keyed)
 
     async def _request(
-        self, method: str, url: URL, body: Sequence[bytes], headers: Mapping[str, str] | None, *, keyed: bool
+        self,
+        method: str,
+        url: URL,
+        body: Sequence[bytes],
+        headers: Mapping[str, str] | None,
+        *,
+        keyed: bool,
+        timeout_s: float | None = None,
     ) -> aiohttp.ClientResponse:
         session = self._session
         if session is None or session.closed:
@@ -243,7 +254,7 @@ class Http:
             sent.setdefault("Content-Type", "application/json")
         # Shorter than the call's own limit: a connection that does not come about was certainly not used.
         connect_s = min(_CONNECT_S, self._settings.call_timeout_s / 2)
-        quiet_s = max(self._floor.window_s, self._settings.call_timeout_s)
+        quiet_s = max(self._floor.window_s, self._settings.call_timeout_s, timeout_s or 0.0)
         return await session.request(
             method,
             url,

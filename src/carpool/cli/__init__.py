@@ -121,12 +121,14 @@ def _commands() -> dict[str, Callable[..., int]]:
     from carpool.cli.demo import demo
     from carpool.cli.emulate import emulate
     from carpool.cli.map import map_rows
+    from carpool.cli.quote import quote_rows
     from carpool.cli.watch import watch_jobs
 
     return {
         "demo": demo,
         "emulate": emulate,
         "map": map_rows,
+        "quote": quote_rows,
         "results": results.show_results,
         "gc": collect_garbage,
         "completion": print_completion,

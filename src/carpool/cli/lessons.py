@@ -61,6 +61,14 @@ LESSONS: Final[dict[str, Lesson]] = {
         failed="a row has an error",
         late="a row has no answer by its deadline",
     ),
+    "quote": Lesson(
+        examples=(
+            "carpool quote questions.jsonl --model gemini-3.5-flash",
+            "carpool quote texts.jsonl --model gemini-embedding-001 --kind embed --json | jq .money.batch",
+        ),
+        failed="a row could not be sent",
+        usage="wrong usage, or no row that could be sent",
+    ),
     "results": Lesson(
         examples=(
             "carpool results",

@@ -90,6 +90,8 @@ class BatchService:
             rows_failed=len(failed),
             prompt_tokens=sum(rows.prompt_tokens[index] for index in billed),
             output_tokens=sum(rows.output_tokens[index] for index in billed),
+            picousd=sum(max(0, rows.costs[index]) for index in billed),
+            unpriced=sum(rows.costs[index] < 0 for index in billed),
             **_extras(rows, failed, done),
         )
         keys = [key for index in billed if (key := rows.keys[index]) is not None]

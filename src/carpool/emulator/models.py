@@ -28,6 +28,7 @@ from .messages import (
     no_such_model,
     ok,
 )
+from .prices import charge_picousd, embedding_picousd, usage_of
 from .prompts import RowError
 from .resources import NOTHING, Found, Resources, may_need
 from .rows import Kind
@@ -119,10 +120,14 @@ class Live:
         )
         if isinstance(outcome, RowError):
             raise refusal_of(outcome)
+        billed_tier = tier if tier in _TIERS else "standard"
+        cost = charge_picousd(self._model, billed_tier, usage_of(outcome.response), self._now)
         bill = LiveBill(
             model=self._model,
-            tier=tier if tier in _TIERS else "standard",
+            tier=billed_tier,
             calls=1,
+            picousd=cost or 0,
+            unpriced=int(cost is None),
             prompt_tokens=outcome.prompt_tokens,
             output_tokens=outcome.output_tokens,
             cached_tokens=outcome.cached_tokens,
@@ -158,7 +163,15 @@ class Live:
         task = answers.embed(request)
         if isinstance(task, RowError):
             raise refusal_of(task)
-        bill = LiveBill(model=self._model, tier="standard", calls=1, prompt_tokens=task.tokens)
+        cost = embedding_picousd(self._model, "standard", task.by_modality, self._now)
+        bill = LiveBill(
+            model=self._model,
+            tier="standard",
+            calls=1,
+            prompt_tokens=task.tokens,
+            picousd=cost or 0,
+            unpriced=int(cost is None),
+        )
         self._state.ledger.bill_live(camel_digest(self._model, request), bill)
         return b'{"values":' + vector_json(task.text, task.dimensions) + b"}", task
 

@@ -1,0 +1,217 @@
+"""One request's way down its ladder: on which rung it begins, and when it moves on.
+
+Owns the moves between rungs. What a route usually takes is for ``routing``, which live call goes next for ``live``, what
+the end of one means for ``landing``, and how jobs go on for ``lifecycle``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from carpool._core.book import Book, spans_of
+from carpool._core.ledger import PAID_PERCENT, Ask
+from carpool._core.live import NEVER, Trip
+from carpool._core.messages import CancelRemote
+from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, place_of
+from carpool._core.routing import BATCH_ONLY, LADDERS
+from carpool.settings import Ladder, Route
+
+
+class Rider(NamedTuple):
+    """A request that is under way."""
+
+    segment: Segment
+    row: int
+
+    @property
+    def place(self) -> Place:
+        """Return its place."""
+        return place_of(self.segment.no, self.row)
+
+    @property
+    def ladder(self) -> Ladder:
+        """Return the routes that it may take, in the order in which they are tried."""
+        codes = self.segment.ladders
+        return LADDERS[codes[self.row] if self.row < len(codes) else BATCH_ONLY]
+
+    @property
+    def deadline(self) -> float:
+        """Return its deadline; infinity if it has none."""
+        return self.segment.deadlines[self.row] if self.segment.deadlines else NEVER
+
+    @property
+    def tokens(self) -> int:
+        """Return the estimate of its input."""
+        return self.segment.tokens_of(self.row, self.row + 1)
+
+    @property
+    def state(self) -> int:
+        """Return its state."""
+        return self.segment.states[self.row]
+
+
+def rider(book: Book, place: Place) -> Rider:
+    """Return the request of a place."""
+    segment, row = book.at(place)
+    assert segment is not None, f"place {place:#x} is forgotten, although it is under way"
+    return Rider(segment, row)
+
+
+# -- onto a rung
+
+
+def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> None:
+    """Queue rows that are QUEUED and counted, each on the first rung of its ladder that fits into its time."""
+    if not segment.ladders:
+        book.queue(segment, start, stop)
+        return
+    low = start
+    for row in range(start, stop):
+        one = Rider(segment, row)
+        rung = _first_rung(book, one, 0, now)
+        if one.ladder[rung] == "batch":
+            _watch(book, one, rung)
+            continue
+        if low < row:
+            book.queue(segment, low, row)
+        low = row + 1
+        segment.states[row] = LIVE
+        _go_live(book, one, rung, now)
+    if low < stop:
+        book.queue(segment, low, stop)
+
+
+def go_on(book: Book, places: Iterable[Place], now: float) -> None:
+    """Send rows that a job gave no answer to again: in another job, or on the next rung if time is short."""
+    again: list[Place] = []
+    for place in places:
+        one = rider(book, place)
+        trip = book.live.trips.get(place)
+        rung = 0 if trip is not None else _first_rung(book, one, one.ladder.index("batch"), now)
+        if trip is None and one.ladder[rung] == "batch":
+            again.append(place)
+            continue
+        book.count_in(one.segment, one.row, one.row + 1)
+        one.segment.states[one.row] = LIVE
+        if trip is not None:
+            trip.besides = False  # it went ahead of its job, and is alone now
+        else:
+            _go_live(book, one, rung, now)
+    book.requeue(spans_of(again), now)
+
+
+def has_next(book: Book, place: Place, route: Route) -> bool:
+    """Return whether a request that one route cannot answer may be sent over another."""
+    one = rider(book, place)
+    return route in one.ladder[:-1] and not one.segment.flags[one.row] & ABANDONED
+
+
+def _first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
+    left_s = one.deadline - now
+    return rung if left_s == NEVER else book.durations.enter(one.segment.lane.model, one.ladder, rung, left_s)
+
+
+def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
+    """Start a row that is LIVE, or still in a job, on a live rung."""
+    book.live.push(
+        Trip(
+            place=one.place,
+            lane=one.segment.lane,
+            route=one.ladder[rung],
+            rung=rung,
+            tokens=one.tokens,
+            deadline=one.deadline,
+            entered_at=now,
+            wake_at=now,
+            besides=one.state == SENT,
+        )
+    )
+    _watch(book, one, rung)
+
+
+def _watch(book: Book, one: Rider, rung: int) -> None:
+    """Note when a request has to leave its rung."""
+    if one.deadline < NEVER and rung + 1 < len(one.ladder):
+        leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
+        heapq.heappush(book.leaving, (leave_at, one.place, rung))
+
+
+# -- off a rung
+
+
+def move_on(book: Book, now: float) -> None:
+    """Take the requests whose time on their rung is over to the next, and those off a route that refuses all calls."""
+    riding: dict[str, list[Place]] = {}
+    while book.leaving and book.leaving[0][0] <= now:
+        _, place, rung = heapq.heappop(book.leaving)
+        if not book.is_open(place):
+            continue
+        one = rider(book, place)
+        if _rung_of(book, one) != rung or one.state == PARKED:
+            continue
+        leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
+        if leave_at > now:  # the rungs below have become quicker since this was noted
+            heapq.heappush(book.leaving, (leave_at, place, rung))
+        elif one.state == SENT:
+            riding.setdefault(book.job_of(place).id, []).append(place)
+        else:
+            descend(book, one, rung, now)
+    for job_id, places in riding.items():
+        _leave_job(book, book.jobs[job_id], places, now)
+    for route, model in book.live.routes:
+        if book.live.throttles.of(route, model).is_refusing(now):
+            for trip in list(book.live.waiting(route, model)):
+                one = rider(book, trip.place)
+                if is_no_dearer(one.ladder, trip.rung):
+                    descend(book, one, trip.rung, now)
+
+
+def descend(book: Book, one: Rider, rung: int, now: float) -> None:
+    """Take a request from a rung to its next. If it is in a job as well, that goes on."""
+    rung = _first_rung(book, one, rung + 1, now)
+    one.segment.attempts[one.row] = 0
+    if one.state == QUEUED:
+        book.unqueue(one.segment, one.row)
+    trip = book.live.drop(one.place)
+    if one.ladder[rung] == "batch":
+        if one.state != SENT:
+            book.requeue(((one.segment.no, one.row, one.row + 1),), now, counted=True)
+            _watch(book, one, rung)
+        return
+    _go_live(book, one, rung, now)
+    if trip is not None and trip.op:
+        book.live.trips[one.place].besides = True  # the call that it leaves may be answered, and billed, all the same
+
+
+def is_no_dearer(ladder: Ladder, rung: int) -> bool:
+    """Return whether there is a next rung, and it costs no more than this one."""
+    return rung + 1 < len(ladder) and PAID_PERCENT[ladder[rung + 1]] <= PAID_PERCENT[ladder[rung]]
+
+
+def _leave_job(book: Book, job: Job, places: list[Place], now: float) -> None:
+    """Send requests of a running job on their next rung as well; cancel the job first if nobody else waits for it."""
+    staying = sum(place not in book.live.trips for place in book.rows_in(job, SENT)) - len(places)
+    if not staying and job.name and not job.stalled:
+        book.act(CancelRemote(name=job.name))
+        book.report("job_left", job.name, len(places))
+    book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
+    for place in places:
+        one = rider(book, place)
+        rung = _first_rung(book, one, one.ladder.index("batch") + 1, now)
+        ask = Ask(
+            id="", route=one.ladder[rung], lane=job.lane, count=1, input_tokens=one.tokens, doubles=1, lasting=False
+        )
+        refusal = book.ledger.refusal(ask, now)
+        if refusal is None:
+            _go_live(book, one, rung, now)
+        else:
+            book.held_back[place] = refusal.setting
+
+
+def _rung_of(book: Book, one: Rider) -> int:
+    trip = book.live.trips.get(one.place)
+    if trip is not None:
+        return trip.rung
+    return one.ladder.index("batch") if "batch" in one.ladder else -1

@@ -1,0 +1,153 @@
+"""Live calls: what may start, and what their ends mean for the requests that they carried.
+
+Owns the verdicts of live calls. Where a request goes next is for ``descent``; how jobs end for ``settlement``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from carpool._core import settlement, shelf
+from carpool._core.book import Book
+from carpool._core.breaker import Pushback, read_pushback
+from carpool._core.descent import descend, is_no_dearer, rider
+from carpool._core.ledger import Ask
+from carpool._core.ledger import Refusal as Unaffordable
+from carpool._core.live import NEVER, Flight, Trip
+from carpool._core.messages import Answered, Deliver, Refused
+from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
+from carpool._core.retry import Refusal, pause_s, read_refusal
+from carpool.types import ServerError
+
+_NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
+
+
+def start(book: Book, now: float) -> None:
+    """Start the live calls that may start now; what there is no money for is refused."""
+    for call in book.live.start(now):
+        flight = book.live.flights[call.op]
+        refusal = book.ledger.reserve(_ask(flight), now)
+        if refusal is None:
+            book.act(call)
+            continue
+        book.live.land(call.op)
+        book.live.throttles.of(call.route, call.lane.model).dropped(flight.started_at)
+        for trip in flight.trips:
+            _unaffordable(book, trip, refusal, now)
+
+
+def on_answered(book: Book, event: Answered, now: float) -> None:
+    """Settle what a live call answered."""
+    flight = book.live.land(event.op)
+    if flight is None:
+        return
+    model, route = flight.lane.model, flight.route
+    estimate = sum(trip.tokens for trip in flight.trips)
+    throttle = book.live.throttles.of(route, model)
+    throttle.ended(now, sent_at=flight.started_at, tokens=event.charge.prompt, estimate=estimate)
+    book.reached = True
+    book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
+    book.ledger.close(hold_of(flight.op))
+    book.answered += len(event.delivered) + len(event.kept)
+    if event.kept:
+        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
+        shelf.keep(book, flight.lane, "", rows, now, route=route)
+        book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
+    for place in (*event.delivered, *(place for place, _ in event.kept)):
+        book.durations.saw(model, route, now - book.live.trips[place].entered_at)
+        book.finish(*rider(book, place))
+    faults = {fault.place: fault.error for fault in event.failed}
+    for trip in flight.trips:
+        if not trip.over:
+            error = faults.get(trip.place, _NO_ANSWER)
+            _failed(book, trip, Fault(kind="refused", error=error), read_pushback(error), now)
+    book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+
+
+def on_refused(book: Book, event: Refused, now: float) -> None:
+    """Sort the error of a live call: the request's own, or the route's."""
+    flight = book.live.land(event.op)
+    if flight is None:
+        return
+    pushback = read_pushback(event.fault.error)
+    book.live.throttles.of(flight.route, flight.lane.model).refused(now, pushback, sent_at=flight.started_at)
+    book.reached = book.reached or event.fault.kind != "not_sent"
+    # What got no answer may have been computed and billed all the same.
+    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown")
+    for trip in flight.trips:
+        if not trip.over:
+            _failed(book, trip, event.fault, pushback, now)
+    book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+
+
+def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float) -> None:
+    """Let a request whose live call failed try again, go on to its next rung, or end."""
+    one = rider(book, trip.place)
+    trip.tries += 1
+    is_last = trip.rung + 1 == len(one.ladder)
+    if one.segment.flags[one.row] & ABANDONED and not trip.besides:
+        book.finish(*one)  # nobody waits for it any more
+    elif fault.kind == "refused" and not pushback.refuses:
+        # What flex cannot do the next rung may; what the request has wrong it will say too.
+        if trip.route == "flex" and not is_last:
+            descend(book, one, trip.rung, now)
+        else:
+            _end(book, trip, _verdict_of(fault), now)
+    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip)):
+        descend(book, one, trip.rung, now)
+    elif is_last and _is_out_of_tries(book, trip):
+        kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
+        _end(book, trip, Failure(kind=kind, error=fault.error), now)
+    else:
+        s = book.settings
+        pause = pause_s(s.retry_min_s, s.retry_max_s, trip.tries, f"{trip.place:x}")
+        trip.wake_at = now + max(pause, pushback.retry_after_s)
+        book.live.push(trip)
+
+
+def _is_out_of_tries(book: Book, trip: Trip) -> bool:
+    """Return whether a request has tried often enough; one with a deadline tries until its time is over."""
+    return trip.deadline == NEVER and trip.tries >= book.settings.attempts_max
+
+
+def _verdict_of(fault: Fault) -> Failure:
+    refusal = read_refusal(fault)
+    return Failure(kind="credentials" if refusal is Refusal.CREDENTIALS else "rejected", error=fault.error)
+
+
+def _end(book: Book, trip: Trip, failure: Failure, now: float) -> None:
+    """Give a request its final verdict; one that is in a running job too may still be answered there."""
+    book.live.drop(trip.place)
+    if not trip.besides:
+        verdicts = settlement.Verdicts()
+        verdicts.add([trip.place], failure)
+        settlement.fail(book, trip.lane, "", verdicts, now)
+
+
+def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> None:
+    """Tell a request that its budget is used up; where a rung below costs less it goes there."""
+    one = rider(book, trip.place)
+    if is_no_dearer(one.ladder, trip.rung):
+        descend(book, one, trip.rung, now)
+    elif trip.besides:
+        book.live.drop(trip.place)
+        book.held_back[trip.place] = refusal.setting
+    else:
+        _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
+
+
+def hold_of(op: int) -> str:
+    """Return the name under which the money of a live call is reserved."""
+    return f"call-{op}"
+
+
+def _ask(flight: Flight) -> Ask:
+    return Ask(
+        id=hold_of(flight.op),
+        route=flight.route,
+        lane=flight.lane,
+        count=len(flight.trips),
+        input_tokens=sum(trip.tokens for trip in flight.trips),
+        doubles=sum(trip.besides for trip in flight.trips),
+        lasting=False,
+    )

@@ -1,0 +1,101 @@
+"""The ladder: which route a request takes now, and when it has to be left for the next one.
+
+Owns the codes by which ladders are written down, the durations that were seen, and the two rules: when a rung is
+entered, and when it is left. It must not know rows, jobs or calls.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import ceil
+from typing import Final, cast
+
+import msgspec
+
+from carpool.settings import ROUTES, Ladder, Route
+
+LADDERS: Final[tuple[Ladder, ...]] = tuple(
+    cast("Ladder", ladder) for length in range(1, len(ROUTES) + 1) for ladder in permutations(ROUTES, length)
+)
+"""All ladders there are. A row's ladder is written down as its index here, so the order is for ever."""
+BATCH_ONLY: Final = 0
+SAMPLES_MAX: Final = 64
+USUAL_SHARE: Final = 0.9
+PRIOR_S: Final[dict[Route, float]] = {"batch": 6 * 3_600.0, "flex": 900.0, "standard": 60.0}
+"""How long a route takes before there is any history: guesses, until ten durations were seen."""
+_TRUSTED: Final = 10
+
+_CODES: Final = {ladder: code for code, ladder in enumerate(LADDERS)}
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """The durations of one route and model, as they are written down: the newest last."""
+
+    model: str
+    route: Route
+    durations_s: list[float]
+
+
+def code_of(ladder: Ladder) -> int:
+    """Return the number by which a ladder is written down."""
+    return _CODES[ladder]
+
+
+class Durations:
+    """How long each route takes for each model."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, Route], list[float]] = {}
+        self._usual: dict[tuple[str, Route], float] = {}
+
+    def saw(self, model: str, route: Route, duration_s: float) -> None:
+        """Learn from a request that took so long from entering the route to its answer."""
+        seen = self._seen.setdefault((model, route), [])
+        seen.append(max(0.0, duration_s))
+        del seen[:-SAMPLES_MAX]
+        self._usual.pop((model, route), None)
+
+    def saw_at_least(self, model: str, route: Route, duration_s: float) -> None:
+        """Learn from one that was given up after so long: it tells something only if that is longer than usual."""
+        if duration_s > self.usual_s(model, route):
+            self.saw(model, route, duration_s)
+
+    def usual_s(self, model: str, route: Route) -> float:
+        """Return the duration that nine of ten requests keep to; until ten were seen the prior counts as one more."""
+        known = self._usual.get((model, route))
+        if known is None:
+            seen = sorted(self._seen.get((model, route), ()))
+            if len(seen) < _TRUSTED:
+                seen = sorted([*seen, PRIOR_S[route]])
+            known = self._usual[model, route] = seen[ceil(USUAL_SHARE * len(seen)) - 1]
+        return known
+
+    def records(self) -> list[Seen]:
+        """Return what is to be written down."""
+        return [Seen(model=model, route=route, durations_s=seen) for (model, route), seen in self._seen.items()]
+
+    def take(self, record: Seen) -> None:
+        """Take what was written down."""
+        self._seen[record.model, record.route] = list(record.durations_s[-SAMPLES_MAX:])
+        self._usual.pop((record.model, record.route), None)
+
+    # -- the two rules
+
+    def reserve_s(self, model: str, ladder: Ladder, rung: int) -> float:
+        """Return how much time the rungs below one need."""
+        return sum(self.usual_s(model, route) for route in ladder[rung + 1 :])
+
+    def enter(self, model: str, ladder: Ladder, rung: int, left_s: float) -> int:
+        """Return the first rung from ``rung`` on whose usual duration fits into the time left.
+
+        The last one is entered however little time is left: there is nothing to be saved for.
+        """
+        last = len(ladder) - 1
+        for number in range(rung, last):
+            if self.usual_s(model, ladder[number]) <= left_s:
+                return number
+        return last
+
+    def leave_at(self, model: str, ladder: Ladder, rung: int, deadline: float) -> float:
+        """Return when a rung has to be left, so that the rungs below have the time that they usually take."""
+        return deadline - self.reserve_s(model, ladder, rung)

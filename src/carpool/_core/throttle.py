@@ -1,0 +1,181 @@
+"""One gate for the calls of each live route and model: breaker, calls in the air, requests and tokens of a minute.
+
+Owns what each outcome of a call means for each of them. It must not know which call is whose.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from carpool._core.breaker import Breaker, Pushback
+from carpool._core.concurrency import CALLS_MAX, InFlight, Rate
+from carpool.settings import Route
+
+THROTTLES_MAX: Final = 1_024
+HOLD_MIN_S: Final = 5.0
+HOLD_MAX_S: Final = 60.0
+"""How long a used-up quota of a minute can hold calls back."""
+DAY_PAUSE_S: Final = 300.0
+"""First look after a used-up quota of a day, if the server does not say when it comes back."""
+_TOKENS_LEAST: Final = 1_000.0
+
+
+class Throttle:
+    """How fast one model may be called on one live route.
+
+    Args:
+        name: of route and model; the seed of jitter.
+        calls_max: calls in the air, at most.
+    """
+
+    __slots__ = ("_breaker", "_hold_until", "flying", "requests", "tokens")
+
+    def __init__(self, name: str, calls_max: int = CALLS_MAX) -> None:
+        self._breaker = Breaker(name)
+        self._hold_until = 0.0
+        self.flying = InFlight(calls_max)
+        self.requests = Rate()
+        self.tokens = Rate(least=_TOKENS_LEAST)
+
+    def __repr__(self) -> str:
+        return f"Throttle({self._breaker!r}, {self.flying!r}, requests={self.requests!r}, tokens={self.tokens!r})"
+
+    def is_refusing(self, now: float) -> bool:
+        """Return whether the route refuses calls altogether, so that those that wait are better sent elsewhere.
+
+        Not so at the moments when a probe may go: one of the calls that wait is to be that probe. Nor when a quota of
+        a minute is used up: then calls are merely spread over time.
+        """
+        at = self.next_start(now)
+        return self._breaker.is_open and at > now
+
+    def may_start(self, now: float, tokens: int = 0) -> bool:
+        """Return whether a call may be sent now.
+
+        Args:
+            now: the time, in seconds.
+            tokens: estimate of its input.
+        """
+        return self.next_start(now, tokens) <= now
+
+    def next_start(self, now: float, tokens: int = 0) -> float:
+        """Return when a call may be sent; infinity if the end of another call has to come first.
+
+        An outcome may bring it forward: ask again after each.
+        """
+        if self._hold_until - now > HOLD_MAX_S:  # the clock was set back
+            self._hold_until = now
+        rates = max(self.requests.next_send(now), self.tokens.next_send(now, float(tokens)))
+        at = max(now, self._hold_until, rates, self._breaker.next_send(now))
+        # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
+        return at if self._breaker.is_open else max(at, self.flying.next_send(now))
+
+    def wait_s(self, now: float, queued: int, tokens: int = 0) -> float:
+        """Return how long a call will wait behind others, as far as the learned rates tell.
+
+        Args:
+            now: the time, in seconds.
+            queued: calls before it.
+            tokens: estimate of the input of all of them.
+        """
+        held_s = max(self._hold_until, self._breaker.next_send(now), now) - now
+        return held_s + 60.0 * max(queued / self.requests.per_minute, tokens / self.tokens.per_minute)
+
+    def started(self, tokens: int, now: float) -> None:
+        """Note that a call was sent.
+
+        Args:
+            tokens: estimate of its input.
+            now: the time, in seconds.
+        """
+        self._breaker.sent(now)
+        self.flying.sent(now)
+        self.requests.sent(now)
+        self.tokens.sent(now, float(tokens))
+
+    def ended(self, now: float, *, sent_at: float, tokens: int = 0, estimate: int = 0) -> None:
+        """Note that a call was answered, be it with an error that is the request's own.
+
+        Args:
+            now: the time, in seconds.
+            sent_at: when it was sent.
+            tokens: its input as the server counted it; 0 if it did not.
+            estimate: of its input, as it was given to ``started``.
+        """
+        self._breaker.succeeded(now, sent_at)
+        self.flying.succeeded(now, sent_at)
+        self.requests.accepted(now)
+        self.tokens.accepted(now, float(tokens or estimate), float(estimate))
+
+    def refused(self, now: float, pushback: Pushback, *, sent_at: float) -> None:
+        """Note that a call failed.
+
+        Args:
+            now: the time, in seconds.
+            pushback: what the failure says; one that is the request's own counts as an answer.
+            sent_at: when it was sent.
+        """
+        if not pushback.refuses:
+            self.ended(now, sent_at=sent_at)
+            return
+        asked_s = pushback.retry_after_s
+        was_open = self._breaker.is_open
+        self.flying.refused(now, sent_at)
+        match pushback.scope:
+            case "requests_minute" | "quota":
+                self.requests.refused(now, sent_at, float(pushback.quota))
+                self._hold(now, asked_s)
+            case "tokens_minute":
+                self.tokens.refused(now, sent_at, float(pushback.quota))
+                self._hold(now, asked_s)
+            case "requests_day" | "tokens_day" | "overload" | "none":
+                pass
+            case _:
+                assert_never(pushback.scope)
+        if pushback.scope in ("requests_day", "tokens_day"):
+            self._breaker.open(now, asked_s or DAY_PAUSE_S)
+        else:
+            self._breaker.refused(now, sent_at, asked_s)
+        if self._breaker.is_open and not was_open:
+            self.flying.restart()
+
+    def dropped(self, sent_at: float) -> None:
+        """Note that a call ended without telling anything: nobody waits for it any more, and it was broken off."""
+        self._breaker.dropped(sent_at)
+        self.flying.dropped(sent_at)
+
+    def _hold(self, now: float, asked_s: float) -> None:
+        hold_s = min(max(asked_s, HOLD_MIN_S), HOLD_MAX_S)
+        self._hold_until = max(self._hold_until, now + hold_s)
+
+
+class Throttles:
+    """The throttles of all routes and models; those that are not in use are forgotten when there are too many.
+
+    Args:
+        calls_max: calls in the air on one route and model, at most.
+    """
+
+    def __init__(self, calls_max: int = CALLS_MAX) -> None:
+        self._calls_max = calls_max
+        self._throttles: dict[tuple[Route, str], Throttle] = {}
+
+    def of(self, route: Route, model: str) -> Throttle:
+        """Return the throttle of a route and model."""
+        throttle = self._throttles.get((route, model))
+        if throttle is None:
+            throttle = self._throttles[route, model] = Throttle(f"{route}/{model}", self._calls_max)
+            if len(self._throttles) > THROTTLES_MAX:
+                self._forget((route, model))
+        return throttle
+
+    def refusing(self, now: float) -> list[tuple[Route, str]]:
+        """Return the routes and models that refuse calls altogether."""
+        return sorted(key for key, throttle in self._throttles.items() if throttle.is_refusing(now))
+
+    def _forget(self, kept: tuple[Route, str]) -> None:
+        """Forget the oldest throttle that has no call in the air."""
+        for key, throttle in self._throttles.items():
+            if key != kept and not throttle.flying.count:
+                del self._throttles[key]
+                return

@@ -1,0 +1,187 @@
+"""``carpool quote``: what a file of rows will take and cost, before anything is spent.
+
+Owns how a quote is read from a file and shown. What is counted, and on which basis, is the library's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+
+from cyclopts import Parameter
+
+from carpool.cli.console import Exit, UsageError, counted, print_json, run, say, usd
+
+if TYPE_CHECKING:
+    from carpool import Settings
+    from carpool._quote import Quote, Quoter
+    from carpool.cli.rows import RowReader
+    from carpool.types import Kind
+
+_BAD_ROWS_SHOWN: Final = 20
+
+
+def quote_rows(
+    source: Annotated[str, Parameter(name="IN", allow_leading_hyphen=True)],
+    /,
+    *,
+    model: str | None = None,
+    kind: Annotated[str, Parameter(choices=("generate", "embed"))] = "generate",
+    json: bool = False,
+) -> int:
+    """Say what the rows of a file will take and cost, before anything is sent.
+
+    Rows are those of "carpool map". Needs no key and no network. Money is a range: one time in ten it is less than its
+    lower end, one time in ten more than its upper one, as far as its basis holds; the basis is printed with it. Rows
+    that could not be sent are named with their line, and not counted.
+
+    Args:
+        source: file of rows, or - for standard input.
+        model: name of the model, such as gemini-3.5-flash; if not given, the one that the rows name.
+        kind: what the rows are.
+        json: print one JSON object.
+    """
+    try:
+        return run(_run(source, model, cast("Kind", kind), as_json=json))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+async def _run(source: str, model: str | None, kind: Kind, *, as_json: bool) -> int:
+    from carpool import Settings
+
+    settings = Settings.from_env()
+    counter = _Counter(source, model, kind, settings)
+    from carpool.cli.source import lines_of
+
+    async for line in lines_of(source, settings.line_bytes_max):
+        if not counter.take(line):
+            break
+    if counter.quoter is None:
+        raise UsageError(
+            f"{counter.name} has no row that could be sent" if counter.bad else f"{counter.name} has no rows"
+        )
+    quote = counter.quoter.quote()
+    if as_json:
+        from carpool._quote import quote_data
+
+        print_json({**quote_data(quote), "bad_rows": counter.bad})
+    else:
+        _show(quote)
+    if counter.bad > _BAD_ROWS_SHOWN:
+        say(f"{counted(counter.bad - _BAD_ROWS_SHOWN, 'more row')} cannot be sent either")
+    return Exit.FAILED if counter.bad else Exit.OK
+
+
+class _Counter:
+    """Takes lines, and tells of those that are no rows."""
+
+    def __init__(self, source: str, model: str | None, kind: Kind, settings: Settings) -> None:
+        self.name = "standard input" if source == "-" else source
+        self.bad = 0
+        self.quoter: Quoter | None = None
+        self._model = model
+        self._kind: Kind = kind
+        self._settings = settings
+        self._reader: RowReader | None = None
+        self._waiting = 0
+        if model is not None:
+            self._begin(model)
+
+    def _begin(self, model: str) -> RowReader:
+        from carpool._quote import Quoter
+        from carpool.cli.rows import RowReader
+
+        self._quoter = Quoter(model, self._kind, self._settings, time.time())
+        self._reader = RowReader(self.name, model, self._kind, self._settings.line_bytes_max)
+        return self._reader
+
+    def take(self, line: bytes) -> bool:
+        """Count a line, and return whether the input goes on."""
+        from carpool import ConfigurationError, NotBatchable
+        from carpool.cli.rows import BadRow
+
+        reader = self._reader
+        if reader is None:
+            if not line.strip():
+                self._waiting += 1
+                return True
+            reader = self._begin(_named_model(line, self.name))
+            for _ in range(self._waiting):
+                reader.read(b"\n")
+        try:
+            request = reader.read(line)
+            if request is not None:
+                self._quoter.add(request)
+                self.quoter = self._quoter
+        except BadRow as error:
+            self._tell(str(error))
+        except (ConfigurationError, NotBatchable) as error:
+            self._tell(str(reader.bad(str(error).replace(" Nothing was sent.", ""))))
+        return len(line) <= self._settings.line_bytes_max
+
+    def _tell(self, words: str) -> None:
+        self.bad += 1
+        if self.bad <= _BAD_ROWS_SHOWN:
+            say(words)
+
+
+def _named_model(line: bytes, name: str) -> str:
+    """Return the model that a row names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    import msgspec
+
+    try:
+        row: Any = msgspec.json.decode(line)
+        model = row["request"]["model"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        model = None
+    if not isinstance(model, str):
+        raise UsageError(f"the first row of {name} names no model: give one with --model")
+    return model.removeprefix("models/")
+
+
+def _show(quote: Quote) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout)
+    forms = [
+        f"{count} {words}"
+        for count, words in ((quote.inline, "inline"), (quote.batches - quote.inline, "file"))
+        if count
+    ]
+    console.print(
+        f"{counted(quote.rows, 'row')} for {quote.model}, {quote.size_bytes:,} bytes, "
+        f"{quote.batches} batch{'es' if quote.batches != 1 else ''} ({', '.join(forms)})",
+        highlight=False,
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for heading in ("low (p10)", "middle", "high (p90)"):
+        table.add_column(heading, justify="right")
+    for name, span in (("input tokens", quote.input_tokens), ("output tokens", quote.output_tokens)):
+        table.add_row(name, *(f"{value:,}" for value in (span.p10, span.p50, span.p90)))
+    for route, money in (quote.money or {}).items():
+        beside = max((one.p90_usd for one in (quote.money or {}).values()), default=Decimal(0))
+        words = "list price" if route == "list" else f"on the {route} route"
+        table.add_row(words, *(usd(amount, beside) for amount in (money.p10_usd, money.p50_usd, money.p90_usd)))
+    for route, span in quote.time_s.items():
+        words = "time of a batch" if route == "batch" else f"time of a {route} call"
+        table.add_row(words, *(_duration(value) for value in (span.p10, span.p50, span.p90)))
+    console.print(table)
+    for name, words in quote.basis.items():
+        console.print(f"{name.replace('_', ' ')}: {words}", highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: int) -> str:
+    """Return a time for people."""
+    return f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds / 60:g} min"
