@@ -64,8 +64,8 @@ def test_a_span_that_has_passed_says_so(value: Any) -> None:
 
 UNUSABLE: list[Any] = [
     "", "4", "h", "1h30m", "06:00Z", "06:00 Europe/Berlin",
-    "2030-01-31T06:00Z", "4 h", "4x", "-4h", "1e3s", "4h4", "h4", "25:00", "24:00", "12:60", "6:0", "06:00:00", "6am", "noon",
-    "tomorrow", "٣h", "2030-01-31", "9" * 400 + "d", "9" * 5_000 + "h",
+    "2030-01-31T06:00Z", "4 h", "4x", "-4h", "1e3s", "4h4", "h4", "25:00", "24:00", "12:60", "6:0", "06:00:00", "6am",
+    "noon", "tomorrow", "٣h", "2030-01-31", "9" * 400 + "d", "9" * 5_000 + "h",
     True, False, None, object(), b"4h", [], date(2100, 1, 1), float("nan"), float("inf"), 10**400, -(10**400),
 ]  # fmt: skip
 

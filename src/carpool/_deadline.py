@@ -101,11 +101,8 @@ def _unusable(value: Any) -> ConfigurationError:
 def _next_shown(shown: time, now_s: float, zone: tzinfo | None) -> float:
     """Return the next moment at which a clock shows a time of day."""
     today = datetime.fromtimestamp(now_s, zone).date()
-    for ahead in range(-1, _DAYS_AHEAD):
-        later = [at for at in _shown_on(today + timedelta(days=ahead), shown, zone) if at > now_s]
-        if later:
-            return min(later)
-    raise AssertionError("each time of day is shown within days")
+    days = (today + timedelta(days=ahead) for ahead in range(-1, _DAYS_AHEAD))
+    return min(at for day in days for at in _shown_on(day, shown, zone) if at > now_s)
 
 
 def _shown_on(day: date, shown: time, zone: tzinfo | None) -> Iterator[float]:

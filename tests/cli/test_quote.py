@@ -179,6 +179,22 @@ def test_what_cannot_be_quoted_says_why(
     assert done.out == ""
 
 
+def test_texts_to_embed_are_quoted_too(inside: Inside, tmp_path: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", [{"prompt": "x" * 400}] * 2)
+    done = inside.run("quote", "in.jsonl", "--model", "gemini-embedding-001", "--kind", "embed", "--json")
+    quote = json.loads(done.out)
+    assert (quote["input_tokens"]["p50"], quote["output_tokens"]["p90"]) == (200, 0)
+    assert quote["basis"]["output_tokens"] == "embeddings have none"
+    assert Decimal(str(quote["money"]["list"]["p50_usd"])) == Decimal("0.00003")
+    nobodys = inside.run("quote", "in.jsonl", "--model", "gemini-embedding-2", "--kind", "embed")
+    assert "on the batch route" in nobodys.out
+
+
+def test_a_quote_of_nothing_is_empty() -> None:
+    quote = Quoter("gemini-2.5-flash", "generate", Settings(), NOW).quote()
+    assert (quote.rows, quote.batches, quote.input_tokens.p90) == (0, 0, 0)
+
+
 def test_a_line_that_is_too_long_ends_the_input(inside: Inside, tmp_path: Path) -> None:
     write_rows(tmp_path / "in.jsonl", [{"prompt": "fine"}, {"prompt": "x" * 300_000}, {"prompt": "fine"}])
     done = inside.run("quote", "in.jsonl", "--model", "gemini-2.5-flash", "--json", CARPOOL_LINE_BYTES_MAX="65536")

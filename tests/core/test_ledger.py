@@ -171,6 +171,17 @@ def test_a_ceiling_may_be_reached_and_says_how_much_is_left() -> None:
 # -- receipts
 
 
+def test_a_ledger_gives_the_meter_of_a_lane() -> None:
+    ledger = Ledger(PRICES)
+    row = b'{"tokenCount":"12","embedding":{"values":[0.5]}}'
+    new = Lane("embed", "gemini-embedding-2")
+    assert ledger.meter("batch", Lane("embed", "gemini-embedding-001"), NOW).charge([row]).paid_picousd == 12 * 75_000
+    assert ledger.meter("batch", new, NOW).charge([row]).unknown == 1
+    assert ledger.meter("batch", new, NOW, text_only=True).charge([row]).paid_picousd == 12 * 100_000
+    assert ledger.meter("batch", NOBODYS, NOW).charge([row]).unknown == 1
+    assert ledger.meter("batch", Lane("generate", "gemini-3.7-flash"), 2e9).charge([row]).unknown == 1
+
+
 def test_a_double_is_seen_with_what_it_cost() -> None:
     ledger = Ledger.of(Settings(prices=PRICES))
     both = ask(Lane("embed", "mine"), "standard", tokens=1_000, count=10, doubles=5, lasting=False)

@@ -228,7 +228,7 @@ class BudgetMachine(RuleBasedStateMachine):
             )
 
 
-BudgetMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+BudgetMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
 TestBudget = BudgetMachine.TestCase
 
 

@@ -159,6 +159,14 @@ def test_a_document_costs_what_text_costs_where_pictures_do() -> None:
     assert Meter(FLASH, "standard").cost(body(paper)) == Meter(FLASH, "standard").cost(body(PLAIN))
 
 
+def test_kinds_of_which_there_is_nothing_do_not_matter() -> None:
+    usage = PLAIN | {
+        "cachedContentTokenCount": 90,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 100}, {"modality": "AUDIO", "tokenCount": 0}],
+    }
+    assert spent(usage) == Spent(prompt=100, output=20, cached=90)
+
+
 def test_a_block_gives_a_few_lengths_from_all_over_it() -> None:
     bodies = [body({"promptTokenCount": 1, "candidatesTokenCount": n, "totalTokenCount": 1 + n}) for n in range(1, 161)]
     outputs = Meter(FLASH, "batch").charge(bodies).outputs

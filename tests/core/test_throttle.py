@@ -9,7 +9,7 @@ import pytest
 
 from carpool._core.breaker import Pushback
 from carpool._core.concurrency import NEVER
-from carpool._core.throttle import DAY_PAUSE_S, HOLD_MAX_S, HOLD_MIN_S, THROTTLES_MAX, Throttle, Throttles
+from carpool._core.throttle import CALLS_IN_ALL, DAY_PAUSE_S, HOLD_MAX_S, HOLD_MIN_S, THROTTLES_MAX, Throttle, Throttles
 
 NOW = 1_800_000_000.0
 OVERLOAD = Pushback(scope="overload")
@@ -52,14 +52,28 @@ def test_it_is_held_as_long_as_asked_within_a_minute(asked_s: float, held_s: flo
     assert throttle.wait_s(NOW, queued=0) == pytest.approx(held_s)
 
 
+def test_each_request_of_a_call_counts() -> None:
+    throttle = Throttle("standard/m")
+    throttle.started(0, NOW, requests=100)
+    throttle.refused(NOW, Pushback(scope="requests_minute", quota=1_000), sent_at=NOW)
+    at = throttle.next_start(NOW)
+    throttle.started(0, at, requests=100)
+    assert throttle.next_start(at) == pytest.approx(at + 86 / 15, abs=0.1), "15 a second, 15 saved up"
+    throttle.ended(at, sent_at=at, requests=100)
+    assert throttle.requests._accepted_lately(at) == 100.0
+
+
 def test_tokens_of_a_minute_are_learned_apart_from_requests() -> None:
     throttle = Throttle("standard/m")
     calls(throttle, 1, tokens=5_000)
     throttle.refused(NOW, Pushback(scope="tokens_minute", quota=60_000), sent_at=NOW)
     assert (throttle.tokens.per_minute, throttle.requests.per_minute) == (54_000.0, NEVER)
-    at = throttle.next_start(NOW + 5, tokens=900)
+    at = NOW + 5
+    assert throttle.may_start(at, tokens=900), "900 a second"
     throttle.started(900, at)
-    assert throttle.next_start(at, tokens=900) == pytest.approx(at + 1.0)
+    assert throttle.may_start(at), "one without tokens"
+    assert not throttle.may_start(at, tokens=900)
+    assert throttle.next_start(at) == pytest.approx(at + 1.0), "of the one that was kept waiting"
     assert throttle.wait_s(at, queued=3, tokens=54_000) == pytest.approx(60.0)
 
 
@@ -123,6 +137,27 @@ def test_late_calls_of_before_do_not_keep_probes_back() -> None:
     assert throttle.may_start(at)
 
 
+def test_refused_probes_teach_nothing_of_the_rate() -> None:
+    throttle = Throttle("standard/m")
+    for second in range(60):
+        calls(throttle, 1, NOW + second)
+        throttle.ended(NOW + second, sent_at=NOW + second)
+    quota = Pushback(scope="quota")
+    for second in (60, 66):
+        calls(throttle, 1, NOW + second)
+        throttle.refused(NOW + second, quota, sent_at=NOW + second)
+    assert throttle.is_refusing(NOW + 66)
+    learned = throttle.requests.per_minute
+    assert learned == pytest.approx(0.9 * 60, rel=0.05)
+    at = NOW + 66
+    for _ in range(20):
+        at = throttle.next_start(at)
+        calls(throttle, 1, at)
+        throttle.refused(at, quota, sent_at=at)
+    assert at > NOW + 300
+    assert throttle.requests.per_minute == learned
+
+
 def test_calls_that_were_broken_off_make_room() -> None:
     throttle = Throttle("standard/m", calls_max=1)
     calls(throttle, 1)
@@ -158,6 +193,25 @@ def test_each_route_and_model_has_its_own() -> None:
     assert throttles.refusing(NOW) == [("standard", "a")]
     calls(throttles.of("flex", "b"), 3)
     assert throttles.of("flex", "b").next_start(NOW) == NEVER
+
+
+def test_all_together_have_a_limit_too() -> None:
+    throttles = Throttles()
+    for number in range(CALLS_IN_ALL):
+        throttles.of("flex", f"m{number % 10}").started(1, NOW)
+    other = throttles.of("standard", "n")
+    assert other.next_start(NOW) == NEVER
+    throttles.of("flex", "m0").ended(NOW, sent_at=NOW)
+    assert other.may_start(NOW)
+    for end in (
+        lambda: other.refused(NOW, OVERLOAD, sent_at=NOW),
+        lambda: other.refused(NOW, Pushback(), sent_at=NOW),
+        lambda: other.dropped(NOW),
+    ):
+        other.started(1, NOW)
+        assert not other.may_start(NOW)
+        end()
+        assert other.may_start(NOW)
 
 
 def test_those_that_are_not_in_use_are_forgotten_when_there_are_too_many() -> None:
@@ -201,7 +255,7 @@ def fast_through_a_storm(rate: float, seed: int, pushback: Pushback) -> tuple[fl
             longest_s = max(longest_s, at - came_at)
             number += 1
             throttle.started(100, at)
-            if (no := span(came_at)) is not None:
+            if (no := span(at)) is not None:
                 received[no] += 1
             refused = 60.0 <= at < 180.0 and rng.random() < 0.8
             heapq.heappush(ends, (at + (0.05 if refused else rng.uniform(0.2, 0.6)), number, at, refused))
@@ -238,5 +292,5 @@ def test_of_a_storm_the_route_receives_a_tenth_and_afterwards_all_again(rate: fl
         during, waited_s, after = fast_through_a_storm(rate, seed, pushback)
         assert during <= 0.1, f"seed {seed}"
         assert waited_s <= 40.0, f"seed {seed}: waited {waited_s} s"
-        if pushback.scope == "overload":
-            assert after >= 0.99, f"seed {seed}"
+        # A quota of a minute might be behind the others: then a few calls go elsewhere until it is known to be none.
+        assert after >= (0.9 if pushback.scope == "overload" else 0.6), f"seed {seed}"

@@ -37,7 +37,8 @@ _STEP_S: Final = 10.0
 _STEP_MAX_S: Final = 80.0
 _STEP: Final = 0.02
 _STEP_MAX: Final = 0.25
-_DUST: Final = 1e-9
+_AT_ONCE_S: Final = 0.001
+"""What is not worth a wait: less than clocks and timers can tell."""
 
 
 class InFlight:
@@ -196,10 +197,11 @@ class Rate:
             return now
         self._fill(now)
         missing = min(cost, self._purse_max) - self._purse
-        if missing <= _DUST:
+        wait_s = missing * _MINUTE_S / self.per_minute
+        if wait_s <= _AT_ONCE_S:
             return now
         self._held_back = True
-        return now + missing * _MINUTE_S / self.per_minute
+        return now + wait_s
 
     def sent(self, now: float, cost: float = 1.0) -> None:
         """Note that this much was sent."""

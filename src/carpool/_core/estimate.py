@@ -160,11 +160,11 @@ class Histogram:
         if not self.count:
             raise ValueError("nothing was counted")
         wanted = -(-self.count * percent // 100)
-        for bucket in sorted(self._counts):
-            wanted -= self._counts[bucket]
-            if wanted <= 0:
-                return _top(bucket)
-        return _top(max(self._counts))
+        buckets = iter(sorted(self._counts))
+        bucket = next(buckets)
+        while (wanted := wanted - self._counts[bucket]) > 0:
+            bucket = next(buckets)
+        return _top(bucket)
 
     def sketch(self) -> Sketch:
         """Return what goes to disk."""

@@ -81,8 +81,6 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Return what tokens cost, fees aside; ``None``: something among them has no price."""
         if spent.cached and self.cached < 0:
             return None
-        if spent.cached_audio and self.cached_audio < 0:
-            return None
         uniform = self.image == self.video == self.input
         if not uniform and (spent.cached_media or spent.other):
             return None

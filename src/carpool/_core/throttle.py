@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Final, assert_never
 
 from carpool._core.breaker import Breaker, Pushback
-from carpool._core.concurrency import CALLS_MAX, InFlight, Rate
+from carpool._core.concurrency import CALLS_MAX, NEVER, InFlight, Rate
 from carpool.settings import Route
 
 THROTTLES_MAX: Final = 1_024
+CALLS_IN_ALL: Final = 400
+"""Calls in the air over all routes and models; the connections that are left are for polls, uploads and downloads."""
 HOLD_MIN_S: Final = 5.0
 HOLD_MAX_S: Final = 60.0
 """How long a used-up quota of a minute can hold calls back."""
@@ -20,19 +22,33 @@ DAY_PAUSE_S: Final = 300.0
 _TOKENS_LEAST: Final = 1_000.0
 
 
+class Air:
+    """Calls in the air over all routes and models."""
+
+    __slots__ = ("count", "most")
+
+    def __init__(self, most: int = CALLS_IN_ALL) -> None:
+        self.count = 0
+        self.most = most
+
+
 class Throttle:
     """How fast one model may be called on one live route.
 
     Args:
         name: of route and model; the seed of jitter.
         calls_max: calls in the air, at most.
+        air: counts those of all routes and models.
     """
 
-    __slots__ = ("_breaker", "_hold_until", "flying", "requests", "tokens")
+    __slots__ = ("_air", "_breaker", "_hold_until", "_wanted", "flying", "requests", "tokens")
 
-    def __init__(self, name: str, calls_max: int = CALLS_MAX) -> None:
+    def __init__(self, name: str, calls_max: int = CALLS_MAX, air: Air | None = None) -> None:
+        self._air = air or Air()
         self._breaker = Breaker(name)
         self._hold_until = 0.0
+        self._wanted = 0
+        """Tokens of the call that was last kept waiting."""
         self.flying = InFlight(calls_max)
         self.requests = Rate()
         self.tokens = Rate(least=_TOKENS_LEAST)
@@ -56,16 +72,19 @@ class Throttle:
             now: the time, in seconds.
             tokens: estimate of its input.
         """
-        return self.next_start(now, tokens) <= now
+        self._wanted = tokens
+        return self.next_start(now) <= now
 
-    def next_start(self, now: float, tokens: int = 0) -> float:
-        """Return when a call may be sent; infinity if the end of another call has to come first.
+    def next_start(self, now: float) -> float:
+        """Return when the call that ``may_start`` was last asked about may be sent.
 
-        An outcome may bring it forward: ask again after each.
+        Infinity if the end of another call has to come first. An outcome may bring it forward: ask again after each.
         """
+        if self._air.count >= self._air.most:
+            return NEVER
         if self._hold_until - now > HOLD_MAX_S:  # the clock was set back
             self._hold_until = now
-        rates = max(self.requests.next_send(now), self.tokens.next_send(now, float(tokens)))
+        rates = max(self.requests.next_send(now), self.tokens.next_send(now, float(self._wanted)))
         at = max(now, self._hold_until, rates, self._breaker.next_send(now))
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
         return at if self._breaker.is_open else max(at, self.flying.next_send(now))
@@ -81,19 +100,22 @@ class Throttle:
         held_s = max(self._hold_until, self._breaker.next_send(now), now) - now
         return held_s + 60.0 * max(queued / self.requests.per_minute, tokens / self.tokens.per_minute)
 
-    def started(self, tokens: int, now: float) -> None:
+    def started(self, tokens: int, now: float, *, requests: int = 1) -> None:
         """Note that a call was sent.
 
         Args:
             tokens: estimate of its input.
             now: the time, in seconds.
+            requests: that share the call; quotas count each.
         """
+        self._wanted = 0
+        self._air.count += 1
         self._breaker.sent(now)
         self.flying.sent(now)
-        self.requests.sent(now)
+        self.requests.sent(now, float(requests))
         self.tokens.sent(now, float(tokens))
 
-    def ended(self, now: float, *, sent_at: float, tokens: int = 0, estimate: int = 0) -> None:
+    def ended(self, now: float, *, sent_at: float, tokens: int = 0, estimate: int = 0, requests: int = 1) -> None:
         """Note that a call was answered, be it with an error that is the request's own.
 
         Args:
@@ -101,10 +123,12 @@ class Throttle:
             sent_at: when it was sent.
             tokens: its input as the server counted it; 0 if it did not.
             estimate: of its input, as it was given to ``started``.
+            requests: likewise.
         """
+        self._air.count -= 1
         self._breaker.succeeded(now, sent_at)
         self.flying.succeeded(now, sent_at)
-        self.requests.accepted(now)
+        self.requests.accepted(now, float(requests))
         self.tokens.accepted(now, float(tokens or estimate), float(estimate))
 
     def refused(self, now: float, pushback: Pushback, *, sent_at: float) -> None:
@@ -118,20 +142,12 @@ class Throttle:
         if not pushback.refuses:
             self.ended(now, sent_at=sent_at)
             return
+        self._air.count -= 1
         asked_s = pushback.retry_after_s
         was_open = self._breaker.is_open
         self.flying.refused(now, sent_at)
-        match pushback.scope:
-            case "requests_minute" | "quota":
-                self.requests.refused(now, sent_at, float(pushback.quota))
-                self._hold(now, asked_s)
-            case "tokens_minute":
-                self.tokens.refused(now, sent_at, float(pushback.quota))
-                self._hold(now, asked_s)
-            case "requests_day" | "tokens_day" | "overload" | "none":
-                pass
-            case _:
-                assert_never(pushback.scope)
+        if not was_open:  # else it is a probe, or late: it says nothing of how much the route takes when it works
+            self._learn(now, pushback, sent_at)
         if pushback.scope in ("requests_day", "tokens_day"):
             self._breaker.open(now, asked_s or DAY_PAUSE_S)
         else:
@@ -141,11 +157,22 @@ class Throttle:
 
     def dropped(self, sent_at: float) -> None:
         """Note that a call ended without telling anything: nobody waits for it any more, and it was broken off."""
+        self._air.count -= 1
         self._breaker.dropped(sent_at)
         self.flying.dropped(sent_at)
 
-    def _hold(self, now: float, asked_s: float) -> None:
-        hold_s = min(max(asked_s, HOLD_MIN_S), HOLD_MAX_S)
+    def _learn(self, now: float, pushback: Pushback, sent_at: float) -> None:
+        """Learn what may be sent in a minute, and hold calls back until more may be sent."""
+        match pushback.scope:
+            case "requests_minute" | "quota":
+                self.requests.refused(now, sent_at, float(pushback.quota))
+            case "tokens_minute":
+                self.tokens.refused(now, sent_at, float(pushback.quota))
+            case "requests_day" | "tokens_day" | "overload" | "none":
+                return
+            case _:
+                assert_never(pushback.scope)
+        hold_s = min(max(pushback.retry_after_s, HOLD_MIN_S), HOLD_MAX_S)
         self._hold_until = max(self._hold_until, now + hold_s)
 
 
@@ -158,13 +185,14 @@ class Throttles:
 
     def __init__(self, calls_max: int = CALLS_MAX) -> None:
         self._calls_max = calls_max
+        self._air = Air()
         self._throttles: dict[tuple[Route, str], Throttle] = {}
 
     def of(self, route: Route, model: str) -> Throttle:
         """Return the throttle of a route and model."""
         throttle = self._throttles.get((route, model))
         if throttle is None:
-            throttle = self._throttles[route, model] = Throttle(f"{route}/{model}", self._calls_max)
+            throttle = self._throttles[route, model] = Throttle(f"{route}/{model}", self._calls_max, self._air)
             if len(self._throttles) > THROTTLES_MAX:
                 self._forget((route, model))
         return throttle

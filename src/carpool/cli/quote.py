@@ -46,9 +46,7 @@ def quote_rows(
     try:
         return run(_run(source, model, cast("Kind", kind), as_json=json))
     except OSError as error:
-        if error.filename is None:
-            raise
-        raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{error.filename or source} cannot be read: {error.strerror}") from None
 
 
 async def _run(source: str, model: str | None, kind: Kind, *, as_json: bool) -> int:

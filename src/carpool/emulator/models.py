@@ -88,6 +88,16 @@ class Live:
         check(message, body)
         return as_object(camelise(body) if needs_camel(self.call.body) else body)
 
+    def _check_quota(self, requests: int = 1) -> None:
+        """Refuse the call if the last minute leaves no room for it.
+
+        Raises:
+            ApiError: 429.
+        """
+        plan = self._state.plan
+        limits = {"requests": plan.live_requests_per_minute, "tokens": plan.live_tokens_per_minute}
+        self._state.quotas.check(self._model, self._now, asked=requests, **limits)
+
     def _found(self, request: JsonObject) -> Found:
         """Return what a request needs.
 
@@ -115,6 +125,7 @@ class Live:
         if tier not in _TIERS | {"", "unspecified"}:
             kind = f"{TYPE_PREFIX}google.ai.generativelanguage.v1beta.ServiceTier"
             raise ApiError(400, f"Invalid value at 'service_tier' ({kind}), \"{request['serviceTier']}\"")
+        self._check_quota()
         outcome = answers.generate(
             self._model, request, cache=self._found(request).cache, tokens_max=self._state.plan.input_tokens_max
         )
@@ -136,6 +147,7 @@ class Live:
             audio_tokens=outcome.audio_tokens,
         )
         self._state.ledger.bill_live(camel_digest(self._model, request), bill)
+        self._state.quotas.took(self._model, self._now, outcome.prompt_tokens)
         return outcome, {"x-gemini-service-tier": tier} if tier in _TIERS else {}
 
     def generate(self) -> Reply:
@@ -173,6 +185,7 @@ class Live:
             unpriced=int(cost is None),
         )
         self._state.ledger.bill_live(camel_digest(self._model, request), bill)
+        self._state.quotas.took(self._model, self._now, task.tokens)
         return b'{"values":' + vector_json(task.text, task.dimensions) + b"}", task
 
     def _usage(self, tasks: list[EmbedTask]) -> bytes:
@@ -188,7 +201,9 @@ class Live:
         Raises:
             ApiError: unknown fields, or an embedding that is an error.
         """
-        values, task = self._embedding(self._body("EmbedContentRequest"))
+        request = self._body("EmbedContentRequest")
+        self._check_quota()
+        values, task = self._embedding(request)
         return Reply(body=b'{"embedding":' + values + self._usage([task]))
 
     def embed_many(self) -> Reply:
@@ -203,6 +218,7 @@ class Live:
             raise ApiError(400, f"{words}at most {_EMBEDS_MAX} requests can be in one batch\n")
         if not requests:
             raise ApiError(400, f"{words}requests is not specified\n")
+        self._check_quota(len(requests))
         embedded = [self._embedding(as_object(request)) for request in requests]
         values = b",".join(one for one, _ in embedded)
         return Reply(body=b'{"embeddings":[' + values + b"]" + self._usage([task for _, task in embedded]))
