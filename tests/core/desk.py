@@ -13,6 +13,8 @@ from tests.simulation.store import DurableStore
 
 from carpool._core.keys import Claim
 from carpool._core.messages import (
+    Answered,
+    Call,
     CallFailed,
     Create,
     Created,
@@ -23,6 +25,7 @@ from carpool._core.messages import (
     Found,
     Poll,
     Polled,
+    Refused,
     Revoke,
     Revoked,
     RowsFetched,
@@ -34,6 +37,7 @@ from carpool._core.messages import (
     Woken,
     Write,
 )
+from carpool._core.meter import Charge
 from carpool._core.model import (
     EXPLICIT,
     TICKET,
@@ -50,7 +54,8 @@ from carpool._core.model import (
     Tokens,
 )
 from carpool._core.recovery import Recovery
-from carpool.settings import Settings
+from carpool._core.routing import code_of
+from carpool.settings import Ladder, Settings
 from carpool.types import BatchJob, ServerError
 
 LANE: Final = Lane("generate", "model-without-price")
@@ -107,12 +112,15 @@ class Desk:
         size_bytes: int = 50,
         tokens: int = 1,
         deadline: float | None = None,
+        ladder: Ladder = ("batch",),
     ) -> Place:
         """Take a new request in."""
         flags = 0 if key is None else EXPLICIT | (TICKET if ticket else 0)
         name = self.engine.new_key(digest_of(prompt)) if key is None else key
         line = prompt.encode().ljust(size_bytes - 1, b".") + b"\n"
-        place = self.engine.admit(lane, name, digest_of(prompt), line, tokens, flags, deadline, self.now)
+        place = self.engine.admit(
+            lane, name, digest_of(prompt), line, tokens, flags, deadline, self.now, code_of(ladder)
+        )
         spilled: list[Write] = list(self.engine.spilled)
         self.engine.spilled.clear()
         self.disk.apply(spilled)
@@ -213,6 +221,18 @@ class Desk:
 
     def refused(self, code: int, message: str = "", status: str = "", job: Job | None = None) -> Step:
         return self.failed("refused", error(code, message, status), job)
+
+    # -- live calls
+
+    def answered(self, call: Call, *, kept: Sequence[tuple[Place, bytes]] = ()) -> Step:
+        """Let a live call be answered: straight to awaiters what is not kept."""
+        away = {place for place, _ in kept}
+        delivered = [place for place in call.places if place not in away]
+        return self.tell(Answered(call.op, delivered, list(kept), [], Charge(answers=len(call.places))))
+
+    def shed(self, call: Call, code: int = 503, message: str = "", status: str = "") -> Step:
+        """Let a live call be refused."""
+        return self.tell(Refused(call.op, Fault(kind="refused", error=error(code, message, status))))
 
     # -- on the way to a state
 

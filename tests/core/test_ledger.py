@@ -110,6 +110,19 @@ def test_long_prompts_pictures_and_media_are_reserved_at_their_own_prices() -> N
     assert ledger.ask_picousd(ask(Lane("embed", "gemini-embedding-2"), tokens=10), NOW) == 10 * 6_000_000
 
 
+def test_the_fee_of_searches_is_reserved_with_the_rest() -> None:
+    ledger = Ledger.of(Settings(prices=PRICES, budget_per_day_usd=Decimal(1)))
+    cheap, old, new = ask(tokens=0, count=2), Lane("generate", "gemini-2.5-flash"), Lane("generate", "gemini-3.5-flash")
+    for lane, fee in ((old, 2 * 35 * 10**9), (new, 2 * 3 * 14 * 10**9)):
+        plain = ledger.ask_picousd(ask(lane, tokens=0, count=2), NOW)
+        assert plain is not None
+        assert ledger.ask_picousd(ask(lane, tokens=0, count=2, searches=2), NOW) == plain + fee
+    assert ledger.ask_picousd(cheap, NOW) is not None
+    refusal = ledger.refusal(ask(tokens=0, count=2, searches=1), NOW)
+    assert refusal is not None
+    assert "or of its searches is not known" in refusal.message
+
+
 def test_without_limits_anything_may_be_sent_but_what_is_sent_twice() -> None:
     ledger = Ledger.of(Settings(prices=PRICES))
     assert ledger.refusal(ask(tokens=10**18), NOW) is None

@@ -1,14 +1,14 @@
 """One request's way down its ladder: on which rung it begins, and when it moves on.
 
-Owns the moves between rungs. What a route usually takes is for ``routing``, which live call goes next for ``live``, what
-the end of one means for ``landing``, and how jobs go on for ``lifecycle``.
+Owns the moves between rungs. What a route usually takes is for ``routing``, which live call goes next for ``live``,
+what the end of one means for ``landing``, and how jobs go on for ``lifecycle``.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from carpool._core.book import Book, spans_of
 from carpool._core.ledger import PAID_PERCENT, Ask
@@ -17,6 +17,10 @@ from carpool._core.messages import CancelRemote
 from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, place_of
 from carpool._core.routing import BATCH_ONLY, LADDERS
 from carpool.settings import Ladder, Route
+
+
+WAIT_MAX_S: Final = 15.0
+"""How long a request waits for a live call while a route that costs no more is on its ladder."""
 
 
 class Rider(NamedTuple):
@@ -142,7 +146,7 @@ def _watch(book: Book, one: Rider, rung: int) -> None:
 
 
 def move_on(book: Book, now: float) -> None:
-    """Take the requests whose time on their rung is over to the next, and those off a route that refuses all calls."""
+    """Take the requests whose time on their rung is over to the next."""
     riding: dict[str, list[Place]] = {}
     while book.leaving and book.leaving[0][0] <= now:
         _, place, rung = heapq.heappop(book.leaving)
@@ -160,12 +164,22 @@ def move_on(book: Book, now: float) -> None:
             descend(book, one, rung, now)
     for job_id, places in riding.items():
         _leave_job(book, book.jobs[job_id], places, now)
-    for route, model in book.live.routes:
-        if book.live.throttles.of(route, model).is_refusing(now):
-            for trip in list(book.live.waiting(route, model)):
-                one = rider(book, trip.place)
-                if is_no_dearer(one.ladder, trip.rung):
-                    descend(book, one, trip.rung, now)
+
+
+def flee(book: Book, now: float) -> None:
+    """Take the requests that wait for a live route that refuses all calls, or keeps them waiting long, to a rung that
+    costs no more. Calls that may start have started before: one of them is the probe that shows when it recovers.
+    """
+    for route, lane, trips in book.live.queues:
+        throttle = book.live.throttles.of(route, lane.model)
+        refuses = throttle.is_refusing(now)
+        tokens = 0
+        for ahead, trip in enumerate(trips):
+            one = rider(book, trip.place)
+            tokens += trip.tokens
+            waits = now - trip.entered_at > WAIT_MAX_S or throttle.wait_s(now, ahead, tokens) > WAIT_MAX_S
+            if (refuses or waits) and is_no_dearer(one.ladder, trip.rung):
+                descend(book, one, trip.rung, now)
 
 
 def descend(book: Book, one: Rider, rung: int, now: float) -> None:

@@ -428,6 +428,7 @@ class Engine:
                 lifecycle.resume(book, job, now)
         descent.move_on(book, now)
         landing.start(book, now)
+        descent.flee(book, now)
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
                 lifecycle.resume(book, book.seal(batch, now), now)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from carpool._core import settlement, shelf
 from carpool._core.book import Book
-from carpool._core.breaker import Pushback, read_pushback
+from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
 from carpool._core.descent import descend, is_no_dearer, rider
 from carpool._core.ledger import Ask
 from carpool._core.ledger import Refusal as Unaffordable
@@ -44,7 +44,13 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     model, route = flight.lane.model, flight.route
     estimate = sum(trip.tokens for trip in flight.trips)
     throttle = book.live.throttles.of(route, model)
-    throttle.ended(now, sent_at=flight.started_at, tokens=event.charge.prompt, estimate=estimate)
+    throttle.ended(
+        now,
+        sent_at=flight.started_at,
+        tokens=event.charge.prompt,
+        estimate=estimate,
+        requests=len(flight.trips),
+    )
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
@@ -101,7 +107,7 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     else:
         s = book.settings
         pause = pause_s(s.retry_min_s, s.retry_max_s, trip.tries, f"{trip.place:x}")
-        trip.wake_at = now + max(pause, pushback.retry_after_s)
+        trip.wake_at = now + max(pause, min(pushback.retry_after_s, ASKED_MAX_S))
         book.live.push(trip)
 
 

@@ -33,6 +33,8 @@ __all__ = [
 
 OUTPUT_TOKENS_GUESS: Final = 1_024
 """Expected answer tokens of one generate request, until history tells better."""
+QUERIES_RESERVED: Final = 3
+"""Searches for which money is reserved, of a request that may search, where each costs a fee."""
 _EMBED_OUTPUT_BYTES: Final = 40_000
 _TEXT_OUTPUT_BYTES: Final = 8_000
 _IMAGE_OUTPUT_BYTES: Final = 2_000_000
@@ -51,6 +53,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Estimate, as it was made when the requests were encoded."""
     caps: tuple[int, ...] = ()
     """``maxOutputTokens`` times candidates of each request, 0 where it has none; empty: none has one."""
+    searches: int = 0
+    """Of the requests: those that may search, for a fee."""
     doubles: int = 0
     """Of the requests: those that a running job holds too."""
     lasting: bool = True
@@ -137,13 +141,17 @@ class Ledger:
         return listed * rate.batch_percent // 100
 
     def ask_picousd(self, ask: Ask, now: float) -> int | None:
-        """Return what is to be reserved before sending; ``None``: the model's price is not known."""
+        """Return what is to be reserved before sending; ``None``: the price of the model or its searches is not known."""
         rate = self.rate(ask.lane.model, now)
         if rate is None:
             return None
         prompt = self.habits.input_tokens(ask.lane.model, ask.input_tokens)
         tier = rate.tier(ask.route, long=prompt > rate.long_from_tokens * max(1, ask.count))
         amount = prompt * max(tier.input, tier.audio, tier.image, tier.video) if rate.by_kind else prompt * tier.input
+        if ask.searches:
+            if rate.search_picousd < 0:
+                return None
+            amount += ask.searches * rate.search_picousd * (QUERIES_RESERVED if rate.search_per_query else 1)
         if ask.lane.kind == "embed":
             return amount
         output = self.habits.reserved_output(ask.lane.model, ask.count, ask.caps)
@@ -159,7 +167,7 @@ class Ledger:
             setting = DOUBLES if ask.doubles else _unpriced_limit(ceilings, ask.route)
             return Refusal(
                 setting,
-                f"The price of {ask.lane.model!r} is not known, so it cannot be kept within Settings.{setting}. "
+                f"The price of {ask.lane.model!r}{' or of its searches' if ask.searches else ''} is not known, so it cannot be kept within Settings.{setting}. "
                 "Give it in Settings.prices. Nothing was sent.",
             )
         found = self.budget.refusal(now, ask.route, amount, _share(amount, ask))

@@ -80,16 +80,13 @@ class Live:
             trip.over = True
         return trip
 
-    def waiting(self, route: Route, model: str) -> Iterator[Trip]:
-        """Iterate over the requests that wait for a call of a route and model."""
-        for (its_route, lane), heap in self._ready.items():
-            if its_route == route and lane.model == model:
-                yield from (trip for _, _, trip in heap if not trip.over and not trip.op)
-
     @property
-    def routes(self) -> list[tuple[Route, str]]:
-        """Routes and models for which requests wait."""
-        return sorted({(route, lane.model) for (route, lane), heap in self._ready.items() if heap})
+    def queues(self) -> list[tuple[Route, Lane, list[Trip]]]:
+        """Requests that wait for a call, those with the nearest deadline first, by route and lane."""
+        return [
+            (route, lane, [trip for _, _, trip in sorted(heap, key=_order) if not trip.over])
+            for (route, lane), heap in self._ready.items()
+        ]
 
     def start(self, now: float) -> Iterator[Call]:
         """Start the calls that may start now, those with the nearest deadline first."""
@@ -104,7 +101,7 @@ class Live:
                 for trip in trips:
                     trip.op = op
                 self.flights[op] = Flight(op=op, route=route, lane=lane, trips=trips, started_at=now)
-                throttle.started(sum(trip.tokens for trip in trips), now)
+                throttle.started(sum(trip.tokens for trip in trips), now, requests=len(trips))
                 until = max(trip.deadline for trip in trips)
                 yield Call(op=op, route=route, lane=lane, places=[trip.place for trip in trips], deadline=until)
             if not heap:
@@ -112,12 +109,15 @@ class Live:
 
     def land(self, op: int) -> Flight | None:
         """Take a call out of the air; ``None`` if there is none of this number."""
-        return self.flights.pop(op, None)
+        flight = self.flights.pop(op, None)
+        for trip in flight.trips if flight is not None else ():
+            trip.op = 0
+        return flight
 
     def next_wakeup(self, now: float) -> float | None:
         """Return when to look again if nothing else happens before."""
         times = [self._resting[0][0]] if self._resting else []
-        times += [self.throttles.of(route, model).next_start(now) for route, model in self.routes]
+        times += [self.throttles.of(route, lane.model).next_start(now) for route, lane in self._ready]
         return min((time for time in times if time < NEVER), default=None)
 
     def _wake(self, now: float) -> None:
@@ -138,3 +138,7 @@ class Live:
         for entry in taken:
             heapq.heappush(heap, entry)
         return [trip for _, _, trip in taken]
+
+
+def _order(entry: tuple[float, int, Trip]) -> tuple[float, int]:
+    return entry[0], entry[1]

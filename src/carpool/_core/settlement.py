@@ -15,6 +15,7 @@ from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, Rows
 from carpool._core.model import (
     ABANDONED,
     EXPLICIT,
+    LIVE,
     PARKED,
     SENT,
     Failure,
@@ -284,5 +285,5 @@ def _flags(book: Book, place: Place) -> int:
 
 def _finish(book: Book, place: Place) -> None:
     segment, row = _row(book, place)
-    assert segment.states[row] == SENT, f"row settled twice: {place:#x}"
+    assert segment.states[row] in (SENT, LIVE), f"row settled twice: {place:#x}"
     book.finish(segment, row)

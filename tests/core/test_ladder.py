@@ -1,0 +1,222 @@
+"""The ladder: on which rung a request begins, when it moves on, and what live calls' ends mean."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from carpool._core.messages import Answered, Call, CancelRemote, Create, Deliver, Fail, PutResults, Step
+from carpool._core.meter import Charge
+from carpool._core.model import DONE, LIVE, QUEUED, SENT
+from carpool._core.routing import LADDERS, PRIOR_S, Durations, code_of
+from carpool.settings import CHEAP, FAST, Price
+
+from .desk import LANE, START, Desk, every, only
+
+HOUR = 3_600.0
+PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
+STANDARD = ("standard",)
+
+
+def calls(step: Step) -> list[str]:
+    return [call.route for call in every(step.actions, Call)]
+
+
+def state(desk: Desk, place: int) -> int:
+    segment, row = desk.engine.book.at(place)
+    return DONE if segment is None else segment.states[row]
+
+
+# -- where a request begins
+
+
+@pytest.mark.parametrize(
+    ("left_s", "route"),
+    [(7 * HOUR, "batch"), (5 * HOUR, "flex"), (600.0, "standard"), (5.0, "standard")],
+)
+def test_a_request_begins_on_the_first_rung_that_fits_into_its_time(left_s: float, route: str) -> None:
+    desk = Desk()
+    desk.admit(ladder=CHEAP, deadline=START + left_s)
+    step = desk.wait()
+    assert calls(step) == ([] if route == "batch" else [route])
+    assert len(every(step.actions, Create)) == (route == "batch")
+
+
+def test_without_a_deadline_it_begins_on_the_first_rung() -> None:
+    desk = Desk()
+    places = [desk.admit(ladder=ladder) for ladder in (("batch",), FAST, CHEAP, STANDARD)]
+    step = desk.wait()
+    assert calls(step) == ["standard", "standard"]
+    assert only(step.actions, Create).job.count == 2
+    assert [state(desk, place) for place in places] == [SENT, LIVE, SENT, LIVE]
+
+
+def test_every_ladder_is_written_down_and_read_back_in_a_later_process() -> None:
+    desk = Desk(linger_s=60.0)
+    for number, ladder in enumerate(LADDERS):
+        desk.admit(f"p{number}", key=f"k{number}", ladder=ladder)
+    desk.wait()
+    [segment] = desk.restart().engine.book.segments.values()
+    assert [LADDERS[code] for code in segment.ladders] == list(LADDERS)
+    assert [code_of(ladder) for ladder in LADDERS] == list(range(15))
+
+
+# -- live calls
+
+
+def test_a_live_answer_of_a_bare_call_is_handed_over_and_leaves_nothing_behind() -> None:
+    desk = Desk()
+    desk.admit(ladder=STANDARD)
+    call = only(desk.wait().actions, Call)
+    desk.answered(call)
+    book = desk.engine.book
+    assert (book.segments, book.live.trips, book.live.flights, desk.disk.segments) == ({}, {}, {}, {})
+    assert (book.waiting_requests, book.waiting_bytes, desk.engine.idle) == (0, 0, True)
+    assert desk.engine.receipt().by_route["standard"].requests == 1
+
+
+def test_a_live_answer_of_an_explicit_key_is_stored_before_it_is_delivered() -> None:
+    desk = Desk()
+    place = desk.admit(key="k", ladder=STANDARD)
+    call = only(desk.wait().actions, Call)
+    step = desk.answered(call, kept=[(place, b"body")])
+    assert only(step.writes, PutResults).head.route == "standard"
+    assert only(step.actions, Deliver).rows == [(place, b"body")]
+    assert desk.restart().claim("k")[0].value == "kept"
+
+
+def test_a_refused_fast_call_goes_to_a_batch_at_once() -> None:
+    desk = Desk()
+    desk.admit(ladder=FAST)
+    call = only(desk.wait().actions, Call)
+    step = desk.shed(call, 429, "You exceeded your current quota.", "RESOURCE_EXHAUSTED")
+    assert every(step.actions, Fail) == []
+    assert only(step.actions, Create).job.count == 1
+    assert desk.engine.book.waiting_requests == 0
+
+
+def test_a_shed_flex_call_is_tried_again_while_the_next_rung_costs_more() -> None:
+    desk = Desk()
+    desk.admit(ladder=("flex", "standard"), deadline=START + HOUR)
+    step, tried = desk.wait(), 0
+    leave_at = START + HOUR - PRIOR_S["standard"]
+    while desk.now < leave_at:
+        for call in every(step.actions, Call):
+            assert call.route == "flex"
+            desk.shed(call)
+            tried += 1
+        step = desk.wait(1.0)
+    assert tried > 5
+    assert calls(step) == ["standard"]
+
+
+def test_without_a_deadline_a_rung_is_left_after_its_tries() -> None:
+    desk = Desk(attempts_max=2)
+    desk.admit(ladder=("flex", "standard"))
+    desk.shed(only(desk.wait().actions, Call))
+    step = desk.shed(only(desk.wake().actions, Call))
+    assert calls(step) == ["standard"]
+
+
+def test_the_last_rung_ends_in_an_error_after_its_tries() -> None:
+    desk = Desk(attempts_max=2)
+    place = desk.admit(ladder=STANDARD)
+    desk.shed(only(desk.wait().actions, Call))
+    fail = only(desk.shed(only(desk.wake().actions, Call)).actions, Fail)
+    assert (fail.places, fail.failure.kind, fail.failure.error.code) == ([place], "failed", 503)
+    assert desk.engine.idle
+
+
+def test_a_bad_request_is_rejected_by_the_live_route_without_another_try() -> None:
+    desk = Desk()
+    place = desk.admit(ladder=FAST)
+    fail = only(desk.shed(only(desk.wait().actions, Call), 400, "bad", "INVALID_ARGUMENT").actions, Fail)
+    assert (fail.places, fail.failure.kind) == ([place], "rejected")
+
+
+def test_what_flex_rejects_the_next_rung_is_asked() -> None:
+    desk = Desk()
+    desk.admit(ladder=("flex", "standard"))
+    step = desk.shed(only(desk.wait().actions, Call), 400, "flex is not for this model", "INVALID_ARGUMENT")
+    assert calls(step) == ["standard"]
+
+
+# -- falling forward
+
+
+def test_a_queued_request_leaves_when_the_rungs_below_need_the_time_that_is_left() -> None:
+    desk = Desk(jobs_max=1)
+    desk.running("first", key="first")
+    place = desk.admit("second", ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    assert state(desk, place) == QUEUED
+    leave_s = 7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]
+    assert calls(desk.wait(START + leave_s - desk.now - 1.0)) == []
+    assert calls(desk.wait(1.0)) == ["flex"]
+    assert (state(desk, place), desk.engine.book.waiting_requests) == (LIVE, 1)
+
+
+def test_a_request_in_a_running_job_is_sent_again_and_a_job_of_nobody_is_cancelled_first() -> None:
+    desk = Desk(prices=PRICES)
+    place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.created()
+    step = desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"])
+    kinds = [type(action) for action in step.actions if isinstance(action, Call | CancelRemote)]
+    assert kinds == [CancelRemote, Call]
+    assert state(desk, place) == SENT
+    desk.answered(only(step.actions, Call))
+    assert state(desk, place) == DONE
+
+
+def test_what_the_job_answers_first_is_taken_and_the_live_answer_is_a_double() -> None:
+    desk = Desk(prices=PRICES)
+    place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.created()
+    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    desk.polled()
+    desk.fetched(place)
+    desk.ended()
+    assert state(desk, place) == DONE
+    desk.tell(Answered(call.op, [], [], [], Charge(answers=1)))
+    assert desk.engine.receipt().doubles == 1
+
+
+def test_nothing_is_sent_twice_where_that_is_forbidden() -> None:
+    desk = Desk(prices=PRICES, max_double_cost_per_day_usd=0)
+    place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.created()
+    step = desk.wait(7 * HOUR - 1.0)
+    assert (calls(step), state(desk, place)) == ([], SENT)
+    assert desk.engine.book.held_back == {place: "max_double_cost_per_day_usd"}
+
+
+def test_a_row_that_a_job_did_not_answer_goes_on_alone_where_it_went_ahead() -> None:
+    desk = Desk(prices=PRICES)
+    place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.created()
+    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    desk.polled("CANCELLED", output=False)
+    assert (state(desk, place), desk.jobs) == (LIVE, [])
+    desk.answered(call)
+    assert state(desk, place) == DONE
+
+
+# -- what durations teach
+
+
+def test_usual_durations_are_learned_and_the_prior_fades() -> None:
+    durations = Durations()
+    assert durations.usual_s("m", "batch") == PRIOR_S["batch"]
+    for _ in range(9):
+        durations.saw("m", "batch", 600.0)
+    assert durations.usual_s("m", "batch") == 600.0
+    durations.saw_at_least("m", "batch", 60.0)
+    assert len(durations.records()[0].durations_s) == 9
+    again = Durations()
+    again.take(durations.records()[0])
+    assert again.usual_s("m", "batch") == 600.0
