@@ -178,6 +178,9 @@ def test_a_ceiling_may_be_reached_and_says_how_much_is_left() -> None:
     assert refusal is not None
     assert "may cost up to $0.000000" in refusal.message
     assert ledger.affordable(ask(NOBODYS, id="b"), NOW) == 0
+    assert isinstance(ledger.reserve(ask(embed, tokens=3, id="c"), NOW), Refusal)
+    assert ledger.reserve(ask(embed, tokens=2, id="c"), NOW) is None
+    assert isinstance(ledger.reserve(ask(embed, tokens=1, id="d"), NOW), Refusal)
     assert ledger.reserve(again, NOW + DAY) is None, "the next day has its own money"
 
 
@@ -227,7 +230,7 @@ def test_a_days_receipt_outlives_the_process_and_is_not_the_next_clients_own() -
     day = second.receipt_of(today, today)
     assert (day.by_route["batch"].requests, day.paid_usd, day.unknown_cost) == (3, Decimal(15) / 10**12, 1)
     assert day.overrun_usd == Decimal(5) / 10**12
-    second.begin("being read", "batch")
+    second.begin("being read")
     second.book("batch", "mine", charge, NOW + 2 * DAY, "being read")
     assert second.receipt().overrun_usd == Decimal(5) / 10**12
     second.close("being read")
@@ -239,16 +242,19 @@ def test_a_days_receipt_outlives_the_process_and_is_not_the_next_clients_own() -
 
 def test_an_output_that_is_read_anew_is_counted_once() -> None:
     ledger = Ledger.of(Settings(prices=PRICES))
-    ledger.begin("job", "batch")
+    ledger.begin("job")
     assert ledger.receipt().by_route == {}
     ledger.adopt("job", "batch", NOW)
     ledger.adopt("job", "batch", NOW)
     charge = Charge(answers=2, unknown=1, list_picousd=8, paid_picousd=4)
+    ledger.begin("job")
+    ledger.book("batch", "mine", charge, NOW, "job")
     for _ in range(3):
-        ledger.begin("job", "batch")
-        ledger.book("batch", "mine", charge, NOW, "job")
+        ledger.begin("job")
+        ledger.book("batch", "mine", Charge(), NOW, "job", charge)
     ledger.close("job")
     receipt = ledger.receipt()
+    assert receipt == ledger.receipt_of(day_of(NOW), day_of(NOW))
     assert (receipt.requests, receipt.unknown_cost, receipt.paid_usd) == (2, 1, Decimal(4) / 10**12)
     assert receipt.overrun_usd == receipt.paid_usd, "nothing was reserved for it"
 

@@ -351,16 +351,15 @@ class Budget:
         """Return whether something is reserved under this id."""
         return hold_id in self._opened
 
-    def begin(self, hold_id: str) -> Totals:
-        """Forget what was answered under a hold: it is read anew from its beginning. Return what was forgotten."""
+    def begin(self, hold_id: str) -> None:
+        """Forget what was answered under a hold: it is read anew from its beginning."""
         opened = self._opened.get(hold_id)
         if opened is None:
-            return Totals()
+            return
         day = self._day(opened.hold.day)
         day.count(opened, -1)
-        before, opened.totals = opened.totals, Totals()
+        opened.totals = Totals()
         day.count(opened, 1)
-        return before
 
     def settle(self, hold_id: str, now: float, route: str, totals: Totals) -> None:
         """Book answers under their hold; if there is none, at once, as overrun of today."""

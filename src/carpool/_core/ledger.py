@@ -15,7 +15,7 @@ import msgspec
 
 from carpool._core.budget import DOUBLES, Budget, Ceilings, DayAccount, Hold, Totals, day_of
 from carpool._core.estimate import Habit, Habits
-from carpool._core.meter import Charge, Meter
+from carpool._core.meter import NO_CHARGE, Charge, Meter
 from carpool._core.model import Lane, Tokens
 from carpool._core.prices import PAID_PERCENT, PRICES_AS_OF, Prices, Rate
 from carpool.settings import Price, Settings
@@ -141,7 +141,7 @@ class Ledger:
         return listed * rate.batch_percent // 100
 
     def ask_picousd(self, ask: Ask, now: float) -> int | None:
-        """Return what is to be reserved before sending; ``None``: the price of the model or its searches is not known."""
+        """Return what is to be reserved before sending; ``None``: a price that it takes is not known."""
         rate = self.rate(ask.lane.model, now)
         if rate is None:
             return None
@@ -165,9 +165,11 @@ class Ledger:
             if not ceilings.need_price(ask.route, double=ask.doubles > 0):
                 return None
             setting = DOUBLES if ask.doubles else _unpriced_limit(ceilings, ask.route)
+            searches = " or of its searches" if ask.searches else ""
             return Refusal(
                 setting,
-                f"The price of {ask.lane.model!r}{' or of its searches' if ask.searches else ''} is not known, so it cannot be kept within Settings.{setting}. "
+                f"The price of {ask.lane.model!r}{searches} is not known, so it cannot be kept within "
+                f"Settings.{setting}. "
                 "Give it in Settings.prices. Nothing was sent.",
             )
         found = self.budget.refusal(now, ask.route, amount, _share(amount, ask))
@@ -219,29 +221,32 @@ class Ledger:
 
     # -- after
 
-    def begin(self, hold_id: str, route: str) -> None:
+    def begin(self, hold_id: str) -> None:
         """Begin to read the answers of a job: what was booked under its hold before is forgotten.
 
         A job's output is priced whole each time it is read, also what was answered before a break or a crash; what
         counts is the reading that ends. So every answer is paid for once in the account, whatever happens between.
         """
-        before = self.budget.begin(hold_id)
-        self._count(route, before, -1)
+        self.budget.begin(hold_id)
 
-    def book(self, route: str, model: str, charge: Charge, now: float, hold_id: str = "") -> None:
+    def book(  # noqa: PLR0917 - once a block, by position
+        self, route: str, model: str, charge: Charge, now: float, hold_id: str = "", again: Charge = NO_CHARGE
+    ) -> None:
         """Book answers, under what was reserved for them if anything was.
 
         Args:
             route: that answered.
             model: that answered.
-            charge: what its meter gave.
+            charge: what its meter gave for answers that are new: they are in this client's receipt.
             now: the time.
             hold_id: of the ``Ask``.
+            again: the same for answers of the hold that were settled by an earlier reading of the output.
         """
         totals = _totals(charge)
         self._count(route, totals)
         self.habits.saw_outputs(model, charge.outputs)
-        if charge.answers:
+        totals.add(_totals(again))
+        if totals.requests:
             self.budget.settle(hold_id, now, route, totals)
 
     def close(self, hold_id: str, *, known: bool = True) -> None:
@@ -271,14 +276,8 @@ class Ledger:
             ),
         )
 
-    def _count(self, route: str, totals: Totals, sign: int = 1) -> None:
-        if sign < 0 and not totals.requests:
-            return
-        account = self._accounts.setdefault(route, Totals())
-        account.requests += sign * totals.requests
-        account.unknown += sign * totals.unknown
-        account.list_picousd += sign * totals.list_picousd
-        account.paid_picousd += sign * totals.paid_picousd
+    def _count(self, route: str, totals: Totals) -> None:
+        self._accounts.setdefault(route, Totals()).add(totals)
 
     # -- receipts
 

@@ -75,6 +75,9 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Output tokens of a few of them, to learn from."""
 
 
+NO_CHARGE: Final = Charge()
+
+
 class Meter:
     """Prices the answers of one model and one route.
 
