@@ -53,7 +53,11 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
         case "missing":
             kind, text = ResultMissing, f"no answer came back for request {key!r} ({said}). Send it again later"
         case "ambiguous":
-            kind, text = SubmitAmbiguous, f"nobody knows whether the job of request {key!r} was created ({said})"
+            kind, text = (
+                SubmitAmbiguous,
+                f"nobody knows whether the last job of request {key!r} was created ({said}), and no other is. Sent again, "
+                "it may be paid for twice",
+            )
         case "too_large":
             kind, text = (
                 RequestTooLarge,
