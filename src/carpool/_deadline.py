@@ -10,11 +10,13 @@ import re
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from carpool._showing import in_short
 from carpool.errors import ConfigurationError
 
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _CLOCK: Final = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_SPAN_MAX_S: Final = 1e18
 _FORMS: Final = (
     "'90s', '90m', '4h', '2d', '06:00' (the next time the local clock shows it), seconds, a timedelta, or a datetime "
     "with time zone"
@@ -35,13 +37,13 @@ def parse_deadline(value: Any, now_s: float) -> float:
         case bool():
             span_s = math.nan
         case int() | float():
-            span_s = float(value)
+            span_s = float(value) if abs(value) < _SPAN_MAX_S else math.inf  # an int may be too large for a float
         case timedelta():
             span_s = value.total_seconds()
         case datetime():
             if value.utcoffset() is None:
                 raise ConfigurationError(
-                    f"deadline {value!r} has no time zone; use datetime.now(timezone.utc) or .astimezone()"
+                    f"deadline {in_short(value)} has no time zone; use datetime.now(timezone.utc) or .astimezone()"
                 )
             return value.timestamp()
         case str():
@@ -49,7 +51,7 @@ def parse_deadline(value: Any, now_s: float) -> float:
         case _:
             span_s = math.nan
     if not (math.isfinite(span_s) and span_s > 0):
-        raise ConfigurationError(f"deadline {value!r} cannot be used; give {_FORMS}")
+        raise ConfigurationError(f"deadline {in_short(value)} cannot be used; give {_FORMS}")
     return now_s + span_s
 
 
