@@ -23,6 +23,7 @@ import carpool.sync
 import cli_reference
 from carpool import errors
 from carpool._core.alarms import ALARMS
+from carpool._showing import SHOWN_CHARS_MAX
 from docstrings import field_docs, first_line, markdown, own_doc, prose
 
 FOLDER: Final = Path(__file__).parent / "reference"
@@ -62,7 +63,9 @@ settings = carpool.Settings(prices={{"gemini-2.5-flash": price}})
 
 ## Ladders
 
-`carpool.CHEAP` is `{cheap}`, `carpool.FAST` is `{fast}`. Of the routes only `batch` is used so far.
+`carpool.CHEAP` is `{cheap}`, `carpool.FAST` is `{fast}`. A ladder is accepted and checked, in `Settings`, in a call
+and in a `Request`, but nothing climbs it yet: every call goes by `batch`, whatever its ladder says, and a deadline that
+passes is a `DeadlineExceeded`.
 """
 _ALARMS: Final = """# Alarms and health
 
@@ -138,6 +141,8 @@ asyncio.run(main())
 
 {tree}
 
+Raised by nothing yet, and named so that the tree need not change: {not_yet}.
+
 ## Warnings
 
 `{warning}`: {warning_words}
@@ -155,6 +160,8 @@ _NAMES: Final = """# Public names
 What is exported from `carpool`, `carpool.sync` and `carpool.emulator` is public, and nothing else. Errors and settings
 have pages of their own: [errors](errors.md), [settings](settings.md). All of it has type annotations.
 """
+NOT_YET: Final = ("BudgetExceeded", "LeaseLost", "QuotaExceeded")
+"""Errors that no code raises."""
 _MADE_BY_USERS: Final = {"Client", "Emulator", "EmulatorThread"}
 _WITHOUT_MEMBERS: Final = {"MemoryStore"}  # its methods are the library's own business
 _EMULATOR_WHOLE: Final = {
@@ -225,10 +232,11 @@ def errors_page() -> str:
         _ERRORS.format(
             header=_HEADER,
             tree="\n".join(_tree(errors.CarpoolError, 0)),
+            not_yet=", ".join(f"`{name}`" for name in NOT_YET),
             warning=errors.CarpoolWarning.__name__,
             warning_words=first_line(errors.CarpoolWarning),
             root=markdown(errors.CarpoolError),
-            shown=errors.SHOWN_CHARS_MAX,
+            shown=SHOWN_CHARS_MAX,
         )
     )
 

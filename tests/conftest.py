@@ -10,6 +10,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .canary import Canaries
+
 # Of the package's plugin nothing happens twice where the package is installed: its entry point has the same name.
 pytest_plugins = ("pytester", "carpool.emulator.pytest_plugin")
 
@@ -21,6 +23,11 @@ settings.register_profile("default", _PATIENT, derandomize=True)
 # "explore" looks at new ones, and at more: HYPOTHESIS_PROFILE=explore pytest
 settings.register_profile("explore", _PATIENT, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let secrets be looked for all the time. Without a name, so that no option of the command line can block it."""
+    config.pluginmanager.register(Canaries())
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from carpool.emulator import FAULT_NAMES, Plan
 ROOT: Final = Path(__file__).parent.parent
 DOCS: Final = ROOT / "docs"
 PAGES: Final = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+ERRORS: Final = ROOT / "src" / "carpool" / "errors.py"
 README: Final = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -103,6 +104,21 @@ def test_every_statement_about_the_service_has_its_evidence() -> None:
     assert len(rows) > 40
     unlabelled = [row for row in rows if not kinds & set(re.findall(r"\w+", row.rstrip(" |").rpartition("| ")[2]))]
     assert [row for row in unlabelled if "none: by design" not in row] == []
+
+
+def test_errors_that_are_said_to_be_raised_by_nothing_are_those() -> None:
+    """Nothing names them, or only the words for a kind of verdict that the engine never gives."""
+    page = (DOCS / "reference" / "errors.md").read_text("utf-8")
+    (said,) = re.findall(r"^Raised by nothing yet.*?: (.*)\.$", page, re.MULTILINE)
+    code = {path: path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"}
+    uses = "".join(text for path, text in code.items() if path.name != "errors.py")
+    given = "".join(text for path, text in code.items() if path.parent.name == "_core" and path.name != "model.py")
+    verdicts = re.findall(r'case "(\w+)":\s+kind, text = \(?\s*(\w+)', uses)
+    assert len(verdicts) > 3
+    names = {name for name in dir(carpool.errors) if re.search(rf"^class {name}\b", code[ERRORS], re.MULTILINE)}
+    unused = {name for name in names - {"_NamedError"} if not re.search(rf"\b{name}\b", uses)}
+    never = {error for _, error in verdicts} - {error for kind, error in verdicts if f'"{kind}"' in given}
+    assert set(re.findall(r"`(\w+)`", said)) == unused | never
 
 
 def test_the_readme_says_what_was_not_tried() -> None:

@@ -116,7 +116,7 @@ class Caches:
 def _cache_error(error: ProviderError, name: str | None) -> CacheError:
     said = error.fault.error
     return CacheError(
-        f"{name or 'caches'}: {fault_words(error.fault)}",
+        f"{name or 'caches'}: {fault_words(error.fault, error.sent)}",
         name=name,
         code=said.code or None,
         status=said.status or None,

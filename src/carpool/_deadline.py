@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, Final
 
+from carpool._showing import in_short
 from carpool.errors import ConfigurationError
 
 _SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
@@ -58,7 +59,7 @@ def parse_deadline(value: Any, now_s: float, zone: tzinfo | None = None) -> floa
         case datetime():
             if value.utcoffset() is None:
                 raise ConfigurationError(
-                    f"deadline {value!r} has no time zone; use datetime.now(timezone.utc) or .astimezone()"
+                    f"deadline {in_short(value)} has no time zone; use datetime.now(timezone.utc) or .astimezone()"
                 )
             return value.timestamp()
         case str():
@@ -77,7 +78,7 @@ def _number(value: float) -> float:
 
 def _after(value: Any, span_s: float, now_s: float) -> float:
     if math.isfinite(span_s) and span_s <= 0:
-        raise ConfigurationError(f"deadline {value!r} is not in the future; give {_FORMS}")
+        raise ConfigurationError(f"deadline {in_short(value)} is not in the future; give {_FORMS}")
     if not math.isfinite(now_s + span_s):
         raise _unusable(value)
     return now_s + span_s

@@ -7,7 +7,6 @@ request that names an older one would fail hours later. It must not know how fil
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -20,10 +19,10 @@ import msgspec
 
 from carpool._ports import FileService, ProviderError
 from carpool._runtime.verdicts import fault_words
+from carpool._runtime.watch import log_bug
 from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, FileError
 from carpool.types import File
 
-logger: Final = logging.getLogger("carpool")
 _FILES_MAX: Final = 10_000
 _HOUR_S: Final = 3_600.0
 
@@ -139,8 +138,8 @@ class FileWatch:
         except asyncio.CancelledError:
             future.set_exception(ClientClosed(f"the client was closed while {name} was looked up; nothing was sent"))
             raise
-        except Exception as error:
-            logger.exception("a bug of carpool in looking after uploaded files")
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever asked is told of it
+            log_bug("a bug of carpool in looking after uploaded files", error)
             future.set_exception(CarpoolError(f"a bug of carpool ({type(error).__name__}); nothing was sent"))
         else:
             future.set_result(found)

@@ -105,15 +105,21 @@ class Jobs:
                         )
                         continue
                     raw = bytes(row.response)
-                    is_vector = "embedding" in decode_json(raw)
                     response: EmbedResponse | GenerateResponse = (
                         EmbedResponse(row.key, raw, facts, 0.0)
-                        if is_vector
+                        if _is_vector(raw)
                         else GenerateResponse(row.key, raw, facts, 0.0)
                     )
                     yield Outcome(key=row.key, response=response)
         except ProviderError as error:
             raise _job_error(error, name) from None
+
+
+def _is_vector(raw: bytes) -> bool:
+    try:
+        return "embedding" in decode_json(raw)
+    except (ValueError, RecursionError):  # just too deep to be read here, which no vector is
+        return False
 
 
 def _full(name: str) -> str:

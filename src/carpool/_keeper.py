@@ -18,6 +18,8 @@ import msgspec
 
 from carpool._core.model import Place
 from carpool._ports import CacheService, ProviderError
+from carpool._runtime.watch import log_bug
+from carpool._showing import status_word
 from carpool.errors import CarpoolError
 from carpool.types import Cache
 
@@ -112,11 +114,15 @@ class Keeper:
             if left_s < 1.5 * lead_s:
                 left_s = self._left_s(await service.extend(name, 2 * lead_s))
         except ProviderError as error:
-            self._warn(name, held, f"{error.fault.error.code or error.fault.kind} {error.fault.error.status}".strip())
+            self._warn(
+                name,
+                held,
+                f"{error.fault.error.code or error.fault.kind} {status_word(error.fault.error.status)}".strip(),
+            )
         except CarpoolError as error:
             self._warn(name, held, type(error).__name__)
-        except Exception:
-            logger.exception("a bug of carpool in keeping cached content alive")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may do better
+            log_bug("a bug of carpool in keeping cached content alive", error)
         else:
             held.warned = False
             return self._now() + max(left_s - 1.5 * lead_s, lead_s / 8)

@@ -15,6 +15,7 @@ import anyio
 from carpool._core.model import EXPLICIT
 from carpool._runtime.awaiters import Answer, Asked
 from carpool._runtime.loop import Runtime
+from carpool._showing import in_short
 from carpool.errors import CarpoolError, ConfigurationError, FileError, RequestError
 from carpool.responses import Outcome
 from carpool.types import Kind, Request
@@ -60,7 +61,7 @@ class Form:
 
     def __init__(self, model: str | None, kind: Kind) -> None:
         if kind not in ("generate", "embed"):
-            raise ConfigurationError(f"kind is {kind!r}; it must be 'generate' or 'embed'")
+            raise ConfigurationError(f"kind is {in_short(kind)}; it must be 'generate' or 'embed'")
         self._model = model
         self._kind: Kind = kind
 
@@ -85,7 +86,7 @@ class Form:
         unknown = [name for name in row if name not in ("key", "request")]
         if body is None or unknown or not isinstance(key, str | None):
             wrong = (
-                f"it has {unknown[0]!r:.80}"
+                f"it has {in_short(unknown[0])}"
                 if unknown
                 else "it has no 'request'"
                 if body is None

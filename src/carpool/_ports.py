@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from carpool._core.messages import Record, Write
 from carpool._core.model import Block, Fault, Framing, Job, Place, RemoteFile, Span
+from carpool._showing import status_word
 from carpool.types import BatchJob, Cache, File
 
 OpenAt = Callable[[int], AsyncIterator[bytes]]
@@ -23,8 +24,10 @@ class ProviderError(Exception):
     """A call to the provider failed; ``fault`` says how. The only exception that a provider raises."""
 
     def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.kind, fault.error.code, fault.error.status)
+        super().__init__(fault.kind, fault.error.code, status_word(fault.error.status))
         self.fault = fault
+        self.sent = b""
+        """JSON that was sent, where the server's words may quote it: they are not shown with it."""
 
 
 class Provider(Protocol):

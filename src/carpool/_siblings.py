@@ -1,33 +1,32 @@
 """Other slots of the home: keys that they know, answers that they hold, work that their processes left behind.
 
-Owns the way from a key to whoever has it, and the adoption of slots whose process is gone. It must not know how
-requests travel: an adopted slot gets a runtime of its own.
+Owns the way from a key to whoever has it. It must not know how requests travel: an adopted slot gets a runtime of its
+own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
+from collections.abc import Awaitable, Callable
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from carpool._adoption import Adopter, Sibling
+from carpool._adoption import Adopter
 from carpool._core.keys import Claim
 from carpool._core.model import UNKNOWN_DIGEST, Failure
+from carpool._lookout import Lookout, Sibling
 from carpool._runtime.awaiters import Answer, Asked
 from carpool._runtime.calls import facts_of
 from carpool._runtime.loop import Runtime
-from carpool._runtime.verdicts import exception_for
+from carpool._runtime.verdicts import deadline_exceeded, exception_for
 from carpool._stores.disk import DiskStore
-from carpool._stores.peek import Peek, Sighting, Stored, UnderWay
-from carpool._stores.slots import find_slots, is_free, slot_number
-from carpool._waiting import Again, Waiter, chain, expire, fail
-from carpool.errors import CarpoolError, KeyConflict, RequestError, StoreError, StoreLocked
+from carpool._stores.peek import Bodies, Stored, UnderWay
+from carpool._stores.slots import is_free
+from carpool.errors import CarpoolError, KeyConflict, RequestError, StoreCorrupt, StoreError, StoreLocked
 from carpool.types import Receipt
 
 if TYPE_CHECKING:
@@ -36,14 +35,15 @@ if TYPE_CHECKING:
     from carpool._runtime.watch import OnAlarm
     from carpool.settings import Settings
 
+Again: TypeAlias = Callable[[], Awaitable[Asked]]
+"""Asks in this client's own slot."""
+
 PAUSE_MIN_S: Final = 0.05
-"""First pause between two looks at the database of a sibling whose answers somebody waits for; grows by half."""
+"""First pause between two looks at the slots of siblings for whose answers somebody waits; grows by half."""
 PAUSE_MAX_S: Final = 5.0
 LOOK_MIN_S: Final = 0.01
 _NOWHERE: Final = -1
 """The place of a request that is not in this client's slot."""
-_RACY_NS: Final = 100_000_000
-"""A folder that was changed so short a time before it was read may change again without its stamp telling."""
 _TRIES: Final = 3
 
 _verdict: Final = msgspec.json.Decoder(Failure)
@@ -51,6 +51,28 @@ _verdict: Final = msgspec.json.Decoder(Failure)
 
 class _MovedError(Exception):
     """What was seen in a slot is not there any more."""
+
+
+class _Question(msgspec.Struct, frozen=True, gc=False):
+    """What a caller asks for."""
+
+    key: str
+    digest: bytes | None
+    """``None``: whatever the request is."""
+    deadline: float | None
+    again: Again
+
+    def fits(self, digest: bytes) -> bool:
+        """Return whether a request with the key is the one that is asked for."""
+        return self.digest is None or digest in (self.digest, UNKNOWN_DIGEST)
+
+
+class _Waiter(msgspec.Struct):
+    """Somebody who waits for what another process has under way."""
+
+    question: _Question
+    sibling: Sibling | None
+    """Which has it; ``None`` once it has not, and somebody else is being asked."""
 
 
 class Siblings:
@@ -72,42 +94,37 @@ class Siblings:
     ) -> None:
         self._runtime = runtime
         self._settings: Settings = runtime.settings
-        self._provider = provider
         self._store = store if isinstance(store, DiskStore) else None
         home = Path() if self._store is None else self._store.home
-        self._home = str(home)
-        self._adopter = Adopter(runtime, provider, home, line, on_alarm)
-        self._home_stamp_ns = -1
-        self._others: dict[int, Sibling] = {}
-        self._folder = home
-        """Of the client's own slot, once that is open."""
-        self._started = False
+        self._lookout = Lookout(runtime, provider, home)
+        self._adopter = Adopter(runtime, provider, home, line, on_alarm, self._lookout)
+        self._bodies: Bodies | None = None
+        """What was read last: others who ask often want what lies beside it."""
+        self._waiters: dict[asyncio.Future[Answer], _Waiter] = {}
+        self._pause_s = PAUSE_MIN_S
+        self._is_polling = False
 
     def start(self) -> None:
         """Begin to look after them; the runtime has just been opened."""
         if self._store is not None:
-            self._started = True
-            self._folder = self._store.path
-            self._runtime.start(self._watch)
+            self._lookout.own = self._store.path
+            self._runtime.start(self._watch, self._store.path)
 
     def __bool__(self) -> bool:
         """Whether the home has other slots."""
-        if not self._started or self._store is None:
-            return False
-        try:
-            stamp_ns = os.stat(self._home).st_mtime_ns  # noqa: PTH116 - asked for each new key
-        except OSError:
-            return bool(self._others)
-        if stamp_ns != self._home_stamp_ns:
-            own = slot_number(self._folder)
-            for folder in find_slots(self._store.home):
-                number = slot_number(folder)
-                if number != own and number not in self._others:
-                    peek = Peek(folder, self._provider.origin)
-                    retry_s, alarm = self._settings.adopt_after_s, self._runtime.raise_alarm
-                    self._others[number] = Sibling(number, peek, retry_s, alarm)
-            self._home_stamp_ns = stamp_ns if stamp_ns < time.time_ns() - _RACY_NS else -1
-        return bool(self._others)
+        return bool(self._lookout)
+
+    def receipt(self, own: Receipt) -> Receipt:
+        """Return the client's own account with that of the slots that it adopted."""
+        return self._adopter.receipt(own, self._lookout.siblings())
+
+    async def settle_down(self, on_close: str, *, clean: bool) -> None:
+        """Before the client is left to drain, wait until nobody waits for another slot any more."""
+        while on_close == "drain" and clean and (futures := [*self._waiters, *self._joined()]):
+            await asyncio.wait(futures)
+
+    def _joined(self) -> list[asyncio.Future[Answer]]:
+        return [future for sibling in self._lookout.siblings() for future in sibling.joined if not future.done()]
 
     # -- keys
 
@@ -122,306 +139,251 @@ class Siblings:
 
         Raises:
             KeyConflict: the key was given there with another request.
-            StoreError: another slot has the request, and cannot be read or adopted.
+            StoreError: another slot has the request, and cannot be adopted; or it cannot be read for the moment.
         """
-        return await self._seek(key, digest, deadline, again) if self else None
+        return await self._seek(_Question(key, digest, deadline, again)) if self._lookout else None
 
     async def find(self, key: str) -> Asked | None:
         """Return where the answer to an explicit key will come from, whatever its request is; as ``ask``."""
-        return await self._seek(key, None, None, None) if self else None
 
-    async def settle_down(self, on_close: str, *, clean: bool) -> None:
-        """Before the client is left to drain, wait until nobody waits for another slot any more."""
-        while (
-            on_close == "drain"
-            and clean
-            and (futures := [waiter.future for waiter in self._waiters()] + self._joined())
-        ):
-            await asyncio.wait(futures)
+        async def withdrawn() -> Asked:
+            raise RequestError(f"the process that had request {key!r} withdrew it", key=key)
 
-    async def _seek(self, key: str, digest: bytes | None, deadline: float | None, again: Again | None) -> Asked | None:
+        return await self._seek(_Question(key, None, None, withdrawn)) if self._lookout else None
+
+    async def _seek(self, question: _Question) -> Asked | None:
         for _ in range(_TRIES):
-            under_way: tuple[Sibling, UnderWay] | None = None
             try:
-                for sibling in list(self._others.values()):
-                    found = await self._look_in(sibling, key, digest, deadline)
-                    if isinstance(found, Asked):
-                        return found
-                    if found is not None:
-                        under_way = sibling, found
-                if under_way is None:
-                    return None
-                return await self._wait(*under_way, key, Waiter(self._future(), digest, deadline, again))
+                return await self._look_for(question)
             except _MovedError:
                 continue
+        key = question.key
         raise StoreError(f"request {key!r} is in another slot of the home, where it cannot be read", key=key)
 
-    async def _look_in(
-        self, sibling: Sibling, key: str, digest: bytes | None, deadline: float | None
-    ) -> Asked | UnderWay | None:
-        """Return what one slot has of a key.
+    async def _look_for(self, question: _Question) -> Asked | None:
+        while opening := [one.adopting for one in self._lookout.siblings() if one.adopting and not one.adopting.done()]:
+            await asyncio.wait(opening)
+        self._runtime.check()  # time has passed
+        await self._lookout.refresh()
+        trouble: StoreError | None = None
+        under_way: tuple[Sibling, UnderWay] | None = None
+        for sibling in self._lookout.siblings():
+            if sibling.adopting is not None:
+                if sibling.runtime is None:
+                    raise _MovedError  # its database may have been let go of while it was looked at
+                joined = self._join(sibling, question)
+                if joined is not None:
+                    return joined
+                continue
+            if not sibling.is_lost:  # that was reported, and does not stop anybody
+                trouble = sibling.trouble or trouble
+            sighting = self._sight(sibling, question)
+            if isinstance(sighting, Stored):
+                return await self._give(sibling, question.key, sighting)
+            if sighting is not None:
+                under_way = sibling, sighting
+        if under_way is not None:
+            return await self._wait(*under_way, question)
+        if trouble is not None:
+            raise copy(trouble)
+        return None
 
-        Raises:
-            _MovedError: it has something else by now.
-        """
-        if sibling.adopting is not None:
-            await asyncio.wait((sibling.adopting,))
-            if sibling.runtime is not None:
-                return self._join(sibling, key, digest, deadline)
-        sighting = await self._sight(sibling, key, digest)
-        if sibling.is_adopted:
-            raise _MovedError  # its database may have been let go of while it was looked at
-        if not isinstance(sighting, Stored):
-            return sighting
-        body = await self._body(sibling, key, sighting)
-        if body is None:
-            raise _MovedError
-        future = self._future()
-        self._hand(key, sighting, body, future)
-        self._runtime.engine.book.reused += 1
-        return Asked(key, _NOWHERE, future, sighting.head.kept_at, reused=True, kept=True, explicit=True)
-
-    async def _sight(self, sibling: Sibling, key: str, digest: bytes | None) -> Sighting:
-        """Return what a slot knows of a key now, as far as it is of use.
+    def _sight(self, sibling: Sibling, question: _Question) -> Stored | UnderWay | None:
+        """Return what a slot knows of a key, as far as it is of use.
 
         Raises:
             KeyConflict: it was given there with another request.
-            StoreLocked: it cannot be read for the moment.
         """
-        await sibling.refresh()
-        if isinstance(sibling.trouble, StoreLocked):
-            raise copy(
-                sibling.trouble
-            )  # for the moment; whatever else is wrong was reported, and does not stop anybody
-        sighting = sibling.peek.find(key)
+        sighting = sibling.peek.find(question.key)
         if isinstance(sighting, Stored):
             too_old = self._runtime.now() - sighting.head.kept_at > self._settings.keep_results_s
-            if too_old or (sighting.failed and digest is not None):
+            if too_old or (sighting.failed and question.digest is not None):
                 return None
-        if sighting is not None and not _fits(sighting.digest, digest):
-            raise _conflict(key)
+        if sighting is not None and not question.fits(sighting.digest):
+            key, words = question.key, "was given before with a different request, by another process of this home"
+            raise KeyConflict(f"key {key!r} {words}; use another key", key=key)
         return sighting
 
-    async def _body(self, sibling: Sibling, key: str, stored: Stored) -> bytes | None:
-        body = sibling.peek.cached(stored.place)
+    async def _give(self, sibling: Sibling, key: str, stored: Stored) -> Asked:
+        """Hand over an answer, or a verdict, that a slot holds.
+
+        Raises:
+            _MovedError: it is gone by now.
+            StoreError: it cannot be read.
+        """
+        body = None if self._bodies is None else self._bodies.of(key, stored)
         if body is None:
-            read = partial(sibling.peek.read, key, stored.place)
-            body = await asyncio.get_running_loop().run_in_executor(None, read)
-        return body
-
-    def _hand(self, key: str, stored: Stored, body: bytes, future: asyncio.Future[Answer]) -> None:
-        if future.done():
-            return
-        if stored.failed:
-            future.set_exception(exception_for(_verdict.decode(body), key))
+            self._bodies = bodies = await self._lookout.in_thread(sibling.peek.read, stored.place)
+            body = None if bodies is None else bodies.of(key, stored)
+            if body is None:
+                raise _MovedError
+        book, head = self._runtime.engine.book, stored.head
+        book.reused += 1
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if not stored.failed:
+            future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at)))
         else:
-            head = stored.head
-            future.set_result((body, facts_of(self._runtime.engine.book, head.lane, head.job, head.kept_at)))
+            try:
+                future.set_exception(exception_for(_verdict.decode(body), key))
+            except msgspec.MsgspecError:
+                raise StoreCorrupt(f"{sibling.peek.folder}: the verdict on {key!r} cannot be read", key=key) from None
+        return Asked(key, _NOWHERE, future, head.kept_at, reused=True, kept=True, explicit=True)
 
-    def _future(self) -> asyncio.Future[Answer]:
-        return asyncio.get_running_loop().create_future()
+    def _join(self, sibling: Sibling, question: _Question) -> Asked | None:
+        """Await a request of an adopted slot; ``None`` if it has none of this key."""
+        runtime, key = sibling.runtime, question.key
+        if runtime is None:
+            return None
+        if question.digest is None:
+            inner = runtime.entrance.find(key)
+        else:
+            claim, place = runtime.engine.claim(key, question.digest, runtime.now())
+            inner = None if claim is Claim.NEW else runtime.entrance.join(claim, place, key, question.deadline)
+        if inner is None:
+            return None
+        sibling.joined.add(inner.future)
+        inner.future.add_done_callback(sibling.joined.discard)
+        # A caller who leaves takes nothing back: the request is that of another process, and goes on.
+        outer = asyncio.shield(inner.future)
+        return Asked(key, _NOWHERE, outer, inner.accepted_at, reused=True, kept=True, explicit=True)
+
+    async def _watch(self, own: Path) -> None:
+        """Look for slots that were left, until the client is left."""
+        loop, period_s = asyncio.get_running_loop(), max(LOOK_MIN_S, self._settings.adopt_after_s / 10)
+        try:
+            while True:
+                await asyncio.sleep(period_s)
+                if self._lookout:
+                    self._runtime.start(self._look_after, own)
+        finally:
+            self._lookout.close()
+            if not loop.is_closed():
+                self._dismiss()
+
+    async def _look_after(self, own: Path) -> None:
+        try:
+            self._runtime.check()
+            await self._adopter.hear(own)
+            await self._lookout.refresh()
+            await self._adopter.look_after(self._lookout.siblings())
+        except CarpoolError:
+            return  # the client cannot go on, which is told elsewhere
+
+    def _dismiss(self) -> None:
+        """Tell everybody who waits that nothing more will come: tasks that never began cannot do it."""
+        reason = self._lookout.reason()
+        for future in list(self._waiters):
+            _fail(future, reason)
+        for sibling in self._lookout.siblings():
+            if sibling.adopting is not None and not sibling.adopting.done():
+                sibling.adopting.set_exception(copy(reason))
+                sibling.adopting.exception()
 
     # -- what another process has under way
 
-    async def _wait(self, sibling: Sibling, found: UnderWay, key: str, waiter: Waiter) -> Asked:
+    async def _wait(self, sibling: Sibling, found: UnderWay, question: _Question) -> Asked:
         """Wait for the process that has a request; if it is gone, adopt its slot.
 
         Raises:
             _MovedError: it is no longer there.
         """
-        if is_free(sibling.peek.folder) or sibling.is_adopted:
+        if is_free(sibling.peek.folder):
             try:
                 await self._adopter.adopt(sibling)
             except StoreLocked:
                 pass  # another process was quicker
             else:
-                joined = self._join(sibling, key, waiter.digest, waiter.deadline)
+                joined = self._join(sibling, question)
                 if joined is None:
                     raise _MovedError
                 return joined
         self._runtime.check()  # time has passed
-        future = waiter.future
-        if waiter.deadline is not None:
-            timer = asyncio.get_running_loop().call_later(
-                max(0.0, waiter.deadline - self._runtime.now()), expire, future, key
-            )
+        loop, key = asyncio.get_running_loop(), question.key
+        future: asyncio.Future[Answer] = loop.create_future()
+        if question.deadline is not None:
+            left_s = max(0.0, question.deadline - self._runtime.now())
+            timer = loop.call_later(left_s, _fail, future, deadline_exceeded(key))
             future.add_done_callback(lambda _: timer.cancel())
-        sibling.waiting.setdefault(key, []).append(waiter)
-        sibling.pause_s = PAUSE_MIN_S
-        if not sibling.is_polled:
-            sibling.is_polled = True
-            self._runtime.start(self._poll, sibling)
+        self._waiters[future] = _Waiter(question, sibling)
+        future.add_done_callback(self._waiters.__delitem__)
+        self._pause_s = PAUSE_MIN_S
+        if not self._is_polling:
+            self._is_polling = True
+            self._runtime.start(self._poll)
         return Asked(key, _NOWHERE, future, found.accepted_at, reused=True, kept=True, explicit=True)
 
-    async def _poll(self, sibling: Sibling) -> None:
-        """Look at a slot until nobody waits for it."""
-        loop = asyncio.get_running_loop()
+    async def _poll(self) -> None:
+        """Look at other slots until nobody waits for one."""
         try:
-            while sibling.waiting:
-                await asyncio.sleep(sibling.pause_s)
-                sibling.pause_s = min(PAUSE_MAX_S, 1.5 * sibling.pause_s)
-                for key, waiters in list(sibling.waiting.items()):
-                    left = [waiter for waiter in waiters if not waiter.future.done()]
-                    if left:
-                        sibling.waiting[key] = left
-                    else:
-                        del sibling.waiting[key]
-                if sibling.waiting:
-                    await self._look_for(sibling)
+            while holders := {waiter.sibling for waiter in self._waiters.values() if waiter.sibling is not None}:
+                await asyncio.sleep(self._pause_s)
+                self._pause_s = min(PAUSE_MAX_S, 1.5 * self._pause_s)
+                # Before the look: what is stored then is all that its process stored.
+                left = {sibling for sibling in holders if is_free(sibling.peek.folder)}
+                await self._lookout.refresh()
+                for sibling in holders - left:
+                    if sibling.adopting is None:
+                        self._adopter.knock(sibling)
+                self._tell_waiters(left)
         finally:
-            sibling.is_polled = False
-            if not loop.is_closed():
-                fail([waiter for waiters in sibling.waiting.values() for waiter in waiters], self._adopter.reason())
-            sibling.waiting.clear()
+            self._is_polling = False
 
-    async def _look_for(self, sibling: Sibling) -> None:
+    def _tell_waiters(self, left: set[Sibling]) -> None:
         """See what became of the keys that somebody waits for."""
-        is_left = is_free(sibling.peek.folder)  # before the look: what is stored then is all that its process stored
-        if not sibling.is_adopted:
-            await self._collect(sibling)
-            self._adopter.knock(sibling)
-        if sibling.waiting and (is_left or sibling.is_adopted):
-            await self._take_over(sibling)
+        for future, waiter in list(self._waiters.items()):
+            sibling, question = waiter.sibling, waiter.question
+            if sibling is None or future.done():
+                continue
+            if sibling.is_lost:
+                # Nobody can tell what became of the request: it is not sent again.
+                _fail(future, sibling.trouble)
+            elif (
+                sibling in left
+                or sibling.adopting is not None
+                or (sibling.trouble is None and not isinstance(sibling.peek.find(question.key), UnderWay))
+            ):
+                waiter.sibling = None
+                self._runtime.start(self._ask_anew, future, question)
 
-    async def _collect(self, sibling: Sibling) -> None:
-        """Hand over what the other process has stored by now."""
-        await sibling.refresh()
-        if sibling.is_adopted or sibling.trouble is not None:
-            return  # what cannot be read now is not gone
-        for key, sighting in [(key, sibling.peek.find(key)) for key in sibling.waiting]:
-            if not isinstance(sighting, UnderWay):
-                await self._settle(sibling, key, sighting)
-
-    async def _take_over(self, sibling: Sibling) -> None:
-        """Let those who waited for a process that is gone wait for what it left."""
+    async def _ask_anew(self, future: asyncio.Future[Answer], question: _Question) -> None:
+        """Ask for what another process has answered, let go of, or left, on behalf of somebody who waits."""
         try:
-            await self._adopter.adopt(sibling)
-        except StoreLocked:
-            return  # another process was quicker
+            asked = await self._seek(question)
+            if asked is None:
+                asked = await question.again()
         except CarpoolError as error:
-            for key in list(sibling.waiting):
-                fail(sibling.waiting.pop(key), error)
+            _fail(future, error)
             return
-        if sibling.runtime is not None:  # else its work has ended already, and the next look tells how
-            for key in list(sibling.waiting):
-                for waiter in sibling.waiting.pop(key):
-                    self._pass_on(sibling, key, waiter)
-
-    async def _settle(self, sibling: Sibling, key: str, stored: Stored | None) -> None:
-        """Hand an answer to those who wait for it; ``None``: the process let go of the request."""
-        if stored is None:
-            for waiter in sibling.waiting.pop(key, []):
-                self._ask_again(key, waiter)
-            return
-        try:
-            body = await self._body(sibling, key, stored)
-        except StoreError as error:
-            fail(sibling.waiting.pop(key, []), error)
-            return
-        if body is None:
-            return  # the next look will tell
-        for waiter in sibling.waiting.pop(key, []):
-            if not _fits(stored.digest, waiter.digest):
-                fail([waiter], _conflict(key))
-            else:
-                self._hand(key, stored, body, waiter.future)
-
-    def _pass_on(self, sibling: Sibling, key: str, waiter: Waiter) -> None:
-        """Let somebody who waited for another process wait for the slot that it left."""
-        try:
-            asked = self._join(sibling, key, waiter.digest, waiter.deadline)
-        except CarpoolError as error:
-            fail([waiter], error)
-            return
-        if asked is None:
-            self._ask_again(key, waiter)
-        else:
-            chain(asked.future, waiter.future)
-
-    def _ask_again(self, key: str, waiter: Waiter) -> None:
-        """Ask in the client's own slot, since the process that had the request let go of it."""
-        if waiter.again is None:
-            fail([waiter], RequestError(f"the process that had request {key!r} withdrew it", key=key))
-        else:
-            self._runtime.start(self._ask_here, waiter.again, waiter)
-
-    async def _ask_here(self, again: Again, waiter: Waiter) -> None:
-        try:
-            asked = await again()
-        except CarpoolError as error:
-            fail([waiter], error)
-            return
-        chain(asked.future, waiter.future)
-        waiter.future.add_done_callback(partial(self._left, asked))
+        except Exception:
+            _fail(future, self._lookout.reason())
+            raise
+        _chain(asked.future, future)
+        future.add_done_callback(partial(self._left, asked))
 
     def _left(self, asked: Asked, future: asyncio.Future[Answer]) -> None:
         if future.cancelled():
             asked.future.cancel()
             self._runtime.entrance.gone(asked)
 
-    def _waiters(self) -> list[Waiter]:
-        waiters = [waiter for one in self._others.values() for some in one.waiting.values() for waiter in some]
-        return [waiter for waiter in waiters if not waiter.future.done()]
 
-    def _joined(self) -> list[asyncio.Future[Answer]]:
-        return [future for sibling in self._others.values() for future in sibling.joined if not future.done()]
+def _fail(future: asyncio.Future[Answer], error: CarpoolError | None) -> None:
+    """Tell somebody why nothing will come; each gets an object of its own."""
+    if error is not None and not future.done():
+        future.set_exception(copy(error))
 
-    # -- adoption
 
-    def _join(self, sibling: Sibling, key: str, digest: bytes | None, deadline: float | None) -> Asked | None:
-        """Await a request of an adopted slot; ``None`` if it has none of this key."""
-        runtime = sibling.runtime
-        if runtime is None:
-            return None
-        if digest is None:
-            inner = runtime.entrance.find(key)
+def _chain(inner: asyncio.Future[Answer], outer: asyncio.Future[Answer]) -> None:
+    """Let one future end as another does."""
+
+    def ended(_: asyncio.Future[Answer]) -> None:
+        error = None if inner.cancelled() else inner.exception()
+        if outer.done():
+            return
+        if inner.cancelled():
+            outer.cancel()
+        elif error is not None:
+            outer.set_exception(error)
         else:
-            claim, place = runtime.engine.claim(key, digest, runtime.now())
-            inner = None if claim is Claim.NEW else runtime.entrance.join(claim, place, key, deadline)
-        if inner is None:
-            return None
-        # A caller who leaves takes nothing back: the request is that of another process, and goes on.
-        outer = self._future()
-        chain(inner.future, outer)
-        sibling.joined.add(inner.future)
-        inner.future.add_done_callback(sibling.joined.discard)
-        return Asked(key, _NOWHERE, outer, inner.accepted_at, reused=True, kept=True, explicit=True)
+            outer.set_result(inner.result())
 
-    async def _watch(self) -> None:
-        """Look for slots that were left, until the client is left."""
-        loop, period_s = asyncio.get_running_loop(), max(LOOK_MIN_S, self._settings.adopt_after_s / 10)
-        try:
-            while True:
-                await asyncio.sleep(period_s)
-                if self and not self._adopter.is_ending:
-                    await self._adopter.hear(self._folder)
-                    for sibling in list(self._others.values()):
-                        await self._adopter.look_after(sibling, self._others.values())
-        finally:
-            for sibling in self._others.values():
-                sibling.peek.close()
-            if not loop.is_closed():
-                self._dismiss()
-
-    def _dismiss(self) -> None:
-        """Tell everybody who waits that nothing more will come: tasks that never began cannot do it."""
-        reason = self._adopter.reason()
-        fail(self._waiters(), reason)
-        for sibling in self._others.values():
-            if sibling.adopting is not None and not sibling.adopting.done():
-                sibling.adopting.set_exception(copy(reason))
-                sibling.adopting.exception()
-
-    def receipt(self, own: Receipt) -> Receipt:
-        """Return the client's own account with that of the slots that it adopted."""
-        return self._adopter.receipt(own, self._others.values())
-
-
-def _fits(digest: bytes, asked: bytes | None) -> bool:
-    """Return whether a key names the request that is asked for."""
-    return asked is None or digest in (asked, UNKNOWN_DIGEST)
-
-
-def _conflict(key: str) -> KeyConflict:
-    words = "was given before with a different request, by another process of this home; use another key"
-    return KeyConflict(f"key {key!r} {words}", key=key)
+    inner.add_done_callback(ended)

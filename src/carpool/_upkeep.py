@@ -19,7 +19,6 @@ from carpool._core.model import ROW_BITS, ROW_MASK, SENT, Framing, Job, Meta, Re
 from carpool._core.recovery import Recovery
 from carpool._stores.disk import DiskStore
 from carpool._stores.slots import find_slots
-from carpool.client import Client
 from carpool.errors import StoreError, StoreLocked
 from carpool.settings import Settings
 from carpool.types import Kind
@@ -114,22 +113,6 @@ async def known_keys(home: Path, settings: Settings, now: float) -> list[KnownKe
                 found += _kept(engine)
                 found += _live(engine)
     return sorted(found, key=lambda known: known.since, reverse=True)
-
-
-def clients_of(home: Path, settings: Settings, base_url: str | None) -> Iterator[Client]:
-    """Iterate over clients that together look into all slots of a home, if each stays open while the next is opened.
-
-    Args:
-        home: the folder of the store.
-        settings: of the clients.
-        base_url: where to call.
-
-    Raises:
-        ConfigurationError: as ``Client``.
-    """
-    slots = max(1, _slots_max(home))
-    for _ in range(slots):
-        yield Client(base_url=base_url, settings=settings, store=DiskStore(home, settings, slots_max=slots))
 
 
 @asynccontextmanager

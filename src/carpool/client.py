@@ -31,6 +31,7 @@ from carpool._keeper import Keeper
 from carpool._map import Desk, Form, Row, map_requests
 from carpool._runtime.forgotten import look_after
 from carpool._runtime.loop import Runtime
+from carpool._showing import in_short
 from carpool._siblings import Siblings
 from carpool._stores.disk import DiskStore
 from carpool.errors import CarpoolWarning, ConfigurationError, DeadlineExceeded, RequestError
@@ -156,9 +157,9 @@ class Client:
             ConfigurationError: an argument cannot be used, or a file that it names will be gone before a batch could
                 run; nothing was sent.
             FileError: a file that was too old could not be uploaded again; nothing was sent.
-            RequestRejected, RequestFailed, ResultMissing, RequestTooLarge, NotBatchable, KeyConflict: as they say.
-            DeadlineExceeded: no answer came in time.
-            ClientClosed: the client was closed first.
+            RequestRejected, RequestFailed, ResultMissing, SubmitAmbiguous, RequestTooLarge, NotBatchable, KeyConflict,
+                StoreFull, StoreError: as they say.
+            DeadlineExceeded, ClientClosed: no answer came in time, or the client was closed first.
         """
         runtime = self._ready()
         if runtime.crowded:
@@ -210,7 +211,7 @@ class Client:
         """Take a request in, and return once it is on disk. ``await`` the ticket, or ask ``result(ticket.key)`` later.
 
         Raises:
-            ConfigurationError, FileError, RequestTooLarge, NotBatchable, KeyConflict: as ``generate``.
+            ConfigurationError, FileError, RequestTooLarge, NotBatchable, KeyConflict, StoreError: as ``generate``.
         """
         runtime = self._ready()
         if runtime.crowded:
@@ -225,7 +226,7 @@ class Client:
 
         Raises:
             RequestError: nobody ever gave this key, or its result is past its time.
-            RequestRejected, RequestFailed, ResultMissing: the stored verdict.
+            RequestRejected, RequestFailed, ResultMissing, SubmitAmbiguous, StoreError: the verdict, or unreadable.
         """
         runtime = self._ready()
         asked = runtime.entrance.find(_checked_key(key)) or await self._siblings.find(key)
@@ -264,7 +265,7 @@ class Client:
             ConfigurationError: an argument cannot be used, or what is iterated over are no rows.
         """
         if window < 1:
-            raise ConfigurationError(f"window is {window!r}; it must be at least 1")
+            raise ConfigurationError(f"window is {in_short(window)}; it must be at least 1")
         return map_requests(Desk(self._ready, self._ask_request), requests, window, Form(model, kind))
 
     # -- the whole
@@ -332,7 +333,7 @@ class Client:
             return None
         until = parse_deadline(deadline, now := self._runtime.now())
         if until <= now:
-            raise DeadlineExceeded(f"the deadline {deadline!r} has passed already; nothing was sent", key=key)
+            raise DeadlineExceeded(f"the deadline {in_short(deadline)} has passed already; nothing was sent", key=key)
         return until
 
     async def _ask_around(  # noqa: PLR0917 - as _ask
@@ -369,7 +370,7 @@ class Client:
     def _encode(self, request: Request) -> Encoded:
         if request.kind not in ("generate", "embed"):
             raise ConfigurationError(
-                f"Request.kind is {request.kind!r}; it must be 'generate' or 'embed'", key=request.key
+                f"Request.kind is {in_short(request.kind)}; it must be 'generate' or 'embed'", key=request.key
             )
         if request.body is not None:
             return self._encoder.body(request.kind, request.model, request.body)
@@ -405,13 +406,13 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 def _checked_key(key: Any) -> str:
     if not isinstance(key, str) or not key or len(key) > _KEY_MAX_CHARS:
-        raise ConfigurationError(f"key must be a string of 1 to {_KEY_MAX_CHARS} characters, not {key!r:.80}")
+        raise ConfigurationError(f"key must be a string of 1 to {_KEY_MAX_CHARS} characters, not {in_short(key)}")
     return key
 
 
 def _checked_hook(hook: Any) -> Any:
     if hook is not None and (not callable(hook) or iscoroutinefunction(hook)):
-        raise ConfigurationError(f"on_alarm is {hook!r}; it must be a plain function of one argument")
+        raise ConfigurationError(f"on_alarm is {in_short(hook)}; it must be a plain function of one argument")
     return hook
 
 
@@ -438,8 +439,7 @@ def _provider(api_key: str | None, base_url: str | None, api_version: str, setti
 
 def home_path(home: str | os.PathLike[str] | None) -> Path:
     """Return the folder of the store: the argument, else ``CARPOOL_HOME``, else the user's state directory."""
-    chosen = home or os.environ.get("CARPOOL_HOME")
-    return Path(chosen) if chosen else Path(platformdirs.user_state_dir("carpool", appauthor=False))
+    return Path(home or os.environ.get("CARPOOL_HOME") or platformdirs.user_state_dir("carpool", appauthor=False))
 
 
 def _under_trio() -> bool:

@@ -7,14 +7,9 @@ not know where errors come from.
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
-SHOWN_CHARS_MAX: Final = 300
-_ECHO_CHARS_MIN: Final = 32
-_SCANNED_CHARS_MAX: Final = 4_000
-_URL = re.compile(r"https?://[^\s\"'<>]+")
-_API_KEY = re.compile(r"\bAIza[0-9A-Za-z_\-]{10,}")
+from carpool._showing import status_word, without_secrets
 
 
 class CarpoolError(Exception):
@@ -24,8 +19,9 @@ class CarpoolError(Exception):
         key: the request's key, where one request is concerned.
         code: the server's numeric code (HTTP, or rpc when at most 16), as sent.
         status: the server's status word, as sent (``"INVALID_ARGUMENT"``).
-        message: the server's whole message. ``str()`` shows a shortened form without request text, URL or key.
-        details: the server's ``details`` as decoded JSON.
+        message: the server's message, 4,096 characters of it at most. ``str()`` shows a shortened form without request
+            text, URL or key.
+        details: the server's ``details`` as decoded JSON; left out above 16 KiB.
         job: name of the batch job concerned (``"batches/..."``).
     """
 
@@ -40,7 +36,7 @@ class CarpoolError(Exception):
         details: Any = None,
         job: str | None = None,
     ) -> None:
-        super().__init__(text)
+        super().__init__(without_secrets(text))
         self.key = key
         self.code = code
         self.status = status
@@ -52,11 +48,9 @@ class CarpoolError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
     def __repr__(self) -> str:
-        data = ", ".join(
-            f"{name}={value!r}"
-            for name in ("key", "code", "status", "job", "name")
-            if (value := getattr(self, name, None)) is not None
-        )
+        shown = {name: getattr(self, name, None) for name in ("key", "code", "status", "job", "name")}
+        shown["status"] = status_word(self.status or "") or None
+        data = ", ".join(f"{name}={value!r}" for name, value in shown.items() if value is not None)
         return f"{type(self).__name__}({data})"
 
 
@@ -174,36 +168,3 @@ class ClientClosed(CarpoolError):
 
 class CarpoolWarning(UserWarning):
     """What carpool warns of through :mod:`warnings`: something that works, though probably not as it was meant."""
-
-
-def shown(message: str, request_text: str = "") -> str:
-    """Shorten a server's message to what may appear in logs.
-
-    Args:
-        message: the server's words.
-        request_text: text of the request; any run of 32 or more characters of it is replaced by ``[request text]``.
-
-    Returns:
-        At most 300 characters, without URL and API key.
-    """
-    text = _URL.sub("[url]", _API_KEY.sub("[key]", message[:_SCANNED_CHARS_MAX]))
-    if request_text:
-        text = _without_echo(text, request_text)
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 1] + "…"
-
-
-def _without_echo(text: str, request_text: str) -> str:
-    parts: list[str] = []
-    start = 0
-    while start + _ECHO_CHARS_MIN <= len(text):
-        stop = start + _ECHO_CHARS_MIN
-        if text[start:stop] not in request_text:
-            parts.append(text[start])
-            start += 1
-            continue
-        while stop < len(text) and text[start : stop + 1] in request_text:
-            stop += 1
-        parts.append("[request text]")
-        start = stop
-    return "".join(parts) + text[start:]

@@ -10,7 +10,7 @@ from asyncio import wait
 from collections.abc import Callable, Generator
 from copy import copy
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -24,21 +24,25 @@ if TYPE_CHECKING:
 __all__ = ["EmbedResponse", "GenerateResponse", "Outcome", "Ticket"]
 
 
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+"""Tokens. Beyond any real number they are taken for none: sums of them become money."""
+
+
 class TokenCounts(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """``usageMetadata`` of a generate response."""
 
-    prompt_token_count: int = 0
-    candidates_token_count: int = 0
-    thoughts_token_count: int = 0
-    cached_content_token_count: int = 0
-    total_token_count: int = 0
+    prompt_token_count: _Count = 0
+    candidates_token_count: _Count = 0
+    thoughts_token_count: _Count = 0
+    cached_content_token_count: _Count = 0
+    total_token_count: _Count = 0
 
 
 class UsageView(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """What a response says of its tokens; an embedding says it in one number beside the vector."""
 
     usage_metadata: TokenCounts = TokenCounts()
-    token_count: int = 0
+    token_count: _Count = 0
 
 
 _usage_decoder = msgspec.json.Decoder(UsageView, strict=False)
@@ -48,7 +52,7 @@ def view_usage(raw: bytes) -> UsageView:
     """Read the token counts out of one response's JSON bytes; all zero where the server sent none."""
     try:
         return _usage_decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return UsageView()
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import msgspec
 
+from carpool._showing import in_short, without_values
 from carpool.errors import ConfigurationError
 
 Route: TypeAlias = Literal["batch", "flex", "standard"]
@@ -182,7 +183,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     close_timeout_s: float = 20.0
     """How long leaving may take to send what waits."""
     ladder: Ladder | None = None
-    """Routes of calls that name none; ``None``: ``("batch",)``, or ``CHEAP`` when a deadline is given."""
+    """Routes of calls that name none. Checked, and not used yet: every call goes by ``batch``."""
     priority: int = 0
     """Priority of the jobs; higher first."""
     label: str = ""
@@ -201,8 +202,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigurationError(f"Settings.{name} is {value!r}; it must be between {low} and {high}")
+            if value is not None and not _is_between(value, low, high):
+                raise ConfigurationError(f"Settings.{name} is {in_short(value)}; it must be between {low} and {high}")
         if self.linger_max_s < self.linger_s:
             raise ConfigurationError("Settings.linger_max_s must not be below linger_s")
         if self.poll_max_s < self.poll_min_s:
@@ -214,7 +215,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not all(c.islower() or c.isdigit() or c == "-" for c in self.label) or len(self.label) > 32:
             raise ConfigurationError("Settings.label takes lower-case letters, digits and dashes, at most 32")
         if self.on_close not in ("keep", "drain", "cancel"):
-            raise ConfigurationError(f"Settings.on_close is {self.on_close!r}; it must be 'keep', 'drain' or 'cancel'")
+            raise ConfigurationError(
+                f"Settings.on_close is {in_short(self.on_close)}; it must be 'keep', 'drain' or 'cancel'"
+            )
         if self.ladder is not None:
             check_ladder(self.ladder)
 
@@ -239,7 +242,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             try:
                 values[field.name] = msgspec.convert(_parse(text), field.type, strict=False)
             except (msgspec.ValidationError, InvalidOperation) as error:
-                raise ConfigurationError(f"{variable}={text!r} cannot be used: {error}") from None
+                why = without_values(str(error))
+            else:
+                continue
+            raise ConfigurationError(f"{variable}={in_short(text)} cannot be used: {why}")
         return cls(**(values | overrides))
 
 
@@ -247,12 +253,21 @@ def _parse(text: str) -> Any:
     return tuple(part.strip() for part in text.split(",")) if "," in text else (None if text == "none" else text)
 
 
+def _is_between(value: Any, low: Any, high: Any) -> bool:
+    try:
+        return bool(low <= value <= high)
+    except (TypeError, InvalidOperation):  # it is no number, or a decimal NaN, which does not let itself be compared
+        return False
+
+
 def check_ladder(ladder: Any) -> Ladder:
     """Return the ladder, or raise ``ConfigurationError`` if it is not a non-empty tuple of distinct routes."""
     routes: Ladder = tuple(cast("Ladder", ladder)) if isinstance(ladder, tuple | list) else ()
-    if not routes or len(set(routes)) != len(routes) or any(route not in ROUTES for route in routes):
+    known = all(isinstance(route, str) and route in ROUTES for route in cast("tuple[object, ...]", routes))
+    if not routes or not known or len(set(routes)) != len(routes):
+        what = in_short(cast("object", ladder))
         raise ConfigurationError(
-            f"ladder is {ladder!r}; it must be a tuple of distinct routes out of 'batch', 'flex', 'standard'"
+            f"ladder is {what}; it must be a tuple of distinct routes out of 'batch', 'flex', 'standard'"
         )
     return routes
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self
 
 from carpool import client as _async
 from carpool._portal import Portal
+from carpool._showing import in_short
 from carpool.errors import ConfigurationError
 from carpool.responses import EmbedResponse, GenerateResponse, Outcome, R_co, Response
 from carpool.responses import Ticket as _AsyncTicket
@@ -166,7 +167,7 @@ class Client:
         if isinstance(requests, AsyncIterable):
             raise ConfigurationError("requests must be a plain iterable; an async one is for carpool.Client")
         if window < 1:
-            raise ConfigurationError(f"window is {window!r}; it must be at least 1")
+            raise ConfigurationError(f"window is {in_short(window)}; it must be at least 1")
 
         def outcomes(rows: AsyncIterator[Request | Mapping[str, Any]]) -> AsyncIterator[Outcome]:
             return self._client.map(rows, window=window, model=model, kind=kind)

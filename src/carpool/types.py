@@ -1,6 +1,7 @@
 """What users hold in their hands, as plain data: requests, receipts, jobs, snapshots.
 
-Owns the public data types. Answers are in ``responses``. It must not know how requests travel.
+Owns the public data types. Answers are in ``responses``. It must not know how requests travel. What holds words of a
+prompt, of an answer or of the server does not show them in its ``repr``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
+
+from carpool._showing import status_word
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -47,7 +50,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         config: fields of google-genai's config, flat, in snake_case or camelCase.
         key: identity of the request; the same key gives the same result as long as it is retained.
         deadline: latest time of the answer, in any form that ``generate`` takes.
-        ladder: routes to try in order.
+        ladder: routes to try in order; checked, and not used yet: every call goes by ``batch``.
         body: the finished REST request as a dict or JSON bytes, instead of ``contents`` and ``config``.
     """
 
@@ -60,6 +63,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     ladder: Any = None
     body: Any = None
 
+    def __repr__(self) -> str:
+        return f"Request(model={self.model!r}, kind={self.kind!r}, key={self.key!r})"
+
 
 class ServerError(msgspec.Struct, frozen=True, gc=False):
     """An error as the server sent it (google.rpc.Status, or the HTTP envelope)."""
@@ -68,6 +74,9 @@ class ServerError(msgspec.Struct, frozen=True, gc=False):
     message: str = ""
     status: str = ""
     details: Any = None
+
+    def __repr__(self) -> str:
+        return f"ServerError(code={self.code!r}, status={status_word(self.status)!r})"
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -145,6 +154,9 @@ class Blob(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     mime_type: str
 
+    def __repr__(self) -> str:
+        return f"Blob(mime_type={self.mime_type!r}, bytes={len(self.data)})"
+
 
 class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call that the model asks for."""
@@ -153,6 +165,9 @@ class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
     args: dict[str, Any] = {}
     id: str = ""
     """Sent back beside the function's answer; empty where the server gave none."""
+
+    def __repr__(self) -> str:
+        return f"FunctionCall(name={self.name!r}, id={self.id!r})"
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):

@@ -120,7 +120,7 @@ def test_keys_are_found_in_whichever_slot_they_are(inside: Inside) -> None:
     assert {known["key"] for known in inside.run("results", "--json").data} == {"in-slot-0", "in-slot-1"}
 
 
-def test_a_key_that_a_running_program_holds_is_not_known(inside: Inside) -> None:
+def test_a_key_that_a_running_program_holds_is_not_listed_and_its_answer_is_printed(inside: Inside) -> None:
     async def meanwhile(client: Client) -> Any:
         await answered("held")(client)
         listed = await asyncio.to_thread(_child, inside, "results", "--json")
@@ -129,8 +129,19 @@ def test_a_key_that_a_running_program_holds_is_not_known(inside: Inside) -> None
 
     listed, asked = at_home(inside, meanwhile)
     assert json.loads(listed.stdout) == []
-    assert asked.returncode == 1
-    assert "a running program holds it" in asked.stderr
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, expected_text("about held") + "\n", "")
+
+
+def test_what_a_running_program_has_under_way_is_waited_for(inside: Inside, service: Service) -> None:
+    service.play(Plan(latency_s=1.0))
+
+    async def meanwhile(client: Client) -> Any:
+        await given("held")(client)
+        return await asyncio.to_thread(_child, inside, "results", "held")
+
+    asked = at_home(inside, meanwhile)
+    assert (asked.returncode, asked.stdout) == (0, expected_text("about held") + "\n")
+    assert service.ledger.rows_billed == 1
 
 
 def _child(program: Program, *arguments: str) -> subprocess.CompletedProcess[str]:

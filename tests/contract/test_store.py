@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from carpool._core.messages import DropJob, DropResults, DropSegments, PutMeta, PutSegment, Record, Write
-from carpool._core.model import Job, JobState, Marks, Meta, ResultsHead, SegmentHead, Span, place_of
+from carpool._core.messages import DropJob, DropResults, DropSegments, PutMeta, PutSegment, PutTaken, Record, Write
+from carpool._core.model import Job, JobState, Marks, Meta, ResultsHead, SegmentHead, Span, Taken, place_of
 from carpool._ports import Store
 from carpool._stores.disk import DiskStore
 from carpool._stores.memory import MemoryStore
@@ -146,9 +146,10 @@ async def test_every_kind_of_record_survives(store: Store, after: Any) -> None:
     assert isinstance(meta, Meta)
     meta = msgspec.structs.replace(meta, epoch=5)
     segment, marks, job, results = put_segment(1), put_marks(1), put_job("01abc"), put_results(4)
-    await store.commit([PutMeta(meta), segment, marks, job, results])
+    taken = PutTaken(Taken(no=4, rows=b"\0\1\0"))
+    await store.commit([PutMeta(meta), segment, marks, job, results, taken])
     again = await after()
-    assert await loaded(again) == [meta, segment.head, marks.marks, job.job, results.head]
+    assert await loaded(again) == [meta, segment.head, marks.marks, job.job, results.head, taken.taken]
     assert await bodies(again, [(1, 0, 3)]) == [b"".join(segment.lines)]
     assert await again.results([place_of(4, row) for row in range(3)]) == results.bodies
 
@@ -186,6 +187,15 @@ async def test_dropped_records_are_gone_and_segments_take_their_marks_along(stor
     assert [record.no for record in records if isinstance(record, Marks)] == [1, 3]
     assert [record.id for record in records if isinstance(record, Job)] == ["b"]
     assert [record.no for record in records if isinstance(record, ResultsHead)] == [0, 2]
+
+
+async def test_what_was_taken_of_results_is_replaced_and_goes_with_them(store: Store, after: Any) -> None:
+    await store.commit([write for no in (1, 2) for write in (put_results(no), PutTaken(Taken(no=no, rows=b"\0\0\1")))])
+    await store.commit([PutTaken(Taken(no=2, rows=b"\1\0\1"))])
+    await store.commit([DropResults([1])])
+    records = await loaded(await after())
+    assert [record for record in records if isinstance(record, Taken)] == [Taken(no=2, rows=b"\1\0\1")]
+    assert [record.no for record in records if isinstance(record, ResultsHead)] == [2]
 
 
 async def test_dropping_what_is_not_there_changes_nothing(store: Store, after: Any) -> None:

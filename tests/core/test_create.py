@@ -221,7 +221,7 @@ def test_attempts_of_unknown_fate_are_bounded(attempts: int) -> None:
         step = desk.found()
         assert bool(every(step.actions, Create)) is (number < attempts - 1)
     fail = only(step.actions, Fail)
-    assert (fail.places, fail.failure.kind, desk.jobs) == ([place], "failed", [])
+    assert (fail.places, fail.failure.kind, desk.jobs) == ([place], "ambiguous", [])
 
 
 # -- callers that are gone before anything is created

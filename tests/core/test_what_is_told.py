@@ -157,7 +157,7 @@ FILE = {"inline_bytes_max": 0}
 ONCE = {"attempts_max": 1, "job_attempts_max": 1, "output_grace_s": 0.0}
 # How it begins, what is told, and the verdict.
 VERDICTS: dict[str, tuple[dict[str, Any], Callable[[Desk], Step], Failure]] = {
-    "never found": (ONCE, not_found, Failure(kind="failed", error=NOT_FOUND)),
+    "never found": (ONCE, not_found, Failure(kind="ambiguous", error=NOT_FOUND)),
     "create rejected": (
         {},
         lambda desk: desk.refused(404, "no such model", "NOT_FOUND"),

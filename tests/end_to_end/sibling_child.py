@@ -39,6 +39,17 @@ async def submit(order: dict[str, Any]) -> None:
         await asyncio.to_thread(sys.stdin.read)
 
 
+async def accept(order: dict[str, Any]) -> None:
+    """Take requests in when told to, and keep them."""
+    async with client_of(order) as client:
+        say("opened")
+        await asyncio.to_thread(sys.stdin.readline)
+        for text in order["texts"]:
+            await client.submit(Request(model=MODEL, contents=text, key=text))
+        say("accepted")
+        await asyncio.to_thread(sys.stdin.read)
+
+
 async def generate(order: dict[str, Any]) -> None:
     """Ask, and tell the answers."""
     async with client_of(order) as client:
@@ -79,4 +90,6 @@ if __name__ == "__main__":
     if told["what"] == "prefork":
         prefork(told)
     else:
-        asyncio.run({"submit": submit, "generate": generate, "fork": fork_with_client}[told["what"]](told))
+        asyncio.run(
+            {"submit": submit, "accept": accept, "generate": generate, "fork": fork_with_client}[told["what"]](told)
+        )

@@ -14,14 +14,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
+from tests.canary import API_KEY, PROMPT
 
 from carpool import Client, MemoryStore, Settings
+from carpool._gemini.encode import Encoded, Encoder
 from carpool.emulator import Emulator, JobView, Logged, Plan, expected_text, request_digest
 
 MODEL: Final = "gemini-3.5-flash"
 EMBED_MODEL: Final = "gemini-embedding-001"
-API_KEY: Final = "AIza-end-to-end-0123456789"
+_LABELS: Final = b',"labels":{"canary":"' + PROMPT.encode() + b'"}}'
 PATIENCE_S: Final = 30.0
 """A net under every wait: whatever takes so long hangs. No test measures anything by it."""
 
@@ -67,18 +70,35 @@ class TimedEmulator(Emulator):
         self._ahead_s += seconds
 
 
+class _CanaryEncoder(Encoder):
+    def generate(self, model: str, contents: Any, config: Any) -> Encoded:
+        encoded = super().generate(model, contents, config)
+        return msgspec.structs.replace(encoded, payload=encoded.payload[:-1] + _LABELS)
+
+
+def with_canary(client: Client) -> Client:
+    """Have a client hide words in each request, where they change no answer: they are to be seen nowhere else."""
+    client._encoder = _CanaryEncoder()
+    return client
+
+
 def make_client(
     emulator: Emulator,
     home: Path | None = None,
     *,
     api_key: str = API_KEY,
     store: MemoryStore | None = None,
+    canary: bool = True,
     **settings: Any,
 ) -> Client:
-    """Return a client that is not open yet: over a store on disk, or in memory where there is no home."""
+    """Return a client that is not open yet: over a store on disk, or in memory where there is no home.
+
+    Without a canary (see ``with_canary``) a request has no byte that the test does not know of.
+    """
     if home is None and store is None:
         store = MemoryStore()
-    return Client(api_key=api_key, base_url=emulator.base_url, home=home, store=store, settings=quick(**settings))
+    client = Client(api_key=api_key, base_url=emulator.base_url, home=home, store=store, settings=quick(**settings))
+    return with_canary(client) if canary else client
 
 
 @asynccontextmanager
@@ -166,15 +186,16 @@ def rows_of_jobs(emulator: Emulator) -> list[int]:
     return [job.rows for job in jobs_of(emulator)]
 
 
-def prompt_digest(text: str, model: str = MODEL) -> str:
-    """Return the digest under which the emulator's books hold a plain prompt."""
-    return request_digest(model, {"contents": [{"parts": [{"text": text}], "role": "user"}]})
+def prompt_digests(text: str, model: str = MODEL) -> list[str]:
+    """Return the digests under which the emulator's books may hold a plain prompt: with the canary and without."""
+    plain = {"contents": [{"parts": [{"text": text}], "role": "user"}]}
+    return [request_digest(model, request) for request in (plain, {**plain, "labels": {"canary": PROMPT}})]
 
 
 def billed(emulator: Emulator, texts: Iterable[str]) -> list[int]:
     """Return how often each prompt was billed, however it was keyed."""
     books: Mapping[str, int] = emulator.ledger().billed_by_request
-    return [books.get(prompt_digest(text), 0) for text in texts]
+    return [sum(books.get(digest, 0) for digest in prompt_digests(text)) for text in texts]
 
 
 def assert_billed_once(emulator: Emulator, texts: Iterable[str]) -> None:

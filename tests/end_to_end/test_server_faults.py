@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from carpool import RequestFailed, RequestRejected
+from carpool import RequestFailed, RequestRejected, SubmitAmbiguous
 from carpool.emulator import Emulator, Fault, Plan
 
 from .support import (
@@ -164,7 +164,7 @@ async def test_the_list_is_read_to_its_last_page_and_asked_again_when_it_fails(f
 async def test_creates_that_never_work_end_in_an_error_after_the_attempts(form: dict[str, Any]) -> None:
     async with Emulator(Plan(faults={"create.503": Fault()})) as emulator:
         async with opened(emulator, **form, job_attempts_max=2) as client:
-            errors = await refused(RequestFailed, *(client.generate(MODEL, text) for text in prompts(3)))
+            errors = await refused(SubmitAmbiguous, *(client.generate(MODEL, text) for text in prompts(3)))
         assert ops_of(emulator)["create"] == 2
         assert rows_of_jobs(emulator) == []
     assert all(str(error) for error in errors)

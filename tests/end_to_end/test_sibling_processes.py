@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from carpool import Request
 from carpool._stores.slots import is_free, take_slot
 from carpool.emulator import Emulator, Plan, expected_text
 
@@ -32,10 +34,10 @@ from .support import (
     rows_of_jobs,
     until,
 )
-from .test_siblings import SLOW
+from .test_siblings import SLOW, handed_back, seen
 
 CHILD = Path(__file__).with_name("sibling_child.py")
-QUICK = {"linger_s": 0.01, "linger_max_s": 100.0, "poll_min_s": 0.01, "poll_max_s": 0.02}
+QUICK = {"linger_s": 0.01, "linger_max_s": 100.0, "poll_min_s": 0.01, "poll_max_s": 0.02, "lookup_wait_s": 0.05}
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -52,7 +54,7 @@ def start() -> Iterator[Start]:
             "home": str(home),
             "texts": texts,
             "settings": QUICK
-            | ({"linger_s": 100.0} if what == "submit" else {})
+            | ({"linger_s": 100.0} if what in {"submit", "accept"} else {})
             | {name: value for name, value in settings.items() if value is not None},
         }
         command = [sys.executable, str(CHILD), json.dumps(order, default=float)]
@@ -146,9 +148,70 @@ async def test_what_a_killed_process_left_is_ended_by_a_sibling_that_nobody_aske
         child.wait()
         await until(lambda: not is_free(tmp_path / "slot-1"), "the adoption")
         emulator.let_pass()
-        await until((tmp_path / "slot-1" / "clean").exists, "the slot is handed back")
+        await until(partial(handed_back, tmp_path / "slot-1"), "the slot is handed back")
         assert_billed_once(emulator, texts)
         assert_own(texts, [await client.result(text) for text in texts])
+
+
+async def test_when_an_adopter_is_killed_the_next_one_takes_over(tmp_path: Path, start: Start) -> None:
+    texts = prompts(5)
+    async with TimedEmulator(SLOW) as emulator, opened(emulator, tmp_path, adopt_after_s=86_400.0) as client:
+        child = start("submit", emulator, tmp_path, texts)  # in slot 1
+        await heard(child)
+        adopter = start("generate", emulator, tmp_path, texts)  # in slot 2
+        await heard(adopter)
+        child.kill()
+        child.wait()
+        # Nobody in this process asks yet: it is the other one that takes over.
+        await until(lambda: not is_free(tmp_path / "slot-1"), "the adoption")
+        calls = [asyncio.ensure_future(client.generate(MODEL, text, key=text)) for text in texts]
+        await until(lambda: len(client._siblings._waiters) == len(texts), "all wait for the adopter")
+        adopter.kill()
+        adopter.wait()
+        await until(lambda: (tmp_path / "slot-1").exists() and not is_free(tmp_path / "slot-1"), "the next adoption")
+        emulator.let_pass()
+        assert_own(texts, await asyncio.gather(*calls))
+        assert client.stats().jobs_created == 0
+        assert_billed_once(emulator, texts)
+
+
+async def test_a_process_that_comes_back_while_its_slot_is_adopted_gets_another_and_its_answers(
+    tmp_path: Path, start: Start
+) -> None:
+    texts = prompts(5)
+    async with TimedEmulator(SLOW) as emulator, opened(emulator, tmp_path, adopt_after_s=0.2) as client:
+        child = start("submit", emulator, tmp_path, texts)
+        await heard(child)
+        child.kill()
+        child.wait()
+        await until(lambda: not is_free(tmp_path / "slot-1"), "the adoption")
+        back = start("generate", emulator, tmp_path, texts)
+        assert (await heard(back))["event"] == "opened"
+        assert (tmp_path / "slot-2").exists()
+        emulator.let_pass()
+        assert (await told_answers(back, texts))["jobs_created"] == 0
+        assert client.stats().jobs_created == 0
+        assert_billed_once(emulator, texts)
+
+
+async def test_what_another_process_does_while_the_loop_is_blocked_is_seen_in_the_same_turn(
+    tmp_path: Path, start: Start
+) -> None:
+    async with Emulator() as emulator, opened(emulator, tmp_path, linger_s=100.0) as client:
+        child = start("accept", emulator, tmp_path, ["a"])
+        assert (await heard(child))["event"] == "opened"
+
+        async def ask_after_the_other() -> None:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+            assert json.loads(child.stdout.readline())["event"] == "accepted"
+            await client.submit(Request(model=MODEL, contents="a", key="a"))
+
+        await seen(client)
+        await asyncio.gather(client.submit(Request(model=MODEL, contents="b", key="b")), ask_after_the_other())
+        assert client.stats().waiting == 1
 
 
 async def test_a_forked_child_cannot_use_the_client_and_the_parent_goes_on(tmp_path: Path, start: Start) -> None:

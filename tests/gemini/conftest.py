@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
-from carpool._core.model import Job, JobState, Lane
+from carpool._core.model import Fault, Job, JobState, Lane
+from carpool._gemini.developer import DeveloperProvider
+from carpool._ports import ProviderError
 from carpool.settings import Settings
 
 KEY = "AIzaSECRETcanary0123456789abcdefghijk"
@@ -134,6 +136,13 @@ async def chunks_of(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
+async def fault_of(call: Awaitable[object]) -> Fault:
+    """Return the fault of a call that must fail."""
+    with pytest.raises(ProviderError) as caught:
+        await call
+    return caught.value.fault
+
+
 class Tools:
     """What the tests of this folder share."""
 
@@ -143,9 +152,26 @@ class Tools:
     reply = staticmethod(reply)
     job = staticmethod(job)
     chunks_of = staticmethod(chunks_of)
+    fault_of = staticmethod(fault_of)
 
 
 @pytest.fixture
 def tools() -> type[Tools]:
     """Return the server and the helpers."""
     return Tools
+
+
+@pytest.fixture
+async def at(quick: Settings) -> AsyncIterator[Callable[..., Awaitable[DeveloperProvider]]]:
+    """Return what makes an open provider at a URL; all of them are closed in the end."""
+    made: list[DeveloperProvider] = []
+
+    async def make(url: str, **options: Any) -> DeveloperProvider:
+        provider = DeveloperProvider(**({"api_key": KEY, "base_url": url, "settings": quick} | options))
+        await provider.open()
+        made.append(provider)
+        return provider
+
+    yield make
+    for provider in made:
+        await provider.close()

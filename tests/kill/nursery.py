@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
+from tests import canary
 
 from .child import Order, run
 
@@ -115,6 +116,7 @@ class Nursery:
             await listener
             status = int(await self._line())
         words = _read(errors)
+        canary.note("stderr of a child", words)
         if hangs:
             raise Hung(f"hangs after {said[-3:]}\n{words}")
         return Ended(said=said, status=status, errors=words)

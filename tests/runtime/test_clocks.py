@@ -89,7 +89,7 @@ behind: list[carpool.MemoryStore] = []
 
 
 @JUMPS
-@pytest.mark.parametrize("point", ["gathering", "upload", "create", "created", "poll", "fetch"])
+@pytest.mark.parametrize("point", ["gathering", "upload", "uploaded", "create", "created", "poll", "fetch", "last"])
 def test_a_jump_before_the_next_process(point: str, jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         service, settings = Service(latency_s=3_600), FILE | {"linger_s": 30.0, "lookup_wait_s": 60.0}

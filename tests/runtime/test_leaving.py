@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import carpool
+from carpool._core.model import Fault
+from carpool._ports import ProviderError
 
 from .virtual import MODEL, SERVER_DOWN, Service, answer, client_of, run, turns, until
 
@@ -136,6 +138,28 @@ def test_callers_that_queue_at_the_gate_are_told() -> None:
             assert client.stats().queued_callers == 2
         assert {type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)} == {carpool.ClientClosed}
         assert not service.jobs
+
+    run(main())
+
+
+def test_a_drain_goes_on_when_another_one_is_given_up() -> None:
+    async def main() -> None:
+        service = Service()
+        settings: dict[str, Any] = {"linger_s": 7_200.0, "linger_max_s": 7_200.0, "attempts_max": 5}
+        async with client_of(service, carpool.MemoryStore(), **settings) as client:
+            service.fault = lambda point: ProviderError(Fault(kind="not_sent")) if point == "create" else None
+            waiting = asyncio.create_task(client.generate(MODEL, "early"))
+            await turns()
+            first, second = asyncio.create_task(client.drain()), asyncio.create_task(client.drain())
+            await turns()
+            first.cancel()
+            await asyncio.wait((first,))
+            late = asyncio.create_task(client.generate(MODEL, "late"))
+            await turns()
+            service.fault = lambda _: None
+            await second
+            assert asyncio.get_running_loop().time() < 3_600
+            assert [one.text for one in await asyncio.gather(waiting, late)] == [answer("early"), answer("late")]
 
     run(main())
 

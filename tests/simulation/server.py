@@ -72,6 +72,8 @@ class RemoteJob(msgspec.Struct, kw_only=True):
     output: list[OutputRow] | None = None
     output_at: float = 0.0
     gone: bool = False
+    astray: bool = False
+    """Whether its create was on its way when its client's store was lost: who looks before it arrives finds nothing."""
     bills: list[Bill] = []
     cancelled: bool = False
 
@@ -92,6 +94,8 @@ class Server:
         self.deleted_files: dict[str, list[bytes]] = {}
         self.jobs: dict[str, RemoteJob] = {}
         self.bills: list[Bill] = []
+        self.lost_at = float("-inf")
+        """When the client's store was lost."""
         self.protected: set[str] = set()
         """Jobs that the store of their client does not know: they must never be cancelled."""
 
@@ -202,7 +206,8 @@ class Server:
             return BUSY
         if choice == "slow":
             delay_s = self.plan.seconds(60, HOUR)
-            self.clock.after(delay_s, lambda: self._create_late(display_name, form, file_name, lines))
+            sent_at = self.clock.now
+            self.clock.after(delay_s, lambda: self._create_late(display_name, form, file_name, lines, sent_at))
             return TIMEOUT
         if choice in ("lost", "applied_500", "twin"):
             self._add(display_name, form, file_name, lines)
@@ -251,10 +256,11 @@ class Server:
 
     # -- jobs
 
-    def _create_late(self, display_name: str, form: str, file_name: str, lines: list[bytes]) -> None:
+    def _create_late(self, display_name: str, form: str, file_name: str, lines: list[bytes], sent_at: float) -> None:
         if form == "file" and file_name not in self.files and "A1" not in self.plan.broken:
             return
-        self._add(display_name, form, file_name, lines)
+        job = self._add(display_name, form, file_name, lines)
+        job.astray = sent_at <= self.lost_at
 
     def _add(
         self, display_name: str, form: str, file_name: str, lines: list[bytes], *, twin: bool = False

@@ -101,6 +101,7 @@ class World:
         back_at = now + crash.down_s
         if self._lost and self._backup is not None:
             self._lost = False
+            self.server.lost_at = now
             back_at += self.plan.list_lag_s + 10.0
             self._restore(self._backup)
         last = {call.ask.id: call for call in self.history.calls}
@@ -260,8 +261,9 @@ class World:
             return
         paid: dict[str, set[str]] = {}
         for bill in self.server.bills:
-            if bill.good and bill.key in self._held_keys and self.server.jobs[bill.job].known:
-                paid.setdefault(bill.key, set()).add(self.server.jobs[bill.job].display_name)
+            job = self.server.jobs[bill.job]
+            if bill.good and bill.key in self._held_keys and job.known and not job.astray:
+                paid.setdefault(bill.key, set()).add(job.display_name)
         jobs = list(self.server.jobs.values())
         for key, names in paid.items():
             if any(sum(id_of(job) == name.split(".")[2] for job in jobs) > 1 for name in names):

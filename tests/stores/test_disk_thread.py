@@ -97,6 +97,34 @@ async def test_a_bug_in_the_thread_is_told_and_does_not_end_it(
     assert [record.no for record in await everything(store) if isinstance(record, SegmentHead)] == [2]
 
 
+async def test_a_bug_around_a_group_of_commits_leaves_nobody_waiting_and_lets_go_of_the_slot(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows what was written: nothing more is, and what is readable stays so."""
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("with a SECRET in it")
+
+    store = await opened(home)
+    await store.commit([put_segment(1)])
+    go_on = blocked(store)
+    with monkeypatch.context() as patch:
+        patch.setattr("carpool._stores.disk._applied", fails)
+        waiting = [asyncio.ensure_future(store.commit([put_segment(no)])) for no in (2, 3, 4)]
+        go_on()
+        async with asyncio.timeout(20):
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(one) for one in outcomes} == {StoreError}
+    assert len({id(one) for one in outcomes}) == 3
+    assert "SECRET" not in str(outcomes)
+    with pytest.raises(StoreError, match="ZeroDivisionError"):
+        await store.commit([put_segment(5)])
+    assert [record.no for record in await everything(store) if isinstance(record, SegmentHead)] == [1]
+    await store.close()
+    take_slot(home, 1).release()
+    assert not (home / "slot-0" / "clean").exists(), "the next one is to check it"
+
+
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "carpool-store"]
 

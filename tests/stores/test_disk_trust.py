@@ -46,6 +46,16 @@ async def test_every_setting_is_what_it_was_asked_to_be(store: DiskStore) -> Non
     assert (stored["cull_limit"], stored["size_limit"], stored["disk_min_file_size"]) == (0, 2**62, 2**62)
 
 
+async def test_what_is_committed_is_on_the_drive_itself(store: DiskStore) -> None:
+    """On macOS, fsync alone leaves it in the drive's cache."""
+
+    def pragmas(database: Any) -> list[int]:
+        names = ("synchronous", "fullfsync", "checkpoint_fullfsync")
+        return [database._opened._sql(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    assert await store._call(pragmas) == [2, 1, 1]
+
+
 async def test_a_setting_that_is_not_taken_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 2**40)
     assert "does not take the setting sqlite_max_page_count" in str(await refused(home))
@@ -401,3 +411,16 @@ async def test_an_unclean_stop_is_noticed_and_the_database_checked(
         assert (folder.name, store.checked) == (folder.name, checked)
         assert len(await everything(store)) == 3
         await store.close()
+
+
+async def test_why_a_store_cannot_be_opened_is_told_even_if_it_cannot_be_closed_either(
+    home: Path, slot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(home)
+    sql(slot, "DELETE FROM Cache WHERE key = 'meta'")
+
+    def fails(*_: object) -> None:
+        raise StoreError("there is no ballast")
+
+    monkeypatch.setattr("carpool._stores.slots.Slot.keep_ballast", fails)
+    assert "emptied" in str(await refused(home))

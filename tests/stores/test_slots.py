@@ -5,15 +5,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from carpool._stores import slots
-from carpool._stores.slots import filesystem_of, find_slots, take_slot
+from carpool._stores.slots import filesystem_of, find_slots, is_free, take_slot
 from carpool.errors import ConfigurationError, StoreCorrupt, StoreError, StoreFull, StoreLocked
 
+PATIENCE_S = 30.0
+"""For which a child lives at most, should its parent have died."""
 MOUNTS = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 25 22 0:22 / /proc rw,nosuid - proc proc rw
@@ -49,7 +56,13 @@ def test_without_a_list_of_mounts_the_file_system_is_not_known() -> None:
     assert filesystem_of(Path("/home"), "") == ""
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs"),
+        *("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.juicefs", "fuse.ceph-fuse"),
+    ],
+)
 def test_a_home_on_the_network_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"1 1 0:1 / / rw - {kind} server rw\n")
@@ -58,7 +71,9 @@ def test_a_home_on_the_network_is_refused(kind: str, tmp_path: Path, monkeypatch
         take_slot(tmp_path / "home")
 
 
-@pytest.mark.parametrize("kind", ["ext4", "overlay", "tmpfs", "9p", "fuse.gvfs", "virtiofs", "zfs", "apfs"])
+@pytest.mark.parametrize(
+    "kind", ["ext4", "overlay", "tmpfs", "9p", "fuse.gvfs", "fuse.gocryptfs", "fuseblk", "virtiofs", "zfs", "apfs"]
+)
 def test_a_home_on_what_containers_have_is_not(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"1 1 0:1 / / rw - {kind} x rw\n")
@@ -231,8 +246,147 @@ def test_ballast_takes_room_once_and_gives_it_back(tmp_path: Path) -> None:
 def test_slots_are_found_lowest_first_and_nothing_else_is(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert find_slots(home) == []
-    for name in ("slot-10", "slot-2", "slot-0", "slot-x", "other"):
+    for name in ("slot-10", "slot-2", "slot-0", "slot-x", "slot-02", "slot-010", "slot-٣", "slot-", "other"):
         (home / name).mkdir(parents=True)
     assert find_slots(home) == [home / "slot-0", home / "slot-2", home / "slot-10"]
     assert not (tmp_path / "elsewhere").exists()
     assert find_slots(tmp_path / "elsewhere") == []
+
+
+# -- the lock
+
+
+def test_slots_that_are_taken_are_passed_over_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = [take_slot(tmp_path) for _ in range(5)]
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
+    last = take_slot(tmp_path)
+    assert last.path.name == "slot-5"
+    for slot in (*taken, last):
+        slot.release()
+
+
+def test_a_slot_at_which_somebody_looks_all_the_time_is_taken_for_a_taken_one(tmp_path: Path) -> None:
+    take_slot(tmp_path).release()
+    looking = os.open(tmp_path / "slot-0" / "lock", os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    other = take_slot(tmp_path)
+    assert other.path.name == "slot-1"
+    other.release()
+    os.close(looking)
+
+
+def test_a_slot_without_its_lock_is_free(tmp_path: Path) -> None:
+    # As in a copy that was made of what has bytes in it.
+    slot = take_slot(tmp_path)
+    slot.release()
+    (slot.path / "lock").unlink()
+    assert is_free(slot.path)
+    assert take_slot(tmp_path).path == slot.path
+
+
+def test_a_lock_that_is_deleted_while_it_is_taken_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_flock = fcntl.flock
+
+    def flock(handle: int, operation: int) -> None:
+        (tmp_path / "slot-0" / "lock").unlink(missing_ok=True)
+        true_flock(handle, operation)
+
+    before = len(list(Path("/dev/fd").iterdir()))
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreLocked):
+        take_slot(tmp_path, number=0)
+    monkeypatch.undo()
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    take_slot(tmp_path, number=0).release()
+
+
+@contextmanager
+def children(count: int) -> Iterator[list[int]]:
+    """Fork children that do nothing until the block is left."""
+    reader, writer = os.pipe()
+    pids: list[int] = []
+    try:
+        for _ in range(count):
+            pid = os.fork()
+            if pid == 0:
+                os.close(writer)
+                os.read(reader, 1)
+                os._exit(0)
+            pids.append(pid)
+        yield pids
+    finally:
+        os.close(writer)
+        os.close(reader)
+        for pid in pids:
+            os.waitpid(pid, 0)
+
+
+def can_be_taken(path: Path) -> bool:
+    try:
+        take_slot(path.parent, number=0).release()
+    except StoreLocked:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "use", [is_free, lambda path: take_slot(path.parent, number=0).release()], ids=["look", "take"]
+)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_slot_is_locked_does_not_keep_it_locked(
+    use: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = take_slot(tmp_path)
+    slot.release()
+    path = slot.path
+    locked, true_flock = threading.Event(), fcntl.flock
+
+    def flock(handle: int, operation: int) -> None:
+        true_flock(handle, operation)
+        locked.set()
+        time.sleep(0.1)  # long enough for a fork, if nothing keeps it back
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    thread = threading.Thread(target=use, args=(path,))
+    thread.start()
+    assert locked.wait(PATIENCE_S)
+    with children(1):
+        monkeypatch.undo()
+        thread.join()
+        # The child lives; it lets go of what its parent had with the first lines that it runs.
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not can_be_taken(path):
+            assert time.monotonic() < give_up_at, "the child has the lock"
+            time.sleep(0.01)
+
+
+def test_processes_that_start_together_get_slots_of_their_own(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    go_reader, go_writer = os.pipe()
+    pids = []
+    for _ in range(12):
+        pid = os.fork()
+        if pid == 0:
+            os.close(go_writer)
+            os.read(go_reader, 1)
+            slot = take_slot(tmp_path / "home")
+            os.write(writer, f"{slot.path.name}\n".encode())
+            time.sleep(PATIENCE_S)
+            os._exit(0)
+        pids.append(pid)
+    os.close(go_writer)
+    got = b""
+    while got.count(b"\n") < 12:
+        got += os.read(reader, 4_096)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    for handle in (reader, writer, go_reader):
+        os.close(handle)
+    assert len(set(got.split())) == 12
+    taken = [take_slot(tmp_path / "home") for _ in range(3)]
+    assert [slot.path.name for slot in taken] == ["slot-0", "slot-1", "slot-2"]
+    for slot in taken:
+        slot.release()

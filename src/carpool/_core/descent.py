@@ -18,7 +18,6 @@ from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Plac
 from carpool._core.routing import BATCH_ONLY, LADDERS
 from carpool.settings import Ladder, Route
 
-
 WAIT_MAX_S: Final = 15.0
 """How long a request waits for a live call while a route that costs no more is on its ladder."""
 

@@ -7,7 +7,7 @@ once, and a create of unknown fate is looked for by its name before anything is 
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import Final, Literal, assert_never
 
 import msgspec
 
@@ -323,7 +323,8 @@ def _upload_anew(book: Book, job: Job) -> None:
 
 def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
     if job.attempt >= book.settings.job_attempts_max:
-        settlement.give_up(book, job, Failure(kind="failed", error=error, job=job.name), now)
+        kind: Literal["failed", "ambiguous"] = "failed" if job.file_gone else "ambiguous"
+        settlement.give_up(book, job, Failure(kind=kind, error=error, job=job.name), now)
         return
     if not settlement.trim(book, job):
         return

@@ -6,7 +6,7 @@ Owns the calls and their bodies. It must not know which requests use a cache, no
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from yarl import URL
@@ -19,6 +19,8 @@ from carpool._gemini.listing import listed
 from carpool._gemini.media import user_name
 from carpool._gemini.plain import to_json
 from carpool._gemini.wire import checked_name, read_list
+from carpool._ports import ProviderError
+from carpool._showing import in_short
 from carpool.errors import ConfigurationError
 from carpool.types import Cache
 
@@ -35,6 +37,9 @@ class _Described(msgspec.Struct, frozen=True, rename="camel", gc=False):
     update_time: str = ""
     expire_time: str = ""
     usage_metadata: _Tokens = _Tokens()
+
+
+_described: Final = msgspec.json.Decoder(_Described, strict=False)
 
 
 class Caches:
@@ -62,7 +67,13 @@ class Caches:
         if display_name:
             body["displayName"] = display_name
         url = self._http.url(f"/{self._version}/cachedContents")
-        return _read(ok(await self._http.call("POST", url, body=(to_json(body, "caches.create"),))))
+        sent = to_json(body, "caches.create")
+        reply = await self._http.call("POST", url, body=(sent,))
+        try:
+            return _read(ok(reply))
+        except ProviderError as error:
+            error.sent = sent
+            raise
 
     async def get(self, name: str) -> Cache:
         """Return the server's description of a cache."""
@@ -90,13 +101,15 @@ class Caches:
 def _duration(ttl_s: float) -> str:
     """Return a span of time as protobuf's JSON spells it."""
     if not 0 < ttl_s < 10**9:
-        raise ConfigurationError(f"ttl_s is {ttl_s!r}; it must be a number of seconds above 0. Nothing was sent.")
+        raise ConfigurationError(
+            f"ttl_s is {in_short(ttl_s)}; it must be a number of seconds above 0. Nothing was sent."
+        )
     return f"{ttl_s:.9f}".rstrip("0").rstrip(".") + "s"
 
 
 def _read(body: bytes) -> Cache:
     try:
-        return _cache(msgspec.json.decode(body))
+        return _cache(body)
     except (ValueError, RecursionError):
         error = unreadable("the server's description of the cache cannot be read")
     raise error
@@ -107,9 +120,9 @@ def _read_page(body: bytes) -> tuple[list[Cache], str]:
     return [_cache(item) for item in items], token
 
 
-def _cache(value: Any) -> Cache:
-    """Return the cache that decoded JSON describes; raise ``ValueError`` if it describes none."""
-    found = msgspec.convert(value, _Described, strict=False)
+def _cache(raw: bytes) -> Cache:
+    """Return the cache that JSON describes; raise ``ValueError`` if it describes none."""
+    found = _described.decode(raw)
     return Cache(
         name=checked_name(found.name, "cachedContents/"),
         model=found.model.removeprefix("models/"),

@@ -14,6 +14,7 @@ import msgspec
 
 from carpool._gemini.contents import content_of
 from carpool._gemini.plain import (
+    LONE_SURROGATE,
     bad_value,
     camel,
     dump,
@@ -30,6 +31,7 @@ from carpool._gemini.plain import (
     verbatim,
 )
 from carpool._gemini.schema import lower, schema_of
+from carpool._showing import in_short, without_values
 from carpool.errors import ConfigurationError, NotBatchable
 
 
@@ -208,10 +210,15 @@ def place_embed(config: Any) -> Placed:
 def _fragment(fields: dict[str, Any], shape: type[msgspec.Struct]) -> bytes:
     if not fields:
         return b""
+    placed, why = None, ""
     try:
         placed = msgspec.convert(fields, shape)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"config: {error} (config is flat: $ is the request). Nothing was sent.") from None
+        why = without_values(str(error))
+    except UnicodeEncodeError:
+        why = LONE_SURROGATE
+    if placed is None:
+        raise ConfigurationError(f"config: {why} (config is flat: $ is the request). Nothing was sent.")
     inner = to_json(placed, "config")[1:-1]
     return b"," + inner if inner else b""
 
@@ -239,7 +246,7 @@ def _fields(config: Any) -> Iterator[tuple[str, Any]]:
     if is_mapping(config):
         for name, value in config.items():
             if not isinstance(name, str):
-                raise bad_value("config", f"its field name {name!r} is not a string")
+                raise bad_value("config", f"its field name is {in_short(name)} and not a string")
             yield name, value
     elif is_model(config):
         names: Iterable[str] = config.__class__.model_fields

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Final
 
@@ -22,6 +22,7 @@ from carpool._gemini.listing import listed
 from carpool._gemini.media import Media
 from carpool._gemini.rows import decode_block, decode_items
 from carpool._ports import OpenAt, ProviderError
+from carpool._showing import in_short
 from carpool.errors import CarpoolError, ConfigurationError
 from carpool.settings import Settings
 from carpool.types import BatchJob, ServerError
@@ -56,7 +57,7 @@ class DeveloperProvider:
         floor: Floor | None = None,
     ) -> None:
         if not _VERSION.fullmatch(api_version):
-            raise ConfigurationError(f"api_version is {api_version[:40]!r}; it must look like 'v1beta' or 'v1'")
+            raise ConfigurationError(f"api_version is {in_short(api_version)}; it must look like 'v1beta' or 'v1'")
         settings = settings or Settings()
         self._settings = settings
         self._version = api_version
@@ -143,13 +144,16 @@ class DeveloperProvider:
             try:
                 output_file, items = wire.read_output(await self._operation(job.name))
             except (ValueError, RecursionError):
-                items = []
-            if not items and not output_file:
-                raise unreadable("the job has no output that can be read")
-            for block in decode_items(items):
+                items = iter(())
+            blocks = decode_items(items)
+            found = False
+            while block := _next_block(blocks):
+                found = True
                 yield block
-            if items:
+            if found:
                 return
+            if not output_file:
+                raise unreadable("the job has no output that can be read")
         async with aclosing(self._files.download(_checked(output_file, "files/"))) as pieces:
             async for piece in pieces:
                 block = decode_block(piece.data)
@@ -171,6 +175,14 @@ class DeveloperProvider:
     async def _operation(self, name: str) -> bytes:
         """GET a job; its description holds the whole inline output once there is any."""
         return ok(await self._http.get(self._http.url(f"/{self._version}/{_checked(name, 'batches/')}")))
+
+
+def _next_block(blocks: Iterator[Block]) -> Block | None:
+    try:
+        return next(blocks, None)
+    except ValueError:
+        error = unreadable("the job's output breaks off")
+    raise error
 
 
 def _checked(name: str, kind: str = "") -> str:

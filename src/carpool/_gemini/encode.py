@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from json import dumps
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -35,6 +35,7 @@ from carpool._gemini.plain import (
     to_json,
     unknown_field,
 )
+from carpool._showing import in_short
 from carpool.errors import ConfigurationError, NotBatchable
 
 _CACHED_CONFIGS_MAX: Final = 256
@@ -43,6 +44,7 @@ _MODELS_MAX: Final = 1_024
 _TYPES_MAX: Final = 1_024
 _NOT_BATCHABLE = re.compile(r"(?:imagen|veo|lyria)|.*(?:-live(?:-|$)|native-audio)")
 _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+_LIKE_A_NAME = re.compile(r"[\x21-\x7e]{0,64}")
 _MEDIA_NAMES: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
 
 
@@ -69,6 +71,9 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     uses: Uses | None = None
     """``None`` for requests that lean on nothing, as most do."""
 
+    def __repr__(self) -> str:
+        return f"Encoded(bytes={len(self.payload)}, digest={self.digest.hex()})"
+
 
 def model_name(model: Any) -> str:
     """Return a model's name as it goes into a URL, without ``models/``.
@@ -81,7 +86,9 @@ def model_name(model: Any) -> str:
         raise ConfigurationError(f"model must be a string, not {type(model).__name__}")
     name = model.removeprefix("models/")
     if not _MODEL.fullmatch(name):
-        raise ConfigurationError(f"model {model[:80]!r} is not a model name, such as 'gemini-3.5-flash'")
+        # Whoever mixes up the first two arguments gives a prompt here.
+        what = f"model {model!r}" if _LIKE_A_NAME.fullmatch(model) else f"model (a text of {len(model)} characters)"
+        raise ConfigurationError(f"{what} is not a model name, such as 'gemini-3.5-flash'")
     if _NOT_BATCHABLE.match(name):
         raise NotBatchable(f"the Batch API does not take {name!r}: it has generateContent and embedContent models only")
     return name
@@ -125,7 +132,8 @@ class Encoder:
             try:
                 text = encode(contents)
             except UnicodeEncodeError:
-                text = to_json(contents, "contents")
+                text = b""
+            text = text or to_json(contents, "contents")
             payload = b'{"contents":[{"parts":[{"text":' + text + b'}],"role":"user"}]' + placed[0] + b"}"
             tokens = len(text) >> 2
             files: tuple[str, ...] = ()
@@ -153,7 +161,8 @@ class Encoder:
             try:
                 text = encode(content)
             except UnicodeEncodeError:
-                text = to_json(content, "content")
+                text = b""
+            text = text or to_json(content, "content")
             payload = b'{"content":{"parts":[{"text":' + text + b'}],"role":"user"}' + placed[0] + b"}"
             tokens = len(text) >> 2
             files: tuple[str, ...] = ()
@@ -180,7 +189,7 @@ class Encoder:
             NotBatchable: the Batch API does not take this model.
         """
         if kind not in self._hashes:
-            raise ConfigurationError(f"kind is {kind!r}; it must be 'generate' or 'embed'")
+            raise ConfigurationError(f"kind is {in_short(kind)}; it must be 'generate' or 'embed'")
         start = self._hashes[kind].get(model)
         if start is None:
             start = self._start(kind, model)
@@ -231,13 +240,19 @@ def _finished(body: Any) -> tuple[bytes, dict[str, Any]]:
         return payload, msgspec.json.decode(payload)
     if not isinstance(body, bytes | bytearray | str):
         raise bad_value("body", f"it must be a dict or JSON, not {type(body).__name__}")
+    payload, fields = b"", cast("Any", None)
     try:
         payload = body.encode() if isinstance(body, str) else bytes(body)
-        fields: Any = msgspec.json.decode(payload)
+        fields = msgspec.json.decode(payload)
         if b"\n" in payload or b"\r" in payload:
             payload = msgspec.json.format(payload, indent=-1)
     except (ValueError, RecursionError) as error:
-        raise bad_value("body", f"it is not JSON ({error})") from None
+        # Outside of this block: whatever is raised in it would drag the error along, and with it the bytes.
+        why = f"it is not JSON ({type(error).__name__ if isinstance(error, UnicodeError) else error})"
+    else:
+        why = ""
+    if why:
+        raise bad_value("body", why)
     if not is_object(fields):
         raise bad_value("body", "it is not a JSON object")
     return payload, fields
@@ -272,6 +287,8 @@ class _Configs:
         try:
             key = self._encode(config)
         except (TypeError, ValueError, OverflowError, RecursionError):
+            key = b""
+        if not key:
             return self._place(config)
         placed = self._placed.get(key)
         if placed is not None:

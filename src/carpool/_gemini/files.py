@@ -24,6 +24,8 @@ BLOCK_BYTES: Final = 262_144
 """Bytes of one piece of a download, unless a single line is longer."""
 _TRIES_MAX: Final = 5
 """Calls in a row that an upload may fail without getting further."""
+_BREAKS_MAX: Final = 1_000
+"""Calls of one upload that may fail in all: a server may let it get further by one byte at a time."""
 _REDIRECTS_MAX: Final = 3
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _REDIRECT_HOSTS: Final = (".googleapis.com", ".googleusercontent.com")
@@ -54,7 +56,7 @@ class Files:
         further. If the name exists, the file of that name is taken if it is the same.
 
         Raises:
-            ProviderError: it was refused, or did not get further five times in a row.
+            ProviderError: it was refused, did not get further five times in a row, or broke too often.
         """
         upload = Upload(
             self._http,
@@ -66,7 +68,7 @@ class Files:
             mime_type=mime_type,
             display_name=display_name or name.removeprefix("files/"),
         )
-        failed, reached = 0, -1
+        broken, failed, reached = 0, 0, -1
         try:
             while True:
                 try:
@@ -74,9 +76,10 @@ class Files:
                 except ProviderError as error:
                     if not upload.mendable(error.fault):
                         raise
+                    broken += 1
                     failed = 1 if upload.offset > reached else failed + 1
                     reached = max(reached, upload.offset)
-                    if failed >= _TRIES_MAX:
+                    if failed >= _TRIES_MAX or broken >= _BREAKS_MAX:
                         raise
                 await anyio.sleep(min(self._settings.retry_max_s, self._settings.retry_min_s * 2 ** (failed - 1)))
         finally:
@@ -169,7 +172,8 @@ class LineCutter:
             if cut - 1 > self._line_bytes_max:
                 self._drop(cut)
                 continue
-            block = bytes(held[:cut])
+            with memoryview(held) as view:  # a slice of the array itself would be one more copy
+                block = bytes(view[:cut])
             del held[:cut]
             self._searched = 0
             yield block

@@ -22,8 +22,9 @@ import msgspec
 from yarl import URL
 
 from carpool._core.model import Fault, FaultKind
-from carpool._gemini.wire import http_error, phrase
+from carpool._gemini.faults import http_error, phrase
 from carpool._ports import ProviderError
+from carpool._showing import keep_secret
 from carpool.errors import ConfigurationError
 from carpool.settings import Settings
 from carpool.types import ServerError
@@ -101,6 +102,7 @@ class Http:
         self.base = _checked_base(base_url)
         if not _KEY.fullmatch(api_key):
             raise ConfigurationError("the API key holds characters that no key has (blank, line break, non-ASCII)")
+        keep_secret(api_key)
         self._key = api_key
         self._settings = settings
         self._floor = floor or Floor()
@@ -211,10 +213,9 @@ class Http:
         Raises:
             ProviderError: it broke off, or came too slowly.
         """
-        pace = _Pace(self._floor, asyncio.get_running_loop().time())
+        pace = _Pace(self._floor)
         try:
-            async for chunk in response.content.iter_any():
-                pace.took(len(chunk), asyncio.get_running_loop().time())
+            while chunk := await self._more(response, pace):
                 yield chunk
             return
         except _TRANSPORT as error:
@@ -222,6 +223,16 @@ class Http:
         finally:
             response.close()
         raise ProviderError(fault)
+
+    async def _more(self, response: aiohttp.ClientResponse, pace: _Pace) -> bytes:
+        """Return what comes next of a body; nothing at its end."""
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+        # Bytes that are none of the body (endless chunk headers) keep a socket busy: no read timeout sees them.
+        async with asyncio.timeout(self._quiet_s()):
+            chunk = await response.content.readany()
+        pace.took(len(chunk), clock() - asked_at)
+        return chunk
 
     async def error_of(self, response: aiohttp.ClientResponse) -> ProviderError:
         """Read the error that an unread reply tells, and close it."""
@@ -254,15 +265,23 @@ class Http:
             sent.setdefault("Content-Type", "application/json")
         # Shorter than the call's own limit: a connection that does not come about was certainly not used.
         connect_s = min(_CONNECT_S, self._settings.call_timeout_s / 2)
-        quiet_s = max(self._floor.window_s, self._settings.call_timeout_s, timeout_s or 0.0)
         return await session.request(
             method,
             url,
             data=_pieces(body) if any(body) else None,
             headers=sent,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s, sock_read=quiet_s),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                connect=connect_s,
+                sock_connect=connect_s,
+                sock_read=max(self._quiet_s(), timeout_s or 0.0),
+            ),
         )
+
+    def _quiet_s(self) -> float:
+        """Return how long nothing of a body may come."""
+        return max(self._floor.window_s, self._settings.call_timeout_s)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Read a body within its cap. Of an error reply, what can be read: its status says the rest."""
@@ -293,26 +312,27 @@ class Http:
 
 
 class _Pace:
-    """Watches that a body keeps coming."""
+    """Watches that a body keeps coming. Only waiting counts: what is done with the bytes may take its time."""
 
-    __slots__ = ("_ends_at", "_floor", "_got", "_since")
+    __slots__ = ("_floor", "_got", "_left_s", "_waited_s")
 
-    def __init__(self, floor: Floor, now: float) -> None:
+    def __init__(self, floor: Floor) -> None:
         self._floor = floor
-        self._since = now
-        self._ends_at = now + floor.total_s
+        self._left_s = floor.total_s
+        self._waited_s = 0.0
         self._got = 0
 
-    def took(self, size_bytes: int, now: float) -> None:
+    def took(self, size_bytes: int, waited_s: float) -> None:
         self._got += size_bytes
-        passed_s = now - self._since
-        if now > self._ends_at:
+        self._left_s -= waited_s
+        self._waited_s += waited_s
+        if self._left_s < 0:
             raise unreadable(f"the reply did not end within {self._floor.total_s:g} s")
-        if passed_s < self._floor.window_s:
+        if self._waited_s < self._floor.window_s:
             return
-        if self._got < self._floor.bytes_per_s * passed_s:
+        if self._got < self._floor.bytes_per_s * self._waited_s:
             raise unreadable(f"the reply came more slowly than {self._floor.bytes_per_s:g} bytes/s")
-        self._since, self._got = now, 0
+        self._waited_s, self._got = 0.0, 0
 
 
 def ok(reply: Reply) -> bytes:

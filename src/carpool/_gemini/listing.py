@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 from carpool._gemini.http import Http, ok, unreadable
 
 _PAGE_SIZE: Final = 100
-_PAGES_MAX: Final = 100_000
+_PAGES_MAX: Final = 2_000
+"""Pages of one list; none is known that has a tenth of it."""
 _T = TypeVar("_T")
 
 
@@ -27,7 +28,7 @@ async def listed(http: Http, path: str, read: Callable[[bytes], tuple[list[_T], 
     Raises:
         ProviderError: a page cannot be had or read, or the list does not end.
     """
-    token, seen = "", set[str]()
+    token, seen = "", set[int]()
     for _ in range(_PAGES_MAX):
         query = {"pageSize": str(_PAGE_SIZE)} | ({"pageToken": token} if token else {})
         body = ok(await http.call("GET", http.url(path).with_query(query)))
@@ -41,7 +42,7 @@ async def listed(http: Http, path: str, read: Callable[[bytes], tuple[list[_T], 
             yield item
         if not token:
             return
-        if token in seen:
+        if hash(token) in seen:
             break
-        seen.add(token)
+        seen.add(hash(token))
     raise unreadable(f"the list of {what} does not end")

@@ -16,9 +16,9 @@ import msgspec
 from carpool._core.model import Fault, Lane
 from carpool._gemini import scan
 from carpool._gemini.encode import model_name
+from carpool._gemini.faults import http_error
 from carpool._gemini.http import Http, Reply, server_fault, unreadable
 from carpool._gemini.plain import is_object, is_sequence
-from carpool._gemini.wire import http_error
 from carpool._ports import ProviderError
 from carpool.errors import CarpoolError
 from carpool.settings import Route
@@ -209,14 +209,12 @@ def _answer(reply: Reply) -> bytes:
 
 def _scanned_error(body: bytes) -> msgspec.Raw:
     """Return the error field of a body that the strict decoder refuses; raise ``ProviderError`` if it is no object."""
-    text = scan.text_of(body)
     try:
-        span = scan.whole(text)
-        found = scan.fields_of(text, span).get("error", (0, 0))
+        found = scan.fields_of(body).get("error")
     except (ValueError, RecursionError):
         pass
     else:
-        return scan.raw_of(text, found)
+        return scan.raw_of(body, found)
     raise unreadable("the answer is not a whole JSON object")
 
 
@@ -244,14 +242,12 @@ def _vectors(body: bytes, count: int) -> Answers:
 
 
 def _scanned_vectors(body: bytes) -> tuple[list[bytes], bytes]:
-    text = scan.text_of(body)
     try:
-        fields = scan.fields_of(text, scan.whole(text))
-        spans = scan.elements_of(text, fields.get("embeddings", (0, 0)))
+        fields = scan.fields_of(body)
+        vectors = list(scan.elements_of(bytes(scan.raw_of(body, fields.get("embeddings")))))
     except (ValueError, RecursionError):
         return [], b""
-    usage = fields.get("usageMetadata", (0, 0))
-    return [bytes(scan.raw_of(text, span)) for span in spans], bytes(scan.raw_of(text, usage))
+    return vectors, bytes(scan.raw_of(body, fields.get("usageMetadata")))
 
 
 def _tokens(usage: bytes) -> int | None:

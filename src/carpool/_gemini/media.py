@@ -16,13 +16,14 @@ import anyio
 import msgspec
 
 from carpool._core.model import Fault
+from carpool._gemini.faults import read_error
 from carpool._gemini.files import Files
 from carpool._gemini.http import Http, ok, parse_url, unreadable
 from carpool._gemini.listing import listed
 from carpool._gemini.mime import guess_mime_type
-from carpool._gemini.plain import is_object
-from carpool._gemini.wire import checked_name, lenient_error, read_list
+from carpool._gemini.wire import checked_name, read_list
 from carpool._ports import ProviderError
+from carpool._showing import in_short
 from carpool.errors import ConfigurationError
 from carpool.settings import Settings
 from carpool.types import File, ServerError
@@ -49,7 +50,10 @@ class _Described(msgspec.Struct, frozen=True, rename="camel", gc=False):
     expiration_time: str = ""
     state: str = ""
     sha256_hash: str = ""
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_described: Final = msgspec.json.Decoder(_Described, strict=False)
 
 
 class Media:
@@ -123,7 +127,7 @@ class Media:
         """Return the server's description of a file."""
         body = ok(await self._http.call("GET", self._url(name)))
         try:
-            return _file(msgspec.json.decode(body))
+            return _file(body)
         except (ValueError, RecursionError):
             error = unreadable("the server's description of the file cannot be read")
         raise error
@@ -167,7 +171,7 @@ def user_name(name: str, kind: str) -> str:
     try:
         return checked_name(full, kind)
     except ValueError:
-        raise ConfigurationError(f"{name[:80]!r} is not a name such as '{kind}abc'. Nothing was sent.") from None
+        raise ConfigurationError(f"{in_short(name)} is not a name such as '{kind}abc'. Nothing was sent.") from None
 
 
 def _read_page(body: bytes) -> tuple[list[File], str]:
@@ -175,9 +179,10 @@ def _read_page(body: bytes) -> tuple[list[File], str]:
     return [_file(item) for item in items], token
 
 
-def _file(value: Any) -> File:
-    """Return the file that decoded JSON describes; raise ``ValueError`` if it describes none."""
-    found = msgspec.convert(value, _Described, strict=False)
+def _file(raw: bytes) -> File:
+    """Return the file that JSON describes; raise ``ValueError`` if it describes none."""
+    found = _described.decode(raw)
+    error = bytes(found.error)
     return File(
         name=checked_name(found.name, "files/"),
         uri=found.uri,
@@ -189,7 +194,7 @@ def _file(value: Any) -> File:
         expires_at=found.expiration_time,
         state=found.state,
         sha256_hash=found.sha256_hash,
-        error=lenient_error(found.error) if is_object(found.error) else None,
+        error=read_error(error) if error.startswith(b"{") else None,
     )
 
 

@@ -8,6 +8,7 @@ methods.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeGuard, get_origin
 
 import msgspec
 
+from carpool._showing import in_short
 from carpool.errors import ConfigurationError
 
 DEPTH_MAX: Final = 100
@@ -29,7 +31,11 @@ _VERBATIM: Final = frozenset(
 )
 """Fields whose values are the user's own data: names inside are not Google's and stay as they are."""
 
+_FIELD_CHARS_MAX: Final = 40
 LONE_SURROGATE: Final = "the text holds a lone surrogate, which UTF-8 cannot carry"
+
+_LONG_STEP: Final = re.compile(r"[^.\[\]]{41,}")
+"""A step of a path that is no field of the service, but a user's own, which may be anything."""
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -54,10 +60,15 @@ def is_model(value: Any) -> bool:
 
 def dump(value: Any, path: str) -> dict[str, Any]:
     """Return the fields of a pydantic model that are set, in camelCase where the model has such aliases."""
+    dumped: Any = None
     try:
-        dumped: Any = value.model_dump(mode="json", by_alias=True, exclude_none=True)
+        dumped = value.model_dump(mode="json", by_alias=True, exclude_none=True)
     except Exception as error:  # noqa: BLE001 - whatever the model's own code raises; pydantic's errors are not importable
-        raise bad_value(path, f"{type(value).__name__} cannot be encoded ({type(error).__name__})") from None
+        why = type(error).__name__
+    else:
+        why = ""
+    if why:  # raised here, it does not drag the other along, whose words quote values
+        raise bad_value(path, f"{type(value).__name__} cannot be encoded ({why})")
     if not is_object(dumped):
         raise bad_value(path, f"{type(value).__name__} is not an object")
     return dumped
@@ -86,12 +97,12 @@ def _tidy_mapping(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, 
     result: dict[str, Any] = {}
     for name, item in value.items():
         if not isinstance(name, str):
-            raise bad_value(path, f"its field name {name!r} is not a string")
+            raise bad_value(path, f"its field name is {in_short(name)} and not a string")
         if item is None:
             continue
         field = camel(name)
         if field in result:
-            raise bad_value(path, f"the field {field!r} is given twice (in snake_case and in camelCase)")
+            raise bad_value(path, f"the field {field_shown(field)} is given twice (in snake_case and in camelCase)")
         convert = verbatim if field in _VERBATIM else tidy
         result[field] = convert(item, f"{path}.{name}", depth + 1)
     return dict(sorted(result.items())) if len(result) > 1 else result
@@ -108,7 +119,7 @@ def verbatim(value: Any, path: str, depth: int = 0) -> Any:
     if is_mapping(value):
         for name in value:
             if not isinstance(name, str):
-                raise bad_value(path, f"its field name {name!r} is not a string")
+                raise bad_value(path, f"its field name is {in_short(name)} and not a string")
         return {name: verbatim(item, f"{path}.{name}", depth + 1) for name, item in value.items()}
     if is_sequence(value):
         return [verbatim(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
@@ -162,9 +173,10 @@ def to_json(value: Any, path: str) -> bytes:
     try:
         return encode(value)
     except UnicodeEncodeError:
-        raise bad_value(surrogate_path(value, path) or path, LONE_SURROGATE) from None
+        place, why = surrogate_path(value, path) or path, LONE_SURROGATE
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise bad_value(path, f"it cannot be encoded ({type(error).__name__}: {error})") from None
+        place, why = path, f"it cannot be encoded ({type(error).__name__}: {error})"
+    raise bad_value(place, why)  # raised here, it does not drag the other along, which holds the text
 
 
 def surrogate_path(value: Any, path: str) -> str:
@@ -194,7 +206,7 @@ def is_utf8(text: str) -> bool:
 
 def bad_value(path: str, why: str) -> ConfigurationError:
     """Return the error for a value that cannot be sent, naming its place."""
-    return ConfigurationError(f"{path}: {why}. Nothing was sent.")
+    return ConfigurationError(f"{_LONG_STEP.sub(_shortened, path)}: {why}. Nothing was sent.")
 
 
 def unknown_field(name: str, known: Iterable[str], what: str, hint: str = "") -> ConfigurationError:
@@ -203,4 +215,15 @@ def unknown_field(name: str, known: Iterable[str], what: str, hint: str = "") ->
     nearest = get_close_matches(snake(camel(name)), names, n=1, cutoff=0.5)
     guess = f" Did you mean {nearest[0]!r}?" if nearest else ""
     listed = ", ".join(names)
-    return ConfigurationError(f"{what} has no field {name!r}.{guess}{hint} It has: {listed}. Nothing was sent.")
+    return ConfigurationError(
+        f"{what} has no field {field_shown(name)}.{guess}{hint} It has: {listed}. Nothing was sent."
+    )
+
+
+def _shortened(step: re.Match[str]) -> str:
+    return f"{step[0][:8]}..."
+
+
+def field_shown(name: str) -> str:
+    """Return how a field's name is shown: whole only if it may be one, for it may as well be a prompt."""
+    return repr(name) if len(name) <= _FIELD_CHARS_MAX and not any(map(str.isspace, name)) else f"{name[:8]!r}..."

@@ -5,19 +5,23 @@ Owns what a row may look like, and that a bad one takes no other with it. It is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
 
 from carpool._core.model import Block, Row
 from carpool._gemini import scan
+from carpool._gemini.faults import read_error, tamed
 from carpool._gemini.plain import is_object
-from carpool._gemini.wire import lenient_error
 from carpool.types import ServerError
 
 BLOCK_ROWS: Final = 256
 """Rows of one block of an inline output."""
+
+LONG_BYTES: Final = 524_288
+"""Size from which the errors of rows are decoded by themselves: their details take up dozens of times their size."""
 
 _NEITHER: Final = ServerError(13, "the row came back with neither a response nor an error", "INTERNAL")
 
@@ -26,14 +30,15 @@ class _Key(msgspec.Struct, frozen=True, gc=False):
     key: str = ""
 
 
-class _Item(msgspec.Struct, frozen=True, gc=False):
+class _Line(msgspec.Struct, frozen=True, gc=False):
+    key: str = ""
     response: msgspec.Raw = msgspec.Raw()
-    error: ServerError | None = None
+    error: msgspec.Raw = msgspec.Raw()
     metadata: _Key | None = None
 
 
-_lines: Final = msgspec.json.Decoder(Row, strict=False)
-_item: Final = msgspec.json.Decoder(_Item, strict=False)
+_rows: Final = msgspec.json.Decoder(Row, strict=False)
+_line: Final = msgspec.json.Decoder(_Line, strict=False)
 
 
 def decode_block(data: bytes) -> Block:
@@ -41,36 +46,31 @@ def decode_block(data: bytes) -> Block:
 
     The rows' responses are views: each keeps the whole of ``data`` alive.
     """
+    if len(data) > LONG_BYTES:
+        return _decode_one_by_one(data)
     try:
-        rows = _lines.decode_lines(data)
+        rows = _rows.decode_lines(data)
     except (ValueError, RecursionError):
         return _decode_one_by_one(data)
     for row in rows:
-        if row.error is None and bytes(memoryview(row.response)[:1]) != b"{":
+        if row.error is not None:
+            row.error = tamed(row.error)
+        elif bytes(memoryview(row.response)[:1]) != b"{":
             row.error = _NEITHER
     return Block(rows=rows)
 
 
-def decode_items(items: list[msgspec.Raw]) -> Iterator[Block]:
-    """Iterate over inline items as blocks of rows, in the server's order; the key is empty where none came back."""
-    for start in range(0, len(items), BLOCK_ROWS):
-        rows: list[Row] = []
-        unreadable = 0
-        for raw in items[start : start + BLOCK_ROWS]:
-            row = _item_row(raw)
-            if row is None:
-                unreadable += 1
-            else:
-                rows.append(row)
-        yield Block(rows=rows, unreadable=unreadable)
+def decode_items(items: Iterable[bytes]) -> Iterator[Block]:
+    """Iterate over inline items as blocks of rows, in the server's order; the key is empty where none came back.
 
-
-def _item_row(raw: msgspec.Raw) -> Row | None:
-    try:
-        item = _item.decode(raw)
-    except (ValueError, RecursionError):
-        return _salvaged(bytes(raw))
-    return _judged(Row(item.metadata.key if item.metadata else "", item.response, item.error))
+    Raises:
+        ValueError: the items break off.
+    """
+    rest = iter(items)
+    while some := list(islice(rest, BLOCK_ROWS)):
+        found = [_read(item) for item in some]
+        rows = [row for row in found if row is not None]
+        yield Block(rows=rows, unreadable=len(found) - len(rows))
 
 
 def _decode_one_by_one(data: bytes) -> Block:
@@ -81,10 +81,7 @@ def _decode_one_by_one(data: bytes) -> Block:
         text = line.strip(b" \t\r")
         if not text:
             continue
-        try:
-            row: Row | None = _judged(_lines.decode(text))
-        except (ValueError, RecursionError):
-            row = _salvaged(text)
+        row = _read(text)
         if row is None:
             unreadable += 1
         else:
@@ -92,24 +89,31 @@ def _decode_one_by_one(data: bytes) -> Block:
     return Block(rows=rows, unreadable=unreadable)
 
 
-def _judged(row: Row) -> Row:
-    """Return the row as it is, or as an error if it holds neither an answer nor an error."""
-    if row.error is None and bytes(memoryview(row.response)[:1]) != b"{":
-        row.error = _NEITHER
-    return row
-
-
-def _salvaged(line: bytes) -> Row | None:
-    """Return the row of a line or item that the strict decoder refuses, its response's bytes as they came; or None."""
-    text = scan.text_of(line)
+def _read(text: bytes) -> Row | None:
+    """Return the row of a line or an item, or None if it cannot be read."""
     try:
-        spans = scan.fields_of(text, scan.whole(text))
+        line = _line.decode(text)
+    except (ValueError, RecursionError):
+        return _salvaged(text)
+    return _judged(line.key or (line.metadata.key if line.metadata else ""), line.response, bytes(line.error))
+
+
+def _judged(key: str, response: msgspec.Raw, error: bytes) -> Row:
+    """Return a row, as an error if it holds neither an answer nor an error."""
+    if error not in (b"", b"null"):
+        return Row(key, response, read_error(error))
+    return Row(key, response, None if bytes(memoryview(response)[:1]) == b"{" else _NEITHER)
+
+
+def _salvaged(text: bytes) -> Row | None:
+    """Return the row of a line or item that the strict decoder refuses, its response's bytes as they came; or None."""
+    try:
+        spans = scan.fields_of(text)
         key = scan.value_of(text, spans.get("key"))
-        metadata = scan.value_of(text, spans.get("metadata"))
-        error = scan.value_of(text, spans.get("error"))
+        metadata = scan.value_of(text, spans.get("metadata")) if key is None else None
     except (ValueError, RecursionError):
         return None
     if key is None and is_object(metadata):
         key = metadata.get("key")
-    response = scan.raw_of(text, spans.get("response", (0, 0)))
-    return _judged(Row("" if key is None else str(key), response, None if error is None else lenient_error(error)))
+    error = bytes(scan.raw_of(text, spans.get("error")))
+    return _judged("" if key is None else str(key), scan.raw_of(text, spans.get("response")), error)

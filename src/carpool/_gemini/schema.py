@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, get_origin
 
 import msgspec
 
 from carpool._gemini.plain import bad_value, camel, dump, is_mapping, is_model, is_sequence, unknown_field, verbatim
+from carpool._showing import in_short
 
 NODES_MAX: Final = 10_000
 """Schemas inside a schema, once references are inlined."""
@@ -138,19 +139,22 @@ def schema_of(value: Any, path: str) -> tuple[Mapping[str, Any], Any]:
     try:
         schema: Any = msgspec.json.schema(value)
     except TypeError as error:
-        pydantic = sys.modules.get("pydantic")
-        if pydantic is None:
-            raise bad_value(path, f"no schema can be made of {value!r} ({error})") from None
+        why = str(error) if isinstance(value, type) or get_origin(value) is not None else type(error).__name__
     else:
         if isinstance(value, type):
             return schema, value
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(value)
         return schema, Reader(decoder.decode)
+    pydantic = sys.modules.get("pydantic")
     try:
-        adapter = pydantic.TypeAdapter(value)
-        return adapter.json_schema(), Reader(adapter.validate_json)
+        if pydantic is not None:
+            adapter = pydantic.TypeAdapter(value)
+            return adapter.json_schema(), Reader(adapter.validate_json)
     except Exception as error:  # noqa: BLE001 - pydantic's own errors cannot be named without importing it
-        raise bad_value(path, f"no schema can be made of {value!r} ({type(error).__name__})") from None
+        why = type(error).__name__
+    is_type = isinstance(value, type) or get_origin(value) is not None
+    what = repr(value) if is_type else f"a value of type {type(value).__name__}"
+    raise bad_value(path, f"no schema can be made of {what} ({why})")
 
 
 def lower(schema: Any, path: str, refusal: Refusal, *, ordered: bool = True) -> dict[str, Any]:
@@ -319,7 +323,7 @@ class _Lowering:
         if word == "TYPE_UNSPECIFIED":
             return ""
         if word not in _TYPES:
-            raise bad_value(f"{path}.type", f"{kind!r} is not a type; there are {', '.join(sorted(_TYPES))}")
+            raise bad_value(f"{path}.type", f"{in_short(kind)} is not a type; there are {', '.join(sorted(_TYPES))}")
         return word
 
     def _enum(self, fields: dict[str, Any], kind: str, result: dict[str, Any], path: str) -> None:

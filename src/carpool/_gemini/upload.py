@@ -14,8 +14,8 @@ from typing import Any, Final
 import msgspec
 
 from carpool._core.model import Fault, RemoteFile
+from carpool._gemini.faults import read_error
 from carpool._gemini.http import Http, Reply, ok, server_fault, unreadable
-from carpool._gemini.wire import lenient_error
 from carpool._ports import OpenAt, ProviderError
 from carpool.settings import Settings
 from carpool.types import ServerError
@@ -31,7 +31,7 @@ class _File(msgspec.Struct, frozen=True, rename="camel"):
     size_bytes: int = 0
     sha256_hash: str = ""
     state: str = ""
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _Uploaded(msgspec.Struct, frozen=True):
@@ -204,7 +204,8 @@ class Upload:
         theirs = found.sha256_hash
         different = found.size_bytes != self._size_bytes or bool(theirs and ours and theirs not in _spellings(ours))
         if found.state == "FAILED":
-            error = lenient_error(found.error or {})
+            told = bytes(found.error)
+            error = read_error(told) if told.startswith(b"{") else ServerError()
             message = error.message or f"the server could not process {self._name}"
             said = ServerError(error.code or 409, message, error.status, error.details)
             raise ProviderError(Fault(kind="refused", error=said))

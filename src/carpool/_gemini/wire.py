@@ -1,24 +1,31 @@
-"""Bytes of batch calls: the create envelope, operations and errors.
+"""Bytes of batch calls: the create envelope, operations and lists.
 
-Owns every shape that the server's JSON about jobs was seen in. It is pure, and knows nothing of sockets or of rows.
+Owns every shape that the server's JSON about jobs was seen in. What may be large or many is left as bytes until it is
+wanted, since decoded it takes up dozens of times its size. It is pure, and knows nothing of sockets or of rows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from http import HTTPStatus
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
 from carpool._core.model import Framing
 from carpool._gemini import scan
-from carpool._gemini.plain import is_object, is_sequence
-from carpool.types import BatchJob, JobStats, Kind, ServerError
+from carpool._gemini.faults import read_error
+from carpool._showing import in_short
+from carpool.types import BatchJob, JobStats, Kind
 
 _NAME = re.compile(r"(?:files|batches|cachedContents)/[a-z0-9-]{1,128}")
-_DIGITS_MAX: Final = 9
+_WORD_CHARS_MAX: Final = 512
+"""What is kept of a display name, a time or a state: no real one is as long."""
+_TOKEN_CHARS_MAX: Final = 4_096
+_PAGE_ITEMS_MAX: Final = 10_000
+_LISTED_AT_ONCE_MAX: Final = 100_000
+"""Elements of a list, at most, that are cut out at once; of a longer one they are cut out one by one."""
 _BOUNDARY: Final = b'","request":'
 _BOUNDARY_BYTES: Final = len(_BOUNDARY)
 _KEY_STARTS: Final = len(b'{"key":')
@@ -38,7 +45,7 @@ def checked_name(name: str, kind: str = "") -> str:
         kind: the one of them that it has to be, if only one will do.
     """
     if not _NAME.fullmatch(name) or not name.startswith(kind):
-        raise ValueError(f"{name[:80]!r} is not a name such as 'batches/abc' or 'files/abc'")
+        raise ValueError(f"{in_short(name)} is not a name such as 'batches/abc' or 'files/abc'")
     return name
 
 
@@ -88,18 +95,14 @@ def file_body(display_name: str, file_name: str, kind: Kind, priority: int = 0) 
 # --------------------------------------------------------------------------------------------------------- operations
 
 
-class _Status(msgspec.Struct, frozen=True, gc=False):
-    code: int | None = None
-    message: str | None = None
-    status: str | None = None
-    details: Any = None
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class _Stats(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    request_count: int = 0
-    pending_request_count: int = 0
-    successful_request_count: int = 0
-    failed_request_count: int = 0
+    request_count: _Count = 0
+    pending_request_count: _Count = 0
+    successful_request_count: _Count = 0
+    failed_request_count: _Count = 0
 
 
 class _Output(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -109,7 +112,7 @@ class _Output(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class _Inlined(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    inlined_responses: list[msgspec.Raw] | None = None
+    inlined_responses: msgspec.Raw = msgspec.Raw()
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -120,9 +123,9 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel", gc=False):
     create_time: str | None = None
     update_time: str | None = None
     end_time: str | None = None
-    batch_stats: _Stats | None = None
+    batch_stats: msgspec.Raw = msgspec.Raw()
     output: _Output | None = None
-    error: _Status | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _Operation(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -130,26 +133,29 @@ class _Operation(msgspec.Struct, frozen=True, rename="camel", gc=False):
     metadata: _Metadata | None = None
     done: bool | None = None
     response: _Output | None = None
-    error: _Status | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _Named(msgspec.Struct, frozen=True, gc=False):
-    name: Any = None
+    name: msgspec.Raw = msgspec.Raw()
 
 
 class _Created(msgspec.Struct, frozen=True, gc=False):
-    name: Any = None
+    name: msgspec.Raw = msgspec.Raw()
     metadata: _Named | None = None
 
 
 class _Page(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    operations: list[_Operation] | None = None
+    operations: msgspec.Raw = msgspec.Raw()
+    files: msgspec.Raw = msgspec.Raw()
+    cached_contents: msgspec.Raw = msgspec.Raw()
     next_page_token: str | None = None
 
 
 _operation = msgspec.json.Decoder(_Operation, strict=False)
 _created = msgspec.json.Decoder(_Created)
 _page = msgspec.json.Decoder(_Page, strict=False)
+_stats = msgspec.json.Decoder(_Stats, strict=False)
 _inlined = msgspec.json.Decoder(_Inlined)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -173,9 +179,9 @@ _STATES: Final = frozenset(
 def created_name(body: bytes) -> str:
     """Return the name of the job that a create call's answer tells; raise ``ValueError`` if it tells none."""
     created = _created.decode(body)
-    names = (created.name, created.metadata.name if created.metadata else None)
-    for name in names:
-        if isinstance(name, str) and _NAME.fullmatch(name) and name.startswith("batches/"):
+    for raw in (created.name, created.metadata.name if created.metadata else msgspec.Raw()):
+        name = bytes(memoryview(raw)[1:-1]).decode("ascii", "replace")
+        if bytes(memoryview(raw)[:1]) == b'"' and _NAME.fullmatch(name) and name.startswith("batches/"):
             return name
     raise ValueError("the answer holds no name of a batch")
 
@@ -185,27 +191,51 @@ def read_operation(body: bytes) -> BatchJob:
     return _job(_decoded(body))
 
 
-def read_output(body: bytes) -> tuple[str, list[msgspec.Raw]]:
+def read_output(body: bytes) -> tuple[str, Iterator[bytes]]:
     """Return a job's result file, and the items of its inline output in the server's order; either may be empty.
 
     Raises:
-        ValueError: the operation cannot be read.
+        ValueError: the operation cannot be read; also while iterating, where a list breaks off.
     """
     operation = _decoded(body)
     response, listed = _outputs(operation)
-    return _output_file(response, listed), _items(response) or _items(listed)
+    return _output_file(response, listed), _elements(_items(response) or _items(listed))
 
 
 def read_page(body: bytes) -> tuple[list[BatchJob], str]:
     """Return the jobs of one page of a list, and the token of the next; an empty list comes as ``{}``."""
+    items, token = read_list(body, "operations")
+    return [_job(_decoded(item)) for item in items], token
+
+
+def read_list(body: bytes, field: str) -> tuple[list[bytes], str]:
+    """Return the items of one page of a list, and the token of the next; an empty list comes as ``{}``.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    page = _paged(body or b"{}")
+    raw: msgspec.Raw = getattr(page, "cached_contents" if field == "cachedContents" else field)
+    items = list(islice(_elements(bytes(raw)), _PAGE_ITEMS_MAX + 1)) if _is_given(raw) else []
+    token = page.next_page_token or ""
+    if len(items) > _PAGE_ITEMS_MAX or len(token) > _TOKEN_CHARS_MAX:
+        raise ValueError("no page of a list is as long, and no token")
+    return items, token
+
+
+def _paged(body: bytes) -> _Page:
     try:
-        page = _page.decode(body or b"{}")
+        return _page.decode(body)
     except msgspec.ValidationError:
         raise
     except ValueError:
-        text = scan.text_of(body)
-        page = msgspec.convert(scan.value_of(text, scan.whole(text)), _Page, strict=False)
-    return [_job(operation) for operation in page.operations or ()], page.next_page_token or ""
+        spans = scan.fields_of(body, scan.hop)
+    return _Page(
+        operations=scan.raw_of(body, spans.get("operations")),
+        files=scan.raw_of(body, spans.get("files")),
+        cached_contents=scan.raw_of(body, spans.get("cachedContents")),
+        next_page_token=str(scan.value_of(body, spans.get("nextPageToken")) or ""),
+    )
 
 
 def _decoded(body: bytes) -> _Operation:
@@ -215,52 +245,83 @@ def _decoded(body: bytes) -> _Operation:
     except msgspec.ValidationError:
         raise
     except ValueError:
-        text = scan.text_of(body)
-    top = scan.fields_of(text, scan.whole(text))
-    inner = _object_at(text, top.get("metadata"))
-    shell = {name: scan.value_of(text, span) for name, span in top.items() if name not in ("response", "metadata")}
-    shell["metadata"] = {name: scan.value_of(text, span) for name, span in inner.items() if name != "output"}
-    operation = msgspec.convert(shell, _Operation, strict=False)
-    metadata = msgspec.structs.replace(operation.metadata or _Metadata(), output=_scanned(text, inner.get("output")))
-    return msgspec.structs.replace(operation, metadata=metadata, response=_scanned(text, top.get("response")))
-
-
-def _scanned(text: str, span: scan.Span | None) -> _Output:
-    """Return an output whose responses are left as they came."""
-    fields = _object_at(text, span)
-    missing = (0, 0)
-    return _Output(
-        responses_file=scan.value_of(text, fields.get("responsesFile")),
-        inlined_responses=scan.raw_of(text, fields.get("inlinedResponses", missing)),
-        inlined_embed_content_responses=scan.raw_of(text, fields.get("inlinedEmbedContentResponses", missing)),
+        top = scan.fields_of(body, scan.hop)
+    metadata = _object_at(body, top.get("metadata"))
+    inner = scan.fields_of(metadata, scan.hop)
+    operation = msgspec.convert(_values(body, top, ("name", "done")), _Operation, strict=False)
+    shell = msgspec.convert(_values(metadata, inner, _WORDS), _Metadata, strict=False)
+    return msgspec.structs.replace(
+        operation,
+        metadata=msgspec.structs.replace(
+            shell,
+            batch_stats=scan.raw_of(metadata, inner.get("batchStats")),
+            output=_scanned(_object_at(metadata, inner.get("output"))),
+            error=scan.raw_of(metadata, inner.get("error")),
+        ),
+        response=_scanned(_object_at(body, top.get("response"))),
+        error=scan.raw_of(body, top.get("error")),
     )
 
 
-def _object_at(text: str, span: scan.Span | None) -> dict[str, scan.Span]:
-    return scan.fields_of(text, span) if span is not None and scan.starts_with(text, span, "{") else {}
+_WORDS: Final = ("name", "displayName", "model", "state", "createTime", "updateTime", "endTime")
 
 
-def _items(output: _Output) -> list[msgspec.Raw]:
-    """Return the items of an output: in a list, or in an object around a list of the same name."""
-    for raw in (output.inlined_responses, output.inlined_embed_content_responses):
-        start = bytes(memoryview(raw)[:1])
-        if start not in (b"{", b"["):
-            continue
+def _values(data: bytes, spans: dict[str, scan.Span], names: Iterable[str]) -> dict[str, Any]:
+    return {name: scan.value_of(data, spans[name]) for name in names if name in spans}
+
+
+def _scanned(data: bytes) -> _Output:
+    """Return an output whose responses are left as they came."""
+    fields = scan.fields_of(data, scan.hop)
+    return _Output(
+        responses_file=msgspec.convert(scan.value_of(data, fields.get("responsesFile")), str | None),
+        inlined_responses=scan.raw_of(data, fields.get("inlinedResponses")),
+        inlined_embed_content_responses=scan.raw_of(data, fields.get("inlinedEmbedContentResponses")),
+    )
+
+
+def _object_at(data: bytes, span: scan.Span | None) -> bytes:
+    return data[span[0] : span[1]] if span is not None and data[span[0] : span[0] + 1] == b"{" else b"{}"
+
+
+def _items(output: _Output) -> bytes:
+    """Return the list of an output's items, empty if it has none: as it is, or in an object, under the same name."""
+    for given in (output.inlined_responses, output.inlined_embed_content_responses):
+        found = given
+        if bytes(memoryview(given)[:1]) == b"{":
+            try:
+                found = _inlined.decode(given).inlined_responses
+            except msgspec.ValidationError:
+                raise
+            except ValueError:
+                data = bytes(given)
+                found = scan.raw_of(data, scan.fields_of(data, scan.hop).get("inlinedResponses"))
+        listed = bytes(found)
+        if scan.is_filled(listed):
+            return listed
+    return b""
+
+
+def _elements(data: bytes) -> Iterator[bytes]:
+    """Iterate over the elements of a list as they came; none, if it is empty."""
+    if not data:
+        return
+    if data.count(b",") < _LISTED_AT_ONCE_MAX:
         try:
-            found = _raws.decode(raw) if start == b"[" else _inlined.decode(raw).inlined_responses
+            found = _raws.decode(data)
         except msgspec.ValidationError:
             raise
         except ValueError:
-            found = _scanned_items(scan.text_of(bytes(raw)))
-        if found:
-            return found
-    return []
+            pass
+        else:
+            yield from map(bytes, found)
+            return
+    yield from scan.elements_of(data)
 
 
-def _scanned_items(text: str) -> list[msgspec.Raw]:
-    span = scan.whole(text)
-    found = scan.fields_of(text, span).get("inlinedResponses") if scan.starts_with(text, span, "{") else span
-    return [] if found is None else [scan.raw_of(text, item) for item in scan.elements_of(text, found)]
+def _is_given(raw: msgspec.Raw) -> bool:
+    """Return whether a field was there, and not null."""
+    return bytes(memoryview(raw)[:5]) not in (b"", b"null")
 
 
 def _outputs(operation: _Operation) -> tuple[_Output, _Output]:
@@ -280,25 +341,39 @@ def _job(operation: _Operation) -> BatchJob:
     if not _NAME.fullmatch(name) and metadata.name:
         name = metadata.name
     response, listed = _outputs(operation)
-    error = operation.error or metadata.error
-    stats = metadata.batch_stats or _Stats()
+    error = bytes(operation.error if _is_given(operation.error) else metadata.error)
+    if error and error != b"null" and not error.startswith(b"{"):
+        raise ValueError("the error is no object")
     return BatchJob(
         name=checked_name(name, "batches/"),
-        display_name=metadata.display_name or "",
-        model=(metadata.model or "").removeprefix("models/"),
-        state=_state(operation, metadata),
-        created_at=metadata.create_time or "",
-        updated_at=metadata.update_time or "",
-        ended_at=metadata.end_time or "",
-        stats=JobStats(
-            requests=stats.request_count,
-            pending=stats.pending_request_count,
-            succeeded=stats.successful_request_count,
-            failed=stats.failed_request_count,
-        ),
-        error=_server_error(error) if error else None,
+        display_name=_word(metadata.display_name),
+        model=_word(metadata.model).removeprefix("models/"),
+        state=_word(_state(operation, metadata)),
+        created_at=_word(metadata.create_time),
+        updated_at=_word(metadata.update_time),
+        ended_at=_word(metadata.end_time),
+        stats=_counted(metadata.batch_stats),
+        error=read_error(error) if error.startswith(b"{") else None,
         output_file=_output_file(response, listed),
         inline_output=bool(_items(response) or _items(listed)),
+    )
+
+
+def _word(text: str | None) -> str:
+    return (text or "")[:_WORD_CHARS_MAX]
+
+
+def _counted(raw: msgspec.Raw) -> JobStats:
+    """Return a job's counts; none where they cannot be read: they inform, and decide nothing."""
+    try:
+        stats = _stats.decode(raw) if _is_given(raw) else _Stats()
+    except ValueError:
+        stats = _Stats()
+    return JobStats(
+        requests=stats.request_count,
+        pending=stats.pending_request_count,
+        succeeded=stats.successful_request_count,
+        failed=stats.failed_request_count,
     )
 
 
@@ -311,64 +386,4 @@ def _state(operation: _Operation, metadata: _Metadata) -> str:
         return given
     if not operation.done:
         return "PENDING"
-    return "FAILED" if operation.error else "SUCCEEDED"
-
-
-def _server_error(error: _Status) -> ServerError:
-    return ServerError(error.code or 0, error.message or "", error.status or "", error.details)
-
-
-def read_list(body: bytes, field: str) -> tuple[list[Any], str]:
-    """Return the items of one page of a list, and the token of the next; an empty list comes as ``{}``.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    page: Any = msgspec.json.decode(body or b"{}")
-    items: Any = page.get(field, []) if is_object(page) else None
-    if not is_sequence(items):
-        raise ValueError("this is not a page of a list")
-    return list(items), str(page.get("nextPageToken") or "")
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
-
-
-def http_error(status: int, body: bytes) -> ServerError:
-    """Return the error that an HTTP reply tells: its JSON envelope, in a list or not, else the status's own phrase."""
-    try:
-        decoded: Any = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        decoded = None
-    if is_sequence(decoded) and decoded:
-        decoded = decoded[0]
-    error: Any = decoded.get("error") if is_object(decoded) else None
-    if isinstance(error, str):
-        return ServerError(status, error, phrase(status))
-    if not is_object(error):
-        return ServerError(status, phrase(status), "")
-    found = lenient_error(error)
-    return ServerError(found.code or status, found.message or phrase(status), found.status, found.details)
-
-
-def phrase(status: int) -> str:
-    """Return the usual words for an HTTP status."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return f"HTTP status {status}"
-
-
-def lenient_error(value: Any) -> ServerError:
-    """Return the error that some JSON value tells, whatever its types."""
-    if not is_object(value):
-        return ServerError(13, str(value)[:1_000], "")
-    code = value.get("code")
-    if isinstance(code, str) and code.isdecimal() and len(code) <= _DIGITS_MAX:
-        code = int(code)
-    return ServerError(
-        code if isinstance(code, int) else 0,
-        str(value.get("message") or ""),
-        str(value.get("status") or ""),
-        value.get("details"),
-    )
+    return "FAILED" if _is_given(operation.error) else "SUCCEEDED"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final, TypeAlias, TypeVar, assert_never, cast
 
 from carpool._core.book import Book
@@ -40,13 +41,17 @@ from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.fetch import RowSorter, Sorted, StrangerSorter, name_by_position
 from carpool._runtime.verdicts import ECHO_CHARS_MIN
+from carpool._runtime.watch import log_bug
 from carpool.errors import ClientClosed, StoreError
-from carpool.types import Facts, ServerError
+from carpool.types import BatchJob, Facts, ServerError
 
 logger: Final = logging.getLogger("carpool")
 Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
 Settle: TypeAlias = Callable[[Sorted], Awaitable[None]]
 _T = TypeVar("_T")
+SWEPT_JOBS_MAX: Final = 100_000
+"""More jobs of one store than it can have made in the days for which a server keeps them."""
+_ENDLESS: Final = ServerError(message="the list of jobs does not end")
 
 
 class Calls:
@@ -86,8 +91,8 @@ class Calls:
             return None
         except StoreError:
             raise
-        except Exception as error:
-            logger.exception("a bug of carpool in %s of %s", type(question).__name__, job.display_name)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job's requests are told of it
+            log_bug(f"a bug of carpool in {type(question).__name__} of {job.display_name}", error)
             return Broken(job.id, op, f"a bug of carpool: {type(error).__name__}")
         else:
             self._heard(None)
@@ -120,12 +125,11 @@ class Calls:
     async def sweep(self, question: Sweep) -> Swept | SweepFailed:
         """Return all jobs whose display name begins as asked, or why they cannot be listed."""
         try:
-            async with aclosing(_closable(self._provider.list_jobs())) as jobs:
-                remotes = [job async for job in jobs if job.display_name.startswith(question.prefix)]
+            remotes = await self._listed(question.prefix)
         except ProviderError as error:
             fault = error.fault
-        except Exception as error:
-            logger.exception("a bug of carpool in Sweep")
+        except Exception as error:  # noqa: BLE001 - whatever it is, there will be another sweep
+            log_bug("a bug of carpool in Sweep", error)
             fault = Fault(kind="unknown", error=ServerError(message=f"a bug of carpool: {type(error).__name__}"))
         else:
             self._heard(None)
@@ -133,20 +137,48 @@ class Calls:
         self._heard(fault)
         return SweepFailed(question.op, fault)
 
+    async def _listed(self, prefix: str) -> list[BatchJob]:
+        remotes: list[BatchJob] = []
+        async with aclosing(_closable(self._provider.list_jobs())) as jobs:
+            async for job in jobs:
+                if job.display_name.startswith(prefix):
+                    remotes.append(job)
+                if len(remotes) > SWEPT_JOBS_MAX:
+                    raise ProviderError(Fault(kind="unknown", error=_ENDLESS))
+        return remotes
+
     async def _fetch(self, question: Fetch) -> Event:
         """Stream the output; each block is settled, and durable where it must be, before the next is read."""
         job = question.job
         facts = facts_of(self._engine.book, job.lane, job.name, self._now())
         index = self._engine.fetch_index(job.id)
-        sorter = (
-            StrangerSorter(index, facts)
-            if job.stranger
-            else RowSorter(self._engine.book, self._awaiters, index, facts, lambda: self._keys(job))
-        )
-        async with aclosing(_closable(self._provider.fetch(question.remote))) as blocks:
-            async for block in self._in_order(job, blocks):
-                await self._settle(sorter.sort(job.id, question.op, block))
+        sorter: RowSorter | StrangerSorter
+        if job.stranger:
+            sorter = StrangerSorter(index, facts)
+        else:
+            answered = set(self._keys(job)) - index.keys() if len(index) < job.count else set[str]()
+            keys = partial(self._keys, job)
+            sorter = RowSorter(self._engine.book, self._awaiters, index, facts, keys=keys, answered=answered)
+        async with aclosing(self._blocks(question)) as blocks:
+            async for block in blocks:
+                found = sorter.sort(job.id, question.op, block)
+                try:
+                    await self._settle(found)
+                except Exception:
+                    if isinstance(sorter, RowSorter):
+                        sorter.take_back(found.handovers)
+                    raise
+        if isinstance(sorter, RowSorter) and sorter.doubled:
+            logger.info("%s: %d keys came more than once: its output is read again", job.name, len(sorter.doubled))
+            async with aclosing(self._blocks(question)) as blocks:
+                async for block in blocks:
+                    sorter.compare(block)
         return FetchEnded(job.id, question.op, sorter.strangers, sorter.aside)
+
+    async def _blocks(self, question: Fetch) -> AsyncGenerator[Block]:
+        async with aclosing(_closable(self._provider.fetch(question.remote))) as blocks:
+            async for block in self._in_order(question.job, blocks):
+                yield block
 
     def _keys(self, job: Job) -> list[str]:
         """Return the keys of all of a job's requests, in the order in which they were sent."""
@@ -165,9 +197,13 @@ class Calls:
         async for block in blocks:
             rows += block.rows
             unreadable += block.unreadable
+            if len(rows) > job.count:
+                break  # they cannot fit any more, and there may be no end of them
         if not unreadable and name_by_position(rows, self._keys(job)):
             logger.info("%s: %d answers without a key were matched by position", job.name, len(rows))
         yield Block(rows=rows, unreadable=unreadable)
+        async for block in blocks:
+            yield block
 
     async def read_lines(self, spans: Sequence[Span], offset: int) -> AsyncIterator[bytes]:
         """Iterate over the lines of some rows, from a byte on."""

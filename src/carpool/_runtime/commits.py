@@ -6,16 +6,37 @@ new begins: the same writes are tried again until there is room.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
-from carpool._core.messages import Write
+from carpool._core.messages import PutSegment, Write
 from carpool._ports import Store
 from carpool.errors import StoreFull
 
 logger: Final = logging.getLogger("carpool")
 RETRY_S: Final = 1.0
+_END_BYTES: Final = 8
+LOOK_S: Final = 1.0
+"""How long a disk may take before whoever waits for it is looked after."""
+
+
+class _Spilled(NamedTuple):
+    """Writes of a turn that has not come yet."""
+
+    writes: list[Write]
+    begun: asyncio.Future[None] | None
+
+    @property
+    def durable_bytes(self) -> int:
+        """What of them the store has counted already."""
+        begun = self.begun
+        if begun is None or not begun.done() or begun.cancelled() or begun.exception() is not None:
+            return 0
+        ends = (write.head.ends[-_END_BYTES:] for write in self.writes if isinstance(write, PutSegment))
+        return sum(int.from_bytes(end, sys.byteorder) for end in ends)
 
 
 class Commits:
@@ -25,6 +46,7 @@ class Commits:
         store: where to.
         pass_time: waits so many seconds for room, and does meanwhile what needs no store; raises the error it is given
             if waiting has no use any more.
+        look: does what is due without the store, while that takes its time.
         saw_full: is told of each write that found no room.
     """
 
@@ -32,23 +54,29 @@ class Commits:
         self,
         store: Store,
         pass_time: Callable[[StoreFull, float], Awaitable[None]],
+        look: Callable[[], None],
         saw_full: Callable[[StoreFull], None],
     ) -> None:
         self._store = store
         self._pass_time = pass_time
+        self._look = look
         self._saw_full = saw_full
-        self._spilled: list[tuple[list[Write], Awaitable[None] | None]] = []
+        self._spilled: list[_Spilled] = []
+        self._spilled_before: list[_Spilled] = []
+        """What spilled over before the commit under way."""
         self.full: StoreFull | None = None
         """Why nothing can be written now."""
 
     @property
     def room_bytes(self) -> int:
-        """How much more new requests may take up."""
-        return 0 if self.full is not None else self._store.room_bytes
+        """How much more new requests may take up, those of this turn included."""
+        if self.full is not None:
+            return 0
+        return self._store.room_bytes + sum(one.durable_bytes for one in (*self._spilled_before, *self._spilled))
 
     def spill(self, writes: list[Write]) -> None:
         """Begin to write what the next turn would write first."""
-        self._spilled.append((writes, self._store.commit(writes)))
+        self._spilled.append(_Spilled(writes, asyncio.ensure_future(self._store.commit(writes))))
 
     async def begin(self, writes: list[Write]) -> None:
         """Write what opening changes; without room for it, the first turn tries again before it does anything else."""
@@ -56,7 +84,7 @@ class Commits:
             await self._store.commit(writes)
         except StoreFull as error:
             self._note(error)
-            self._spilled.append((writes, None))
+            self._spilled.append(_Spilled(writes, None))
 
     async def commit(self, writes: list[Write]) -> None:
         """Write what was spilled, then this; on return all of it is durable.
@@ -64,17 +92,18 @@ class Commits:
         Raises:
             StoreError: it cannot be written.
         """
-        spilled, self._spilled = self._spilled, []
+        self._spilled_before, self._spilled = self._spilled, []
         # What follows a segment may speak of it: it must not be on disk without it.
-        for earlier, begun in spilled:
-            await self._until_durable(earlier, self._store.commit(earlier) if begun is None else begun)
+        for writes_before, begun in self._spilled_before:
+            await self._until_durable(writes_before, self._store.commit(writes_before) if begun is None else begun)
         if writes:
             await self._until_durable(writes, self._store.commit(writes))
+        self._spilled_before = []
 
     async def _until_durable(self, writes: list[Write], begun: Awaitable[None]) -> None:
         while True:
             try:
-                await begun
+                await self._wait_for(begun)
             except StoreFull as error:
                 self._note(error)
                 full = error
@@ -85,6 +114,17 @@ class Commits:
         if self.full is not None:
             logger.info("there is room again, and everything goes on")
             self.full = None
+
+    async def _wait_for(self, begun: Awaitable[None]) -> None:
+        done = asyncio.ensure_future(begun)
+        try:
+            while not done.done():
+                await asyncio.wait((done,), timeout=LOOK_S)
+                self._look()
+        except BaseException:
+            done.cancel()
+            raise
+        done.result()
 
     def _note(self, error: StoreFull) -> None:
         self.full = error

@@ -35,6 +35,7 @@ from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import Calls, Question
 from carpool._runtime.handover import Handover
 from carpool._runtime.watch import Watch
+from carpool._showing import status_word
 from carpool.errors import StoreError
 from carpool.types import Alarm
 
@@ -129,13 +130,14 @@ class Deeds:
         try:
             await self._provider.cancel(action.name)
         except ProviderError as error:
-            logger.warning("%s could not be cancelled: %s", action.name, error.fault.error.status)
+            logger.warning("%s could not be cancelled: %s", action.name, status_word(error.fault.error.status))
 
     async def _delete(self, action: DeleteRemote) -> None:
         try:
             await self._provider.delete(action.name)
         except ProviderError as error:
-            logger.info("%s could not be deleted, it goes away by itself: %s", action.name, error.fault.error.status)
+            status = status_word(error.fault.error.status)
+            logger.info("%s could not be deleted, it goes away by itself: %s", action.name, status)
 
 
 async def guarded(watch: Watch, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from carpool._core.engine import Engine
 from carpool._core.keys import Claim
@@ -20,6 +20,9 @@ from carpool.types import Facts, Kind
 
 Line: TypeAlias = Callable[[str, bytes], bytes]
 """Makes the row of a batch file out of a key and an encoded request."""
+NOWHERE: Final = -1
+"""The place of a request that is forgotten. That of its stored result must not be taken for it: the same number may be
+the place of another request, which would count as answered."""
 
 
 class Entrance:
@@ -45,8 +48,10 @@ class Entrance:
         self._wake = wake
         self._spill = spill
         self._room = room
-        self.room_bytes = room()
-        """What the store has room for, less what came in since it was last asked."""
+        self.room_bytes = self._granted_bytes = room()
+        """What the store has room for, less what came in and is not in it yet."""
+        self._came_bytes = self._leaving_bytes = 0
+        """Of what is not in it yet: what came since the turn under way began, and what that turn writes."""
         self._loop = asyncio.get_running_loop()
         self._line_bytes_max = engine.book.settings.file_bytes_max
         self._lanes: dict[tuple[Kind, str], Lane] = {}
@@ -101,8 +106,13 @@ class Entrance:
         self._wake()
         return Asked(key, place, future, now, False, False, flags != 0)  # noqa: FBT003 - keywords cost on the hot path
 
+    def grant(self, room_bytes: int) -> None:
+        """Take in no more than the store has room for, as of its last commit."""
+        self._came_bytes += self._granted_bytes - self.room_bytes
+        self.room_bytes = self._granted_bytes = room_bytes - self._came_bytes - self._leaving_bytes
+
     def _check_room(self, size_bytes: int, key: str) -> None:
-        self.room_bytes = self._room()
+        self.grant(self._room())
         if size_bytes > self.room_bytes:
             raise StoreFull(
                 "the store is full, and nothing was sent: make room on its disk, or raise Settings.store_bytes_max; "
@@ -141,7 +151,8 @@ class Entrance:
                 key=segment.keys[row],
             )
         future: asyncio.Future[Answer] = self._loop.create_future()
-        self._awaiters.attach(place, future, deadline, segment.deadlines[row] if segment.deadlines else None)
+        deadlines = segment.deadlines  # of an open segment: shorter than that, if only earlier rows have one
+        self._awaiters.attach(place, future, deadline, deadlines[row] if row < len(deadlines) else None)
         if deadline is not None:
             self._engine.set_deadline(place, deadline)
         return Asked(segment.keys[row], place, future, segment.accepted_at, reused=True, kept=False, explicit=explicit)
@@ -150,18 +161,13 @@ class Entrance:
         """Return whether asking for this now would join a request, or find a result, that is there already."""
         return self._engine.knows(key, digest, self._now())
 
-    def kind_of(self, asked: Asked) -> Kind:
-        """Return what kind of request was joined."""
-        book, no = self._engine.book, asked.place >> ROW_BITS
-        return book.results[no].lane.kind if asked.kept else book.segments[no].lane.kind
-
     def gone(self, asked: Asked) -> None:
         """Note that a caller was cancelled: withdraw its request, or keep its answer for whoever asks the same."""
         future = asked.future
         if future.done() and not future.cancelled() and future.exception() is None:
             if not asked.explicit:
                 body, facts = future.result()
-                self._keep(asked.place, asked.key, body, facts)
+                self._keep(NOWHERE if asked.kept else asked.place, asked.key, body, facts)
         elif asked.kept:
             self._engine.offer_again(asked.place)
         elif not self._awaiters.drop(asked.place, future):
@@ -182,7 +188,14 @@ class Entrance:
         self._engine.leave(place, self._now())
         self._wake()
 
-    def take_undelivered(self) -> list[Event]:
-        """Return the events of answers that were not taken since the last turn."""
+    def begin_turn(self) -> list[Event]:
+        """Return the events of answers that were not taken since the last turn; what came in is written by this one."""
+        self.grant(0)
+        self._leaving_bytes, self._came_bytes = self._came_bytes, 0
         events, self._undelivered = self._undelivered, []
         return events
+
+    def end_turn(self, room_bytes: int) -> None:
+        """Note that all that came in before the turn is in the store, which has so much room left."""
+        self._leaving_bytes = 0
+        self.grant(room_bytes)

@@ -33,12 +33,16 @@ class Sorted(NamedTuple):
 class RowSorter:
     """Sorts the blocks of one fetch. Each key counts once: the first row of a key wins.
 
+    Nothing is kept of a row that was sorted: a key that comes again is remembered, and what its rows say is compared in
+    a second reading of the output (``compare``), which hardly any job needs.
+
     Args:
         book: knows the requests.
         awaiters: who awaits which.
         index: places of the job's requests that have no answer yet.
         facts: what all answers of the job share.
         keys: gives all keys of the job, those answered before included.
+        answered: keys of the job that were answered by an earlier fetch, which broke off.
     """
 
     def __init__(
@@ -47,16 +51,21 @@ class RowSorter:
         awaiters: Awaiters,
         index: dict[str, Place],
         facts: Facts,
-        keys: Callable[[], list[str]] = list,
+        *,
+        keys: Callable[[], list[str]],
+        answered: set[str],
     ) -> None:
         self._book = book
         self._columns = awaiters.columns
         self._index = index
         self._facts = facts
         self._keys = keys
-        self._answered: frozenset[str] | None = None
-        self._seen: dict[str, int] = {}
-        """Hashes of the answers that came, by their keys."""
+        self._job_keys: frozenset[str] | None = None
+        self._answered = answered
+        self.doubled: set[str] = set()
+        """Keys that came more than once."""
+        self._firsts: dict[str, int | None] = {}
+        """Hashes of their first answers; ``None``: that was no answer."""
         self.strangers = 0
         """Rows that are no answers of the job: of another key, doubled with other bytes, or unreadable."""
         self.aside: list[tuple[str, bytes]] = []
@@ -71,43 +80,69 @@ class RowSorter:
         kept: list[tuple[Place, bytes]] = []
         failed: list[RowFault] = []
         bodies: list[bytes] = []
-        facts, future_type, seen = self._facts, asyncio.Future, self._seen
-        for row in block.rows:
-            place = pop(row.key, -1)
-            if place < 0:
-                self._set_aside(row)
-                continue
-            if row.error is not None:
-                failed.append(RowFault(place, row.error))
-                continue
-            body = bytes(row.response)
-            bodies.append(body)
-            seen[row.key] = hash(body)
-            no = place >> ROW_BITS
-            column = columns.get(no)
-            at = place & ROW_MASK
-            if column is not None and at < len(column):
-                waiter = column[at]
-                if isinstance(waiter, future_type) and not waiter.done() and not segments[no].flags[at] & EXPLICIT:
-                    handovers.append((waiter, place, body))
-                    column[at] = None
-                    delivered.append(place)
+        facts, future_type = self._facts, asyncio.Future
+        try:
+            for row in block.rows:
+                place = pop(row.key, -1)
+                if place < 0:
+                    self._judge(row)
                     continue
-            kept.append((place, body))
+                if row.error is not None:
+                    failed.append(RowFault(place, row.error))
+                    continue
+                body = bytes(row.response)
+                bodies.append(body)
+                no = place >> ROW_BITS
+                column = columns.get(no)
+                at = place & ROW_MASK
+                if column is not None and at < len(column):
+                    waiter = column[at]
+                    if isinstance(waiter, future_type) and not waiter.done() and not segments[no].flags[at] & EXPLICIT:
+                        handovers.append((waiter, place, body))
+                        column[at] = None
+                        delivered.append(place)
+                        continue
+                kept.append((place, body))
+            tokens = Tokens(len(bodies)) if facts.input_picousd is None else count_tokens(bodies)
+        except BaseException:
+            self.take_back(handovers)
+            raise
         self.strangers += block.unreadable
-        tokens = Tokens(len(bodies)) if facts.input_picousd is None else count_tokens(bodies)
         return Sorted(RowsFetched(job_id, op, delivered, kept, failed, tokens), handovers, facts)
 
-    def _set_aside(self, row: Row) -> None:
+    def take_back(self, handovers: list[tuple[Waiter, Place, bytes]]) -> None:
+        """Let those who were to be handed answers wait like the others: a bug came between, and they are to be told."""
+        for waiter, place, _ in handovers:
+            column = self._columns.get(place >> ROW_BITS)
+            if column is not None and column[place & ROW_MASK] is None:
+                column[place & ROW_MASK] = waiter
+
+    def compare(self, block: Block) -> None:
+        """Set aside what keys that came more than once say besides their first rows; to be called in a second reading.
+
+        The same again, and an error after whatever came first, is nothing to be told.
+        """
+        for row in block.rows:
+            if row.key not in self.doubled:
+                continue
+            told = None if row.error is not None else hash(bytes(row.response))
+            if self._firsts.setdefault(row.key, told) != told and told is not None:
+                self._set_aside(row)
+
+    def _judge(self, row: Row) -> None:
         """Judge a row that is the answer to nothing that waits for one."""
-        if self._answered is None:
-            self._answered = frozenset(self._keys())
+        if row.key in self._answered:
+            self._answered.discard(row.key)
+            return
+        if self._job_keys is None:
+            self._job_keys = frozenset(self._keys())
+        if row.key in self._job_keys:
+            self.doubled.add(row.key)
+        else:
+            self._set_aside(row)
+
+    def _set_aside(self, row: Row) -> None:
         body = bytes(row.response)
-        if row.key in self._seen:
-            if row.error is not None or self._seen[row.key] == hash(body):
-                return  # the same again
-        elif row.key in self._answered:
-            return  # answered by an earlier fetch, which broke off
         self.strangers += 1
         if row.error is None and len(self.aside) < ASIDE_ROWS_MAX and self._aside_bytes + len(body) <= ASIDE_BYTES_MAX:
             self.aside.append((row.key, body))

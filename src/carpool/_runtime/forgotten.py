@@ -10,6 +10,7 @@ import logging
 import os
 import warnings
 import weakref
+from contextlib import suppress
 from typing import Final
 
 from carpool._runtime.loop import Runtime
@@ -33,13 +34,14 @@ def look_after(owner: object, runtime: Runtime) -> weakref.finalize[..., object]
 def _let_go(runtime: Runtime, loop: asyncio.AbstractEventLoop, pid: int) -> None:
     if pid != os.getpid() or runtime.is_over:
         return  # not this process's, or ended with its loop
+    with suppress(RuntimeError):  # the loop was closed: then the store lets go by itself
+        loop.call_soon_threadsafe(_begin, runtime, loop)
+    # Last: where warnings are errors, this raises.
     warnings.warn(
         "a carpool client was forgotten without being left; use 'async with carpool.Client() as client:'",
         ResourceWarning,
         stacklevel=2,
     )
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(_begin, runtime, loop)
 
 
 def _begin(runtime: Runtime, loop: asyncio.AbstractEventLoop) -> None:

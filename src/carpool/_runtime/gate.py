@@ -29,6 +29,11 @@ class Gate:
         """Callers that wait their turn."""
         return len(self._queue)
 
+    @property
+    def expects(self) -> bool:
+        """Whether callers wait their turn, or were let in and have not come yet."""
+        return bool(self._queue) or self._released > 0
+
     def is_shut(self, waiting: int, waiting_bytes: int) -> bool:
         """Return whether a newcomer must queue: there is no room, or others came first."""
         return bool(self._queue) or not self._has_room(waiting, waiting_bytes)

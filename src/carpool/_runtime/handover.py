@@ -7,6 +7,7 @@ is cancelled in between leaves his to whoever asks the same.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 from carpool._core.engine import Engine
 from carpool._core.messages import Deliver, Expire, Fail
@@ -34,14 +35,14 @@ class Handover:
 
     def booked(self) -> None:
         """Give awaiters the answers that the engine has booked; who was cancelled meanwhile leaves his to the next."""
-        blocks, self._blocks = self._blocks, []
-        for block in blocks:
+        for block in self._blocks:
             facts = block.facts
             for waiter, place, body in block.handovers:
                 if waiter.done():
                     self._entrance.undelivered(place, body, facts)
                 else:
                     waiter.set_result((body, facts))
+        self._blocks.clear()  # last: what a bug leaves here, ``dismiss`` hands over
 
     def dismiss(self) -> None:
         """Give awaiters what is here, though it will not be booked any more."""
@@ -60,8 +61,10 @@ class Handover:
     def fail(self, action: Fail, lines: dict[Place, bytes]) -> None:
         """Tell awaiters the verdict; ``lines`` are the requests, so that their text is not echoed."""
         for place, key in zip(action.places, action.keys, strict=True):
-            for waiter in self._awaiters.take(place):
-                waiter.set_exception(exception_for(action.failure, key, lines.get(place, b"")))
+            if self._awaiters.has(place):
+                error = exception_for(action.failure, key, lines.get(place, b""))  # first: it may not come to its end
+                for waiter in self._awaiters.take(place):
+                    waiter.set_exception(copy(error))
 
     def expire(self, action: Expire) -> None:
         """Tell awaiters that their deadline has passed."""

@@ -33,7 +33,7 @@ from carpool._runtime.handover import Handover
 from carpool._runtime.kept import KeptReads
 from carpool._runtime.milestones import Milestones
 from carpool._runtime.opening import recover
-from carpool._runtime.watch import OnAlarm, Watch
+from carpool._runtime.watch import OnAlarm, Watch, log_bug
 from carpool.errors import CarpoolError, ClientClosed, ConfigurationError, StoreError, StoreFull
 from carpool.settings import Settings
 from carpool.types import Alarm, Health, Stats
@@ -58,17 +58,15 @@ class Runtime:
         self._inbox: list[Event] = []
         self._watch = Watch(on_alarm, settings.store_bytes_max)
         self.raise_alarm = self._watch.raise_alarm
-        self._commits = Commits(store, self._pass_time, self._watch.saw_full)
+        self._commits = Commits(store, self._pass_time, self._expire_overdue, self._watch.saw_full)
         self._milestones = Milestones()
         self._undone: list[Action] = []
         """What opening leaves to be done."""
-        self._draining = False
+        self._drains = 0
         self._stopping = False
         self._failed: CarpoolError | None = None
         self._runner: asyncio.Task[None] | None = None
         self._closing = self._closed = self._released = False
-
-    # -- opening and closing
 
     @property
     def is_opened(self) -> bool:
@@ -94,13 +92,18 @@ class Runtime:
         try:
             await self._provider.open()
             await self._recover()
+            ready = self._loop.create_future()
+            self._runner = self._loop.create_task(self._run(ready), name="carpool")
+            await asyncio.wait((ready, self._runner), return_when=asyncio.FIRST_COMPLETED)
+            self.check()
         except BaseException:
-            await self._provider.close()
-            await self._store.close()
+            self._closed = self._closing = self._stopping = True
+            with anyio.CancelScope(shield=True):  # which would cancel at each await: nothing would be let go
+                if self._runner is not None:
+                    self._runner.cancel()
+                    await asyncio.wait((self._runner,))
+                await self._release()
             raise
-        ready = self._loop.create_future()
-        self._runner = self._loop.create_task(self._run(ready), name="carpool")
-        await ready
         self._wake()
 
     async def _recover(self) -> None:
@@ -137,7 +140,7 @@ class Runtime:
             fail=self._fail,
         )
         await self._commits.begin(step.writes)
-        self.entrance.room_bytes = self._commits.room_bytes
+        self.entrance.grant(self._commits.room_bytes)
         self._undone = step.actions
         if self.engine.book.foreign:
             logger.warning("%d records of another base URL or API key were left alone", self.engine.book.foreign)
@@ -204,9 +207,9 @@ class Runtime:
             "the client was closed before the answer came. What was sent stays on record: ask the same again, "
             "or for the key's result"
         )
+        self._handover.dismiss()
         for waiter in self._awaiters.clear():
             waiter.set_exception(copy(reason))
-        self._handover.dismiss()
         self._kept.dismiss(reason)
         self._milestones.dismiss(reason)
 
@@ -216,6 +219,8 @@ class Runtime:
 
     def check(self) -> None:
         """Raise if a call cannot be taken now."""
+        if self._runner is None:
+            raise ConfigurationError("this client is not open; use 'async with carpool.Client() as client:'")
         if (gone := self._gone()) is not None:
             raise copy(gone)
         if self._closing or self._stopping:
@@ -235,8 +240,7 @@ class Runtime:
             await self._gate.wait()
         finally:
             self._wake()
-        if self._closed:
-            raise ClientClosed("the client was closed while this call waited its turn; nothing was sent")
+        self._check_running()  # between the word and its hearing, the client may have come to its end
 
     async def turn(self) -> None:
         """Wait until everything asked for so far is on disk."""
@@ -260,11 +264,11 @@ class Runtime:
 
     async def drain(self) -> None:
         """Send everything, and wait until nothing is under way."""
-        self._draining = True
+        self._drains += 1
         try:
-            await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.queued)
+            await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.expects)
         finally:
-            self._draining = False
+            self._drains -= 1
 
     def _check_running(self) -> None:
         """Raise if no turn will come any more."""
@@ -303,15 +307,13 @@ class Runtime:
 
     def _gone(self) -> CarpoolError | None:
         """Return why the client takes no calls any more, if so."""
-        if self._failed is not None or self._closed:
+        if self._failed is not None or self._closed or self.is_over:
             return self._failed or ClientClosed("the client was left; make a new one")
         if self._pid != os.getpid():
             return ConfigurationError("this client was opened before a fork; open one in the child")
         if self._loop.is_closed():
             return ClientClosed("the event loop of this client was closed; make a new one on another")
         return None
-
-    # -- the loop
 
     def _wake(self) -> None:
         self._wake_event.set()
@@ -328,8 +330,8 @@ class Runtime:
                 ready.set_result(None)
                 await self._drive()
                 group.cancel_scope.cancel()
-        except (Exception, BaseExceptionGroup) as error:
-            logger.exception("carpool stopped on a bug of its own")
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is, nobody is left waiting
+            log_bug("carpool stopped on a bug of its own", error)
             words = f"carpool stopped on a bug of its own ({type(error).__name__}); what was accepted is on disk"
             self._fail(CarpoolError(words))
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as error:
@@ -360,12 +362,12 @@ class Runtime:
         """Stop for good: everybody who waits is told why, and so is whoever calls later."""
         if self._failed is not None:
             return
-        self.raise_alarm(Alarm("stopped", detail=str(error)))
         self._failed = error
         self._stopping = True
         self._gate.shut_down()
         self._dismiss()
         self._wake()
+        self.raise_alarm(Alarm("stopped", detail=str(error)))
 
     async def _sleep(self) -> None:
         due = self.engine.next_wakeup()
@@ -377,42 +379,46 @@ class Runtime:
 
     async def _pass_time(self, full: StoreFull, pause_s: float) -> None:
         """Wait for room: deadlines pass and stored results are read meanwhile; a client that is left does not wait."""
-        self.entrance.room_bytes = 0
+        self.entrance.grant(0)
         until = self.now() + pause_s
         while (left_s := until - self.now()) > 0:
-            if self._closing:
+            if self._closing or self._stopping:
                 raise full
             self._wake_event.clear()
             if self._kept:
                 self.start(self._kept.serve)
-            for action in self.engine.book.overdue(self.now()):
-                self._handover.expire(action)
+            self._expire_overdue()
             deadlines = self.engine.book.deadlines
             if deadlines:
                 left_s = min(left_s, deadlines[0][0] - self.now())
             with anyio.move_on_after(max(0.0, left_s)):
                 await self._wake_event.wait()
 
+    def _expire_overdue(self) -> None:
+        """Tell those whose deadline has passed."""
+        for action in self.engine.book.overdue(self.now()):
+            self._handover.expire(action)
+
     async def _turn(self) -> None:
         """Take everything that came since the last turn: one step an event, one commit, then the actions."""
         self._wake_event.clear()
         events, self._inbox = self._inbox, []
-        events += self.entrance.take_undelivered()
-        if self._draining:
+        events += self.entrance.begin_turn()
+        if self._drains:
             events.append(Flushed())  # after the events: what they queue again is not to linger
         after = self._milestones.begin_turn()
         now = self.now()
         writes: list[Write] = []
         actions, self._undone = self._undone, []
-        for event in (*events, Woken()):
-            step = self.engine.step(event, now)
-            writes += step.writes
-            actions += step.actions
-        self._handover.booked()
         try:
+            for event in (*events, Woken()):
+                step = self.engine.step(event, now)
+                writes += step.writes
+                actions += step.actions
+            self._handover.booked()
             lines = await self._calls.lines_of_failed(actions)
             await self._commits.commit(writes)
-            room_bytes = self.entrance.room_bytes = self._commits.room_bytes
+            self.entrance.end_turn(room_bytes := self._commits.room_bytes)
             self._watch.saw_room(room_bytes)
             for action in actions:
                 self._deeds.do(action, lines)
@@ -429,8 +435,6 @@ class Runtime:
         self._gate.release(book.waiting_requests, book.waiting_bytes)
         self._milestones.look()
 
-    # -- what runs beside it
-
     def _start_vital(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Run something that must not end with a bug of ours unnoticed: callers wait for what it brings."""
         self._group.start_soon(work, *args)
@@ -441,6 +445,6 @@ class Runtime:
 
     async def _settle(self, block: Sorted) -> None:
         """Let the engine take a block, then hand over what goes straight to awaiters. On return the rest is stored."""
-        self._inbox.append(block.event)
         self._handover.add(block)
+        self._inbox.append(block.event)
         await self.turn()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final, assert_never, cast
 
 from carpool._core.model import Failure, Fault
+from carpool._showing import shown, status_word
 from carpool.errors import (
     CarpoolError,
     DeadlineExceeded,
@@ -17,11 +18,11 @@ from carpool.errors import (
     RequestTooLarge,
     ResultMissing,
     SubmitAmbiguous,
-    shown,
 )
 from carpool.responses import decode_json
 
-ECHO_CHARS_MIN: Final = 32
+ECHO_CHARS_MIN: Final = 8
+"""Words shorter than this hold nothing of a request that is worth hiding."""
 _FATES: Final = {
     "not_sent": "the server cannot be reached",
     "refused": "the server refused",
@@ -35,11 +36,14 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
     Args:
         failure: the verdict.
         key: the request's key.
-        line: the request as it was sent, so that its text can be left out of what is shown.
+        line: the request as it was sent, so that its text can be left out of what is shown; without it the server's
+            words are left out.
     """
     error = failure.error
-    words = shown(error.message, request_text(line) if line else "")
-    said = " ".join(str(part) for part in (error.code or "", error.status) if part)
+    # What the server says of a request that is not at hand (any more) may quote it: ``message`` has it, nobody else.
+    known = line or len(error.message) < ECHO_CHARS_MIN
+    words = shown(error.message, *request_texts(line) if line else ()) if known else ""
+    said = " ".join(str(part) for part in (error.code or "", status_word(error.status)) if part)
     said = f"{said}: {words}" if said and words else said or words
     kind: type[CarpoolError]
     match failure.kind:
@@ -53,7 +57,13 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
         case "missing":
             kind, text = ResultMissing, f"no answer came back for request {key!r} ({said}). Send it again later"
         case "ambiguous":
-            kind, text = SubmitAmbiguous, f"nobody knows whether the job of request {key!r} was created ({said})"
+            kind, text = (
+                SubmitAmbiguous,
+                (
+                    f"nobody knows whether the last job of request {key!r} was created ({said}), and no other is. "
+                    "Sent again, it may be paid for twice"
+                ),
+            )
         case "too_large":
             kind, text = (
                 RequestTooLarge,
@@ -84,10 +94,16 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
     )
 
 
-def fault_words(fault: Fault) -> str:
-    """Return what became of a call that failed, and the server's words for it, fit to be shown."""
+def fault_words(fault: Fault, body: bytes = b"") -> str:
+    """Return what became of a call that failed, and the server's words for it, fit to be shown.
+
+    Args:
+        fault: what became of it.
+        body: JSON that was sent, so that its text can be left out.
+    """
     error = fault.error
-    said = " ".join(str(part) for part in (error.code or "", error.status, shown(error.message)) if part)
+    words = shown(error.message, *request_texts(body) if body else ())
+    said = " ".join(str(part) for part in (error.code or "", status_word(error.status), words) if part)
     return f"{_FATES[fault.kind]} ({said})"
 
 
@@ -100,19 +116,23 @@ def deadline_exceeded(key: str) -> DeadlineExceeded:
     )
 
 
-def request_text(line: bytes) -> str:
-    """Return all strings of a request, joined, as a server would echo them."""
-    found: list[str] = []
-    _collect(decode_json(line), found)
-    return "\n".join(found)
+def request_texts(body: bytes) -> tuple[list[str], list[str]]:
+    """Return the texts of a request, and its other strings, as a server may echo them."""
+    prompts: list[str] = []
+    others: list[str] = []
+    _collect(decode_json(body), prompts, others)
+    return prompts, others
 
 
-def _collect(value: Any, found: list[str]) -> None:
+def _collect(value: Any, prompts: list[str], others: list[str]) -> None:
     if isinstance(value, str):
-        found.append(value)
+        others.append(value)
     elif isinstance(value, dict):
-        for item in cast("dict[str, Any]", value).values():
-            _collect(item, found)
+        for name, item in cast("dict[str, Any]", value).items():
+            if name == "text" and isinstance(item, str):
+                prompts.append(item)
+            else:
+                _collect(item, prompts, others)
     elif isinstance(value, list):
         for item in cast("Iterable[Any]", value):
-            _collect(item, found)
+            _collect(item, prompts, others)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from carpool._core.model import Fault
+from carpool._showing import status_word, where_raised
 from carpool.errors import CarpoolError, StoreFull
 from carpool.types import Alarm, Health
 
@@ -50,7 +51,7 @@ class Watch:
 
     def bug(self, error: BaseException, where: str) -> None:
         """Raise an alarm for a bug of ours that cost no more than its own task."""
-        logger.error("a bug of carpool in %s", where, exc_info=error)
+        log_bug(f"a bug of carpool in {where}", error)
         self.raise_alarm(Alarm("bug", detail=f"{type(error).__name__} in {where}"))
 
     def heard(self, fault: Fault | None, now: float) -> None:
@@ -62,7 +63,7 @@ class Watch:
             self._failing_since = now
         if not self._unreachable and now - self._failing_since > UNREACHABLE_S:
             self._unreachable = True
-            status = fault.error.status or str(fault.error.code or "")
+            status = status_word(fault.error.status) or str(fault.error.code or "")
             self.raise_alarm(Alarm("server_unreachable", detail=f"{fault.kind} {status}".strip()))
 
     def saw_room(self, room_bytes: int) -> None:
@@ -116,6 +117,11 @@ class Watch:
             reasons.append(f"server_unreachable: no call has succeeded for {now - self._failing_since:,.0f} s")
         reasons += [_words(alarm) for alarm in standing]
         return Health(status="degraded" if reasons else "ok", reasons=reasons)
+
+
+def log_bug(what: str, error: BaseException) -> None:
+    """Log a bug of ours: its type and place, not its words, which may quote a prompt."""
+    logger.error("%s: %s", what, where_raised(error))
 
 
 def _tell(hook: OnAlarm, alarm: Alarm) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from carpool._core.messages import Record, Write
@@ -74,7 +74,8 @@ class Database:
             # One part of the room for what has to be written now, the other for the next time.
             self._slot.keep_ballast(BALLAST_BYTES // 2)
         except BaseException:
-            self.close()
+            with suppress(StoreError):  # the first error tells more
+                self.close()
             raise
 
     def _open(self, *, unclean: bool) -> None:
@@ -218,11 +219,11 @@ class Database:
                     for name, value in changes.items():
                         self._change(cache, name, value)
         except StoreError as error:
-            # diskcache leaves a transaction open whose COMMIT failed; a new connection starts without it.
-            cache.close()
             self._unverified = True
             if not isinstance(error, StoreFull | StoreLocked):
                 self.broken = error
+            # diskcache leaves a transaction open whose COMMIT failed; a new connection starts without it.
+            cache.close()
             raise
 
     def _change(self, cache: Cache, name: str, value: bytearray | None) -> None:

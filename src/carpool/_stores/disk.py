@@ -279,6 +279,8 @@ class _Writer:
         self._settings = settings
         self._take = take
         self._held: _Item | None = None
+        self._taken: list[asyncio.Future[Any]] = []
+        """Of what is being done, those who wait."""
 
     def run(self, opened: asyncio.Future[None]) -> None:
         """Own the slot until the end: open it, serve what is queued, close it."""
@@ -289,7 +291,7 @@ class _Writer:
             return
         _post([(opened, None, None)])
         loop = opened.get_loop()
-        while (stop := self._serve(database, loop)) is None:
+        while (stop := self._served(database, loop)) is None:
             pass
         outcome = _closing(slot, database)
         if stop.done is not None:
@@ -306,16 +308,31 @@ class _Writer:
         self.path, self.checked, self.room_bytes = slot.path, database.checked, database.room_bytes
         return slot, database
 
+    def _served(self, database: Database, loop: asyncio.AbstractEventLoop) -> _Stop | None:
+        """Do what is next. Whatever goes wrong with it, nobody waits for ever, and the slot is let go of in the end."""
+        try:
+            return self._serve(database, loop)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
+            failure = _typed(error)
+            if isinstance(failure, StoreError):
+                database.broken = database.broken or failure  # nobody knows what was written
+            _post([(done, None, _again(failure)) for done in self._taken])
+            return None
+        finally:
+            self._taken = []
+
     def _serve(self, database: Database, loop: asyncio.AbstractEventLoop) -> _Stop | None:
         """Do what is next. Nothing of it is kept while waiting for more."""
         item = self._held if self._held is not None else self._next(loop)
         self._held = None
         match item:
             case _Commit():
+                self._taken.append(item.done)
                 outcomes = self._commit_group(database, item)
                 self.room_bytes = database.room_bytes
                 _post(outcomes)
             case _Call():
+                self._taken.append(item.done)
                 if not item.done.cancelled():
                     _post([_outcome(item, database)])
             case _Stop():
@@ -339,6 +356,7 @@ class _Writer:
         staged: list[tuple[asyncio.Future[None], Changes]] = []
         size_bytes = 0
         for item in self._queued_commits(first):
+            self._taken.append(item.done)
             try:
                 changes = database.stage(item.writes)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
@@ -413,6 +431,8 @@ def _typed(error: Exception) -> StoreError | ConfigurationError:
 
 def _post(outcomes: list[_Outcome]) -> None:
     """Tell those who wait, all in one turn of their loop."""
+    if not outcomes:
+        return
     try:
         outcomes[0][0].get_loop().call_soon_threadsafe(_settle, outcomes)
     except RuntimeError:

@@ -13,10 +13,11 @@ import os
 import re
 import stat
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +32,16 @@ _BALLAST_WRITE_BYTES: Final = 65_536
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GLANCES_S: Final = (0.001, 0.002, 0.004)
 """Pauses between two tries to lock a slot, which a sibling may just be looking at (``is_free``)."""
-_SLOT: Final = re.compile(r"slot-\d+")
+_SLOT: Final = re.compile(r"slot-(?:0|[1-9][0-9]*)")
 _STORE_ID: Final = re.compile(r"[a-z0-9]{8}")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-_NETWORK: Final = re.compile(r"nfs.*|cifs|smb.*|afs|ncpfs|fuse\.sshfs")
+_NETWORK: Final = re.compile(
+    r"nfs.*|cifs|smb.*|afs|ncpfs|coda|ceph|lustre|gpfs|beegfs.*|glusterfs|orangefs|pvfs2|panfs|davfs2?"
+    r"|fuse\.(sshfs|glusterfs|ceph|ceph-fuse|s3fs|s3ql|goofys|mount-s3|mountpoint-s3|gcsfuse|blobfuse2?|rclone|juicefs"
+    r"|seaweedfs|curlftpfs|davfs2?|moosefs|mfs|lizardfs|beegfs.*|cvmfs2)"
+)
+"""Other file systems in user space may be local (encrypted folders, containers): they are not refused."""
 
 
 class Slot:
@@ -120,16 +126,19 @@ class Slot:
 
 
 _owned: weakref.WeakSet[Slot] = weakref.WeakSet()
+_forking: Final = threading.RLock()
+"""Held while a lock file is open that ``_owned`` does not tell of: a child forked then could not let go of it."""
 
 
 def _let_go_after_fork() -> None:
     # A child inherits the open lock file: without this, the slot would stay locked for as long as any child lives.
+    _forking.release()
     for slot in list(_owned):
         slot.release()
 
 
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_let_go_after_fork)
+    os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_let_go_after_fork)
 
 
 def take_slot(home: Path, slots_max: int = SLOTS_MAX, number: int | None = None) -> Slot:
@@ -153,10 +162,10 @@ def take_slot(home: Path, slots_max: int = SLOTS_MAX, number: int | None = None)
         with _home_errors(home):
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
-            _sync_folder(home)
-            lock = _lock(path / "lock")
-        if lock is not None:
-            return Slot(path, lock)
+            slot = _locked(path)
+            if slot is not None:
+                _sync_folder(home)
+                return slot
     if number is not None:
         raise StoreLocked(f"slot {number} of {home} is taken by a running process")
     raise StoreLocked(
@@ -177,18 +186,20 @@ def slot_number(path: Path) -> int:
 
 def is_free(path: Path) -> bool:
     """Return whether no process has a slot, given its folder; nothing in it is made or changed."""
-    try:
-        handle = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False  # there is none, or it is not for us
-    try:
-        # Shared, so that two who look at the same time do not see each other.
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
+    with _forking:
+        try:
+            handle = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return path.is_dir()  # a copy was made without it, or the slot is about to be taken for the first time
+        except OSError:
+            return False  # it is not for us
+        try:
+            # Shared, so that two who look at the same time do not see each other.
+            return _flocked(handle, fcntl.LOCK_SH)
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
 
 
 def knock(path: Path) -> None:
@@ -208,19 +219,46 @@ def was_knocked(path: Path) -> bool:
     return True
 
 
-def _lock(path: Path) -> int | None:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        for pause_s in _GLANCES_S:
-            with suppress(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return handle
-            time.sleep(pause_s)
-    except OSError:
+def _locked(path: Path) -> Slot | None:
+    """Return a slot, given its folder, if no process has it."""
+    with _forking:
+        handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if _lock(handle) and _is_at(handle, path / "lock"):
+                return Slot(path, handle)
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)
-        raise
-    os.close(handle)
     return None
+
+
+def _lock(handle: int) -> bool:
+    for pause_s in _GLANCES_S:
+        if _flocked(handle, fcntl.LOCK_EX):
+            return True
+        if not _flocked(handle, fcntl.LOCK_SH):
+            return False
+        # Nobody has it: somebody just looked.
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        time.sleep(pause_s)
+    return _flocked(handle, fcntl.LOCK_EX)
+
+
+def _flocked(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Return whether an open file still has its name: one that was deleted locks nothing."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _make_home(home: Path) -> None:

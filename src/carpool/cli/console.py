@@ -17,10 +17,14 @@ import warnings
 from collections.abc import Coroutine, Generator
 from decimal import Decimal
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from carpool._showing import shown, status_word
+from carpool.types import BatchJob, File, ServerError
+
+T = TypeVar("T", BatchJob, File)
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -49,6 +53,20 @@ def print_json(value: Any, *, to_stderr: bool = False) -> None:
     stream.flush()
     stream.buffer.write(_encoder.encode(value) + b"\n")
     stream.buffer.flush()
+
+
+def fit(told: T) -> T:
+    """Return a job or a file whose server error, if it has one, is fit to be shown."""
+    error = told.error
+    if error is None:
+        return told
+    return msgspec.structs.replace(told, error=ServerError(error.code, shown(error.message), status_word(error.status)))
+
+
+def words_of_error(error: ServerError) -> str:
+    """Return a server's error in words that are fit to be shown."""
+    parts = (error.code or "", status_word(error.status), shown(error.message))
+    return " ".join(str(part) for part in parts if part)
 
 
 def lose_output() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carpool.cli.console import print_json, run
+from carpool.cli.console import fit, print_json, run
 from carpool.cli.server import full_name, with_server
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def list_files(*, base_url: str | None = None, json: bool = False) -> int:
     async def ask(client: Client) -> None:
         files = [file async for file in client.files.list()]
         if json:
-            print_json(files)
+            print_json([fit(file) for file in files])
         else:
             _print_table(files)
 
@@ -55,7 +55,7 @@ def upload_file(
     async def ask(client: Client) -> None:
         file = await client.files.upload(path, mime_type=mime_type, display_name=name)
         if json:
-            print_json(file)
+            print_json(fit(file))
         else:
             print(f"{file.name} {file.uri}")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from carpool.cli.console import Exit, UsageError, print_json, run, say
+from carpool.cli.console import Exit, UsageError, fit, print_json, run, say, words_of_error
 from carpool.cli.server import full_name, with_server
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def list_jobs(*, limit: _Limit = 20, base_url: str | None = None, json: bool = F
                 if len(jobs) == limit:
                     break
         if json:
-            print_json(jobs)
+            print_json([fit(job) for job in jobs])
         else:
             print_table(table_of(jobs))
 
@@ -143,13 +143,13 @@ def _rows(job: BatchJob) -> list[tuple[str, str]]:
         ("output", job.output_file or ("inline" if job.inline_output else "")),
     ]
     if job.error is not None:
-        rows.append(("error", f"{job.error.code} {job.error.status} {job.error.message}".strip()))
+        rows.append(("error", words_of_error(job.error)))
     return [(label, value) for label, value in rows if value]
 
 
 def _print_job(job: BatchJob, *, as_json: bool) -> None:
     if as_json:
-        print_json(job)
+        print_json(fit(job))
         return
     for label, value in _rows(job):
         print(f"{label + ':':<14}{' '.join(value.split())}")

@@ -16,20 +16,19 @@ from collections.abc import Generator
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from carpool._showing import shown
 from carpool.cli.console import Exit, UsageError, counted, deadline_of, print_json, run, say
 from carpool.cli.server import full_name, with_server
 
 if TYPE_CHECKING:
     from carpool import Client, Outcome, Settings
     from carpool._upkeep import KnownKey
-
-T = TypeVar("T")
 
 _ERROR_FIELDS: Final = ("code", "status", "message", "details")
 
@@ -71,16 +70,16 @@ async def _list(home: Path, settings: Settings, limit: int, *, as_json: bool) ->
     from carpool._upkeep import known_keys
 
     known = await known_keys(home, settings, time.time())
-    shown = known[: limit or None]
+    listed = known[: limit or None]
     if as_json:
-        print_json([_told(one) for one in shown])
+        print_json([_told(one) for one in listed])
         return Exit.OK
     from carpool.cli.jobs import make_table, print_table
 
-    rows = [(one.key, one.state, one.kind, one.model, _time(one.since), one.job) for one in shown]
+    rows = [(one.key, one.state, one.kind, one.model, _time(one.since), one.job) for one in listed]
     print_table(make_table(("key", "state", "kind", "model", "since", "job"), rows, right=set()))
-    if len(shown) < len(known):
-        say(f"not shown: {counted(len(known) - len(shown), 'older key')}; --limit 0 shows all")
+    if len(listed) < len(known):
+        say(f"not shown: {counted(len(known) - len(listed), 'older key')}; --limit 0 shows all")
     return Exit.OK
 
 
@@ -122,29 +121,14 @@ async def _print_all(
 async def _ask(
     stack: AsyncExitStack, keys: list[str], home: Path, settings: Settings, base_url: str | None
 ) -> dict[str, asyncio.Task[Outcome]]:
-    """Ask the clients of all free slots for keys, each for those that the ones before it do not know."""
-    from carpool import Outcome, RequestError, StoreLocked
-    from carpool._upkeep import clients_of
+    """Ask for keys, and go on asking until the stack is left."""
+    from carpool import Client
 
+    client = await stack.enter_async_context(Client(home=home, base_url=base_url, settings=settings))
     asked: dict[str, asyncio.Task[Outcome]] = {}
-    missing = keys
-    for client in clients_of(home, settings, base_url):
-        try:
-            await stack.enter_async_context(client)
-        except StoreLocked:
-            break
-        for key in missing:
-            asked[key] = asyncio.create_task(_outcome(client, key))
-            stack.push_async_callback(_end, asked[key])
-        # Whether a key is known is said at once; what is known and not answered stays open.
-        await asyncio.sleep(0)
-        missing = [key for key in missing if _is_unknown(asked[key])]
-        if not missing:
-            return asked
-    for key in missing:
-        words = f"nothing is known of key {key!r}: it was never given here, its result is past its time, or a running"
-        error = RequestError(f"{words} program holds it", key=key)
-        asked[key] = asyncio.create_task(_just(Outcome(key=key, error=error)))
+    for key in keys:
+        asked[key] = asyncio.create_task(_outcome(client, key))
+        stack.push_async_callback(_end, asked[key])
     return asked
 
 
@@ -157,20 +141,9 @@ async def _outcome(client: Client, key: str) -> Outcome:
         return Outcome(key=key, error=error)
 
 
-async def _just(value: T) -> T:
-    return value
-
-
 async def _end(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait((task,))
-
-
-def _is_unknown(task: asyncio.Task[Outcome]) -> bool:
-    """Return whether a client said that it does not know a key."""
-    from carpool import RequestError
-
-    return task.done() and type(task.result().error) is RequestError
 
 
 def _print(outcome: Outcome, *, with_key: bool, as_json: bool) -> None:
@@ -182,7 +155,10 @@ def _print(outcome: Outcome, *, with_key: bool, as_json: bool) -> None:
         sys.stdout.buffer.flush()
         return
     if outcome.error is not None:
-        say(f"{outcome.key}: {outcome.error}")
+        error = outcome.error
+        # A stored error leaves the server's words to ``message``; whoever asks for a key's result asks for them.
+        said = shown(error.message or "")
+        say(f"{outcome.key}: {error}" + (f" (the server: {said})" if said and said not in str(error) else ""))
         return
     if with_key:
         print(f"== {outcome.key}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from carpool.cli.console import Exit, counted, deadline_of, print_json, run, say
+from carpool.cli.console import Exit, counted, deadline_of, fit, print_json, run, say, words_of_error
 from carpool.cli.server import full_name, with_server
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def words_of(job: BatchJob) -> str:
     if stats.failed:
         parts.append(f"{stats.failed:,} failed")
     if job.error is not None:
-        parts.append(f"{job.error.code} {job.error.status} {job.error.message}".strip())
+        parts.append(words_of_error(job.error))
     words = f"{job.name}: {job.state}" + (f": {', '.join(parts)}" if parts else "")
     return " ".join(words.split())
 
@@ -120,7 +120,7 @@ def _view(*, as_json: bool) -> Generator[_Show]:
         def show_lines(_: dict[str, BatchJob], changed: list[BatchJob]) -> None:
             for job in changed:
                 if as_json:
-                    print_json(job)
+                    print_json(fit(job))
                 else:
                     print(words_of(job), flush=True)
 
