@@ -190,6 +190,13 @@ def test_the_rows_of_a_job_are_googles_own(inside: Inside, service: Service) -> 
     assert set(texts) < {expected_text(text) for text in ("one", "two", "three")}
 
 
+def test_the_rows_of_a_job_that_went_well_come_without_another_word(inside: Inside, service: Service) -> None:
+    name = service.create_job("x", "y")
+    wait_until(lambda: service.jobs[0].state == "SUCCEEDED")
+    done = inside.run("jobs", "results", name)
+    assert (done.code, done.err, done.out.count("\n")) == (0, "", 2)
+
+
 def test_the_rows_of_a_job_go_to_a_file_that_appears_whole(inside: Inside, service: Service) -> None:
     service.play(Plan(latency_s=0))
     name = service.create_job("one", "two")

@@ -42,6 +42,7 @@ from .support import (
     rows_of_jobs,
     settled,
     until,
+    with_canary,
 )
 
 OTHER_KEY = "AIza-another-key-9876543210"
@@ -100,7 +101,7 @@ async def test_two_clients_of_one_home_work_beside_each_other(tmp_path: Path) ->
 async def test_a_home_whose_slots_are_all_taken_says_so_and_is_free_again_afterwards(tmp_path: Path) -> None:
     def client_with_one_slot(emulator: Emulator) -> Client:
         store = DiskStore(tmp_path, quick(), slots_max=1)
-        return Client(api_key=API_KEY, base_url=emulator.base_url, store=store, settings=quick())
+        return with_canary(Client(api_key=API_KEY, base_url=emulator.base_url, store=store, settings=quick()))
 
     async with Emulator() as emulator:
         async with client_with_one_slot(emulator) as first:
@@ -239,7 +240,8 @@ def free_port() -> int:
 
 def client_of_port(port: int, home: Path, **settings: Any) -> Client:
     base_url = f"http://127.0.0.1:{port}"
-    return Client(api_key=API_KEY, base_url=base_url, home=home, settings=quick(**{"first_contact_s": 0.2, **settings}))
+    settings = {"first_contact_s": 0.2, **settings}
+    return with_canary(Client(api_key=API_KEY, base_url=base_url, home=home, settings=quick(**settings)))
 
 
 @FORMS

@@ -167,7 +167,7 @@ async def test_a_caller_that_is_cancelled_before_its_request_is_sent_takes_it_ou
 
 async def test_a_caller_that_is_cancelled_at_once_leaves_nothing() -> None:
     async with Emulator() as emulator:
-        async with opened(emulator) as client:
+        async with opened(emulator, linger_s=HOUR_S, linger_max_s=HOUR_S) as client:
             tasks = [asyncio.create_task(client.generate(MODEL, text)) for text in prompts(20)]
             await asyncio.sleep(0)
             await cancelled(*tasks)

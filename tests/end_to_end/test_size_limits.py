@@ -65,7 +65,7 @@ def predicted_line(key: str, text: str) -> bytes:
 
 async def send(emulator: Emulator, rows: list[tuple[str, str]], home: Path | None = None, **settings: Any) -> None:
     """Send rows of explicit keys together, and insist on their answers."""
-    async with opened(emulator, home, **settings) as client:
+    async with opened(emulator, home, **settings, canary=False) as client:
         answers = await settled(*(client.generate(MODEL, text, key=key) for key, text in rows))
     assert_own([text for _, text in rows], answers)
 
@@ -126,7 +126,7 @@ async def test_the_service_s_limit_of_20_mb_is_exclusive_and_kept_to_the_byte(
 ) -> None:
     rows = [(f"k{index}", f"{index} " + "x" * 999_000) for index in range(20)]
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, inline_cost_max_usd=None) as client:
+        async with opened(emulator, tmp_path, inline_cost_max_usd=None, canary=False) as client:
             name_bytes = len("cp1.") + 8 + 1 + 26 + len(".1")
             missing = 20_000_000 + over_bytes - len(predicted_create("n" * name_bytes, rows))
             rows[-1] = (rows[-1][0], rows[-1][1] + "x" * missing)
@@ -167,7 +167,7 @@ async def test_no_file_is_ever_above_its_limit(tmp_path: Path) -> None:
 async def test_no_job_has_more_requests_than_its_limit(tmp_path: Path) -> None:
     texts = prompts(250)
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, batch_requests_max=100) as client:
+        async with opened(emulator, tmp_path, batch_requests_max=100, canary=False) as client:
             assert_own(texts, await settled(*(client.generate(MODEL, text) for text in texts)))
         assert sorted(rows_of_jobs(emulator)) == [50, 100, 100]
 
@@ -175,7 +175,7 @@ async def test_no_job_has_more_requests_than_its_limit(tmp_path: Path) -> None:
 async def test_a_request_above_the_limit_of_a_file_is_refused_at_the_call_and_one_at_it_is_sent(tmp_path: Path) -> None:
     empty = len(predicted_line("k", ""))
     async with Emulator() as emulator:
-        async with opened(emulator, tmp_path, **FILE, file_bytes_max=2_048) as client:
+        async with opened(emulator, tmp_path, **FILE, file_bytes_max=2_048, canary=False) as client:
             with pytest.raises(RequestTooLarge) as caught:
                 await client.generate(MODEL, "x" * (2_049 - empty), key="k")
             assert caught.value.key == "k"
@@ -203,7 +203,7 @@ async def test_output_cost_and_count_decide_over_the_form(
 ) -> None:
     texts = prompts(count)
     async with Emulator() as emulator:
-        async with opened(emulator, **settings) as client:
+        async with opened(emulator, **settings, canary=False) as client:
             answers = await settled(*(client.generate(model, text) for text in texts))
         assert not [answer for answer in answers if isinstance(answer, BaseException)]
         assert ops_of(emulator)["upload.start"] == (form == "file")
@@ -213,7 +213,7 @@ async def test_output_cost_and_count_decide_over_the_form(
 async def test_a_batch_that_the_server_finds_too_large_inline_goes_as_a_file(tmp_path: Path) -> None:
     texts = prompts(50)
     async with Emulator(Plan(inline_bytes_max=2_000)) as emulator:
-        async with opened(emulator, tmp_path, **INLINE) as client:
+        async with opened(emulator, tmp_path, **INLINE, canary=False) as client:
             assert_own(texts, await settled(*(client.generate(MODEL, text) for text in texts)))
         assert [call.status for call in calls_of(emulator, "create")] == [400, 200]
         assert_billed_once(emulator, texts)
@@ -222,7 +222,7 @@ async def test_a_batch_that_the_server_finds_too_large_inline_goes_as_a_file(tmp
 async def test_a_file_that_the_server_finds_too_large_is_halved_until_it_passes(tmp_path: Path) -> None:
     texts = prompts(40)
     async with Emulator(Plan(file_bytes_max=1_500)) as emulator:
-        async with opened(emulator, tmp_path, **FILE) as client:
+        async with opened(emulator, tmp_path, **FILE, canary=False) as client:
             assert_own(texts, await settled(*(client.generate(MODEL, text) for text in texts)))
         assert_billed_once(emulator, texts)
         assert all(call.body_bytes <= 1_500 for call in calls_of(emulator, "upload.finalize"))
@@ -231,7 +231,7 @@ async def test_a_file_that_the_server_finds_too_large_is_halved_until_it_passes(
 async def test_a_row_that_the_server_finds_too_large_as_a_file_fails_alone(tmp_path: Path) -> None:
     texts = [*prompts(5), "z" * 3_000]
     async with Emulator(Plan(file_bytes_max=1_500)) as emulator:
-        async with opened(emulator, tmp_path, **FILE) as client:
+        async with opened(emulator, tmp_path, **FILE, canary=False) as client:
             *answers, failed = await settled(*(client.generate(MODEL, text) for text in texts))
         assert_own(texts[:-1], answers)
         assert_billed_once(emulator, texts[:-1])
@@ -242,7 +242,7 @@ async def test_embeds_are_counted_exactly_too() -> None:
     config = {"output_dimensionality": 8}
 
     async def embed_all(emulator: Emulator, **settings: Any) -> list[Any]:
-        async with opened(emulator, **settings) as client:
+        async with opened(emulator, **settings, canary=False) as client:
             return await settled(
                 *(client.embed(EMBED_MODEL, f"text {index}", config=config, key=f"k{index}") for index in range(10))
             )

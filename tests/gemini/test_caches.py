@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from carpool import Cache, ConfigurationError, NotBatchable
-from carpool._core.model import Fault
-from carpool._gemini.developer import DeveloperProvider
-from carpool._ports import ProviderError
-from carpool.settings import Settings
 
 DESCRIBED: dict[str, Any] = {
     "name": "cachedContents/c1",
@@ -36,24 +31,11 @@ CACHE = Cache(
 
 
 @pytest.fixture
-async def caches_at(quick: Settings, tools: Any) -> AsyncIterator[Any]:
-    made: list[DeveloperProvider] = []
-
+def caches_at(at: Any) -> Any:
     async def make(url: str) -> Any:
-        provider = DeveloperProvider(api_key=tools.KEY, base_url=url, settings=quick)
-        await provider.open()
-        made.append(provider)
-        return provider.caches
+        return (await at(url)).caches
 
-    yield make
-    for provider in made:
-        await provider.close()
-
-
-async def fault_of(call: Any) -> Fault:
-    with pytest.raises(ProviderError) as caught:
-        await call
-    return caught.value.fault
+    return make
 
 
 async def test_a_cache_is_created_with_all_that_it_may_hold(caches_at: Any, tools: Any) -> None:
@@ -102,7 +84,7 @@ async def test_what_cannot_be_cached_is_refused_before_anything_is_sent(caches_a
 
 async def test_a_create_without_a_clear_answer_is_not_sent_again(caches_at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(503)) as server:
-        assert (await fault_of((await caches_at(server.url)).create("m", "a", None, 60, None))).kind == "unknown"
+        assert (await tools.fault_of((await caches_at(server.url)).create("m", "a", None, 60, None))).kind == "unknown"
         assert len(server.asked) == 1
 
 
@@ -130,10 +112,10 @@ async def test_a_cache_that_is_gone_counts_as_deleted_but_not_as_there(status: i
     async with tools.Server(tools.reply(status)) as server:
         caches = await caches_at(server.url)
         await caches.delete("c1")
-        assert (await fault_of(caches.get("c1"))).error.code == status
+        assert (await tools.fault_of(caches.get("c1"))).error.code == status
 
 
 @pytest.mark.parametrize("reply", [b"", b"[]", b'{"name":"files/a"}', b'{"name":7}'])
 async def test_a_description_that_cannot_be_read_is_no_cache(reply: bytes, caches_at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=reply)) as server:
-        assert (await fault_of((await caches_at(server.url)).get("c1"))).kind == "unknown"
+        assert (await tools.fault_of((await caches_at(server.url)).get("c1"))).kind == "unknown"

@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from carpool._core.model import Fault, Lane
+from carpool._core.model import Lane
 from carpool._gemini.developer import BASE_URL, DeveloperProvider
-from carpool._ports import ProviderError
-from carpool.settings import Settings
 from carpool.types import BatchJob
-
-
-@pytest.fixture
-async def at(quick: Settings, tools: Any) -> AsyncIterator[Any]:
-    made: list[DeveloperProvider] = []
-
-    async def make(url: str, **options: Any) -> DeveloperProvider:
-        provider = DeveloperProvider(**({"api_key": tools.KEY, "base_url": url, "settings": quick} | options))
-        await provider.open()
-        made.append(provider)
-        return provider
-
-    yield make
-    for provider in made:
-        await provider.close()
-
-
-async def fault_of(call: Any) -> Fault:
-    with pytest.raises(ProviderError) as caught:
-        await call
-    return caught.value.fault
 
 
 def operation(name: str = "batches/a", **fields: Any) -> dict[str, Any]:
@@ -71,10 +47,10 @@ async def test_creates_go_to_their_models_method(lane: Lane, path: str, at: Any,
 async def test_what_must_not_enter_a_url_is_refused_unsent(job: dict[str, Any], at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=b'{"name":"batches/a"}')) as server:
         provider = await at(server.url)
-        fault = await fault_of(provider.create(tools.job(**job), tools.chunks_of()))
+        fault = await tools.fault_of(provider.create(tools.job(**job), tools.chunks_of()))
         assert (fault.kind, fault.error.code) == ("refused", 400)
         for call in (provider.poll("batches/a/../../b"), provider.cancel("files/a"), provider.delete("models/x")):
-            assert (await fault_of(call)).kind == "refused"
+            assert (await tools.fault_of(call)).kind == "refused"
         assert server.asked == []
 
 
@@ -106,7 +82,7 @@ async def test_the_oldest_of_equal_names_comes_first_whatever_the_fractions(at: 
 )
 async def test_a_list_that_cannot_be_read_to_its_end_is_no_answer(body: bytes, at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=body)) as server:
-        assert (await fault_of((await at(server.url)).find("x"))).kind == "unknown"
+        assert (await tools.fault_of((await at(server.url)).find("x"))).kind == "unknown"
         assert len(server.asked) <= 2
 
 
@@ -114,14 +90,14 @@ async def test_a_list_without_end_is_given_up(at: Any, tools: Any, monkeypatch: 
     monkeypatch.setattr("carpool._gemini.listing._PAGES_MAX", 3)
     pages = [page(operation(f"batches/{number}"), token=str(number)) for number in range(5)]
     async with tools.Server([tools.reply(body=body) for body in pages]) as server:
-        assert (await fault_of((await at(server.url)).find("x"))).kind == "unknown"
+        assert (await tools.fault_of((await at(server.url)).find("x"))).kind == "unknown"
         assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"name":"batches/other"}', b'{"name":"batches/a","metadata":5}'])
 async def test_a_poll_that_cannot_be_read_is_no_verdict(body: bytes, at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=body)) as server:
-        assert (await fault_of((await at(server.url)).poll("batches/a"))).kind == "unknown"
+        assert (await tools.fault_of((await at(server.url)).poll("batches/a"))).kind == "unknown"
 
 
 async def test_deleting_takes_404_for_done_and_403_for_files_only(at: Any, tools: Any) -> None:
@@ -130,7 +106,7 @@ async def test_deleting_takes_404_for_done_and_403_for_files_only(at: Any, tools
         await provider.delete("batches/a")
         await provider.delete("files/a")
         await provider.delete("files/a")
-        assert (await fault_of(provider.delete("batches/a"))).error.code == 403
+        assert (await tools.fault_of(provider.delete("batches/a"))).error.code == 403
         assert [asked.method for asked in server.asked] == ["DELETE"] * 4
 
 
@@ -181,13 +157,13 @@ async def test_output_that_has_meanwhile_become_a_file_is_fetched_from_there(at:
 )
 async def test_output_that_is_not_there_is_not_an_empty_output(body: bytes, at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=body)) as server:
-        assert (await fault_of(keys_of(await at(server.url)))).kind == "unknown"
+        assert (await tools.fault_of(keys_of(await at(server.url)))).kind == "unknown"
 
 
 async def test_a_result_file_of_another_name_is_not_fetched(at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply()) as server:
         elsewhere = BatchJob(name="batches/a", output_file="https://evil.example/x")
-        assert (await fault_of(keys_of(await at(server.url), elsewhere))).kind == "refused"
+        assert (await tools.fault_of(keys_of(await at(server.url), elsewhere))).kind == "refused"
         assert server.asked == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ import anyio
 import pytest
 
 from carpool import ConfigurationError, File, ServerError
-from carpool._core.model import Fault
-from carpool._gemini.developer import DeveloperProvider
-from carpool._gemini.media import FILE_BYTES_MAX
+from carpool._gemini.media import _READ_BYTES, FILE_BYTES_MAX, _read_bytes
 from carpool._gemini.mime import guess_mime_type
 from carpool._ports import ProviderError
-from carpool.settings import Settings
 
 DESCRIBED: dict[str, Any] = {
     "name": "files/a-1",
@@ -34,24 +30,11 @@ DESCRIBED: dict[str, Any] = {
 
 
 @pytest.fixture
-async def files_at(quick: Settings, tools: Any) -> AsyncIterator[Any]:
-    made: list[DeveloperProvider] = []
-
+def files_at(at: Any) -> Any:
     async def make(url: str) -> Any:
-        provider = DeveloperProvider(api_key=tools.KEY, base_url=url, settings=quick)
-        await provider.open()
-        made.append(provider)
-        return provider.files
+        return (await at(url)).files
 
-    yield make
-    for provider in made:
-        await provider.close()
-
-
-async def fault_of(call: Any) -> Fault:
-    with pytest.raises(ProviderError) as caught:
-        await call
-    return caught.value.fault
+    return make
 
 
 def body(**fields: Any) -> bytes:
@@ -81,7 +64,7 @@ async def test_every_field_of_a_file_is_read(files_at: Any, tools: Any) -> None:
 @pytest.mark.parametrize("reply", [b"", b"{}", b"[]", b"null", b'{"name":"batches/a"}', b'{"name":"files/../a"}'])
 async def test_a_description_that_cannot_be_read_is_no_file(reply: bytes, files_at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=reply)) as server:
-        assert (await fault_of((await files_at(server.url)).get("a"))).kind == "unknown"
+        assert (await tools.fault_of((await files_at(server.url)).get("a"))).kind == "unknown"
 
 
 async def test_files_are_listed_page_by_page_and_an_empty_list_is_an_empty_object(files_at: Any, tools: Any) -> None:
@@ -100,7 +83,7 @@ async def test_files_are_listed_page_by_page_and_an_empty_list_is_an_empty_objec
 @pytest.mark.parametrize("page", [b"[]", b'{"files":5}', b'{"files":[{}]}', b"<html>"])
 async def test_a_page_that_cannot_be_read_ends_the_list_as_an_error(page: bytes, files_at: Any, tools: Any) -> None:
     async with tools.Server(tools.reply(body=page)) as server:
-        assert (await fault_of(anext((await files_at(server.url)).list()))).kind == "unknown"
+        assert (await tools.fault_of(anext((await files_at(server.url)).list()))).kind == "unknown"
 
 
 async def test_a_list_that_turns_in_circles_is_given_up(files_at: Any, tools: Any) -> None:
@@ -120,7 +103,7 @@ async def test_a_file_that_is_gone_counts_as_deleted(status: int, gone: bool, fi
         if gone:
             await files.delete("a")
         else:
-            assert (await fault_of(files.delete("a"))).error.code == status
+            assert (await tools.fault_of(files.delete("a"))).error.code == status
         assert [(asked.method, asked.target) for asked in server.asked] == [("DELETE", "/v1beta/files/a")]
 
 
@@ -252,7 +235,7 @@ async def test_a_file_that_never_becomes_usable_is_an_error(
 ) -> None:
     uploads = Uploads(tools, [body(state="PROCESSING"), *states])
     async with tools.Server(uploads) as server:
-        fault = await fault_of((await files_at(server.url)).upload(b"frames", "video/mp4", None))
+        fault = await tools.fault_of((await files_at(server.url)).upload(b"frames", "video/mp4", None))
     assert (fault.kind, uploads.states) == (kind, [])
     assert words in fault.error.message
 
@@ -263,7 +246,7 @@ async def test_a_file_that_is_processed_for_ever_is_given_up(
     monkeypatch.setattr("carpool._gemini.media._WAIT_MAX_S", 0.003)
     async with tools.Server(tools.reply(body=body(state="PROCESSING"))) as server:
         with anyio.fail_after(30):
-            fault = await fault_of((await files_at(server.url)).usable("files/a-1"))
+            fault = await tools.fault_of((await files_at(server.url)).usable("files/a-1"))
     assert "still processes files/a-1" in fault.error.message
 
 
@@ -279,6 +262,48 @@ async def test_a_file_that_shrinks_while_it_is_uploaded_is_not_taken_for_whole(
         writer.write(tools.reply(X_Goog_Upload_URL=where, X_Goog_Upload_Status="active"))
 
     async with tools.Server(shrink) as server:
-        fault = await fault_of((await files_at(server.url)).upload(source, None, None))
+        fault = await tools.fault_of((await files_at(server.url)).upload(source, None, None))
         assert "ended before the size that was announced" in fault.error.message
         assert len(server.asked) == 1
+
+
+async def test_a_path_that_cannot_be_looked_at_is_refused_before_anything_is_sent(
+    files_at: Any, tools: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    async with tools.Server(tools.reply()) as server:
+        files = await files_at(server.url)
+        for source, words in [
+            (tmp_path / "file" / "inside.png", "is not a file"),
+            (tmp_path / ("n" * 300 + ".png"), r"cannot be read \(File name too long\)"),
+        ]:
+            with pytest.raises(ConfigurationError, match=words + ".* Nothing was sent"):
+                await files.upload(source, None, None)
+        assert server.asked == []
+
+
+async def test_a_path_that_is_gone_when_its_turn_comes_is_an_error_without_a_second_try(
+    files_at: Any, tools: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / "clip.mov"
+    source.write_bytes(b"frames")
+    uploads = Uploads(tools, [])
+
+    async def answer(asked: Any, writer: Any) -> None:
+        source.unlink(missing_ok=True)
+        await uploads(asked, writer)
+
+    async with tools.Server(answer) as server:
+        fault = await tools.fault_of((await files_at(server.url)).upload(source, None, None))
+    assert (fault.kind, "cannot be read (No such file or directory)" in fault.error.message) == ("refused", True)
+    assert uploads.received == b""
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, _READ_BYTES, 2 * _READ_BYTES + 1])
+async def test_bytes_are_read_on_from_wherever_the_server_has_them(size_bytes: int) -> None:
+    data = bytes(range(256)) * (size_bytes // 256 + 1)
+    data = data[:size_bytes]
+    for offset in {0, size_bytes // 2, size_bytes}:
+        pieces = [piece async for piece in _read_bytes(data, offset)]
+        assert b"".join(pieces) == data[offset:]
+        assert all(0 < len(piece) <= _READ_BYTES for piece in pieces)

@@ -13,6 +13,7 @@ import pytest
 from carpool._core.model import Fault
 from carpool._keeper import Keeper
 from carpool._ports import ProviderError
+from carpool.errors import ClientClosed
 from carpool.types import Cache, ServerError
 
 LEAD_S = 7_200.0
@@ -139,8 +140,13 @@ async def test_many_requests_of_one_cache_cost_one_look_and_no_room_for_long() -
 
 @pytest.mark.parametrize(
     "error",
-    [None, ProviderError(Fault(kind="unknown", error=ServerError(0, "secret words"))), RuntimeError("a bug")],
-    ids=["gone", "no answer", "bug"],
+    [
+        None,
+        ProviderError(Fault(kind="unknown", error=ServerError(0, "secret words"))),
+        ClientClosed("secret words"),
+        RuntimeError("a bug"),
+    ],
+    ids=["gone", "no answer", "closed", "bug"],
 )
 async def test_what_cannot_be_kept_is_told_once_and_tried_again(
     error: BaseException | None, caplog: pytest.LogCaptureFixture
@@ -161,6 +167,23 @@ async def test_what_cannot_be_kept_is_told_once_and_tried_again(
     world.expires_at["cachedContents/a"] = world.now_s + 60
     await world.pass_time(120)
     assert world.left_s("a") >= LEAD_S
+    await world.end()
+
+
+async def test_a_cache_whose_end_cannot_be_read_is_looked_at_once_and_left_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(a=60.0)
+    monkeypatch.setattr(world, "_cache", lambda name: Cache(name=name, expires_at="soon"))
+    world.use("a", 1)
+    await world.pass_time(6 * 3_600)
+    assert [call[0] for call in world.calls] == ["get"]
+    assert world.runs
+    assert not caplog.records
+    world.open.clear()
+    world.use("b", 2)  # whatever wakes it
+    await world.settle()
+    assert [call[:2] for call in world.calls[1:]] == [("get", "cachedContents/b")]
     await world.end()
 
 
