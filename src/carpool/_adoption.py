@@ -210,4 +210,6 @@ def _sum(one: Receipt, other: Receipt) -> Receipt:
         doubles=one.doubles + other.doubles,
         overrun_usd=one.overrun_usd + other.overrun_usd,
         unknown_cost=one.unknown_cost + other.unknown_cost,
+        double_usd=one.double_usd + other.double_usd,
+        lost_usd=one.lost_usd + other.lost_usd,
     )

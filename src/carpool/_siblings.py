@@ -221,7 +221,7 @@ class Siblings:
         book.reused += 1
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if not stored.failed:
-            future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at)))
+            future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at, head.route)))
         else:
             try:
                 future.set_exception(exception_for(_verdict.decode(body), key))

@@ -21,6 +21,7 @@ import platformdirs
 
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
+from carpool._core.routing import choose
 from carpool._deadline import parse_deadline
 from carpool._files import Files
 from carpool._filewatch import FileWatch
@@ -36,7 +37,7 @@ from carpool._siblings import Siblings
 from carpool._stores.disk import DiskStore
 from carpool.errors import CarpoolWarning, ConfigurationError, DeadlineExceeded, RequestError
 from carpool.responses import EmbedResponse, GenerateResponse, Response, Ticket
-from carpool.settings import Settings, check_ladder
+from carpool.settings import Settings
 from carpool.types import Alarm, Health, Kind, Receipt, Request, Stats
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Client:
                 type.
             key: identity of the request; the same key gives the same answer, also in later processes.
             deadline: ``"4h"``, ``"06:00"``, seconds, ``timedelta`` or aware ``datetime``.
-            ladder: routes to try in order; the batch route is the only one so far.
+            ladder: routes to try in order, such as ``carpool.CHEAP`` and ``carpool.FAST``; see ``Settings.ladder``.
 
         Raises:
             ConfigurationError: an argument cannot be used, or a file that it names will be gone before a batch could
@@ -316,13 +317,12 @@ class Client:
         until: float | None,
         ladder: Ladder | None,
     ) -> Asked:
-        if ladder is not None:
-            check_ladder(ladder)
+        route = choose(ladder, self.settings.ladder, kind, timed=until is not None)
         if key is not None:
             _checked_key(key)
             flags |= EXPLICIT
         asked = self._runtime.entrance.ask(
-            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until
+            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until, route
         )
         if encoded.uses is not None and encoded.uses.cache and not asked.kept:
             self._keeper.hold(encoded.uses.cache, asked.place)

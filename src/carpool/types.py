@@ -6,6 +6,7 @@ prompt, of an answer or of the server does not show them in its ``repr``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -258,11 +259,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     model: str
     answered_at: float
-    input_picousd: int | None
-    """List price of one input token, in 1e-12 USD; ``None``: not known."""
-    output_picousd: int | None
-    paid_percent: int
-    """What the route costs, as a percentage of the list price."""
+    cost: Callable[[bytes], tuple[int, int] | None]
+    """Returns what an answer costs on the standard route, and what on its own, in 1e-12 USD; ``None``: not known."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

@@ -340,11 +340,28 @@ def test_a_receipt_tells_all_routes_and_what_has_no_price(capsys: pytest.Capture
         "batch": RouteTotals(requests=3, list_usd=Decimal(2), paid_usd=Decimal(1)),
         "standard": RouteTotals(requests=1, list_usd=Decimal(1), paid_usd=Decimal(1)),
     }
-    receipt = Receipt(by_route=routes, doubles=1, overrun_usd=Decimal(0), unknown_cost=2)
+    receipt = Receipt(
+        by_route=routes,
+        doubles=1,
+        overrun_usd=Decimal("0.25"),
+        unknown_cost=2,
+        double_usd=Decimal("0.5"),
+        lost_usd=Decimal("0.125"),
+    )
     print_receipt(receipt, jobs=7, file=sys.stdout)
     shown = capsys.readouterr().out
-    for words in ("batch", "standard", "$2.0000", "Without a price", "known: 2.", "cancelled: 1."):
+    for words in (
+        "batch",
+        "standard",
+        "$2.0000",
+        "Without a price",
+        "known: 2.",
+        "twice: 1; paid or lost for that: $0.5",
+    ):
         assert words in shown
+    assert "reserved: $0.2500." in shown
+    assert "its cost: $0.1250." in shown
     data = msgspec.json.decode(msgspec.json.Encoder(decimal_format="number").encode(receipt_data(receipt)))
     assert (data["requests"], data["list_usd"], data["paid_usd"], data["saved_usd"]) == (4, 3, 2, 1)
+    assert (data["doubles"], data["overrun_usd"], data["double_usd"], data["lost_usd"]) == (1, 0.25, 0.5, 0.125)
     assert data["by_route"]["batch"] == {"requests": 3, "list_usd": 2, "paid_usd": 1, "saved_usd": 1}

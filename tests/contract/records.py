@@ -6,7 +6,9 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 
-from carpool._core.messages import PutJob, PutMarks, PutResults, PutSegment
+from carpool._core.budget import DayAccount, Hold, Totals
+from carpool._core.estimate import Habit, Sketch
+from carpool._core.messages import PutDay, PutHabit, PutJob, PutMarks, PutResults, PutSegment
 from carpool._core.model import (
     DIGEST_BYTES,
     EXPLICIT,
@@ -74,6 +76,29 @@ def put_results(no: int, bodies: Sequence[bytes] | None = None, *, kept_at: floa
 
 def put_marks(no: int, done: bytes = b"\x01\x00\x01") -> PutMarks:
     return PutMarks(Marks(no=no, done=done, attempts=bytes(len(done))))
+
+
+def put_day(day: int, spent_picousd: int = 7) -> PutDay:
+    return PutDay(
+        DayAccount(
+            day=day,
+            routes={"batch": Totals(requests=3, unknown=1, list_picousd=2**60, paid_picousd=2**59)},
+            spent_picousd=spent_picousd,
+            full_picousd=1,
+            double_picousd=2,
+            overrun_picousd=3,
+            lost_picousd=4,
+            holds=[Hold(id="01abc", day=day, route="batch", reserved_picousd=5, double_picousd=1)],
+            granted_picousd=6,
+            granted_full_picousd=7,
+            granted_double_picousd=8,
+            doubles=9,
+        )
+    )
+
+
+def put_habit(model: str, counted: int = 11) -> PutHabit:
+    return PutHabit(Habit(model=model, estimated=10, counted=counted, outputs=Sketch(buckets=[3, 1, 40, 2])))
 
 
 def put_job(job_id: str, *, state: JobState = JobState.RUNNING, attempt: int = 2) -> PutJob:

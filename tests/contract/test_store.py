@@ -15,7 +15,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from carpool._core.messages import DropJob, DropResults, DropSegments, PutMeta, PutSegment, PutTaken, Record, Write
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
+from carpool._core.messages import (
+    DropDays,
+    DropJob,
+    DropResults,
+    DropSegments,
+    PutMeta,
+    PutSegment,
+    PutTaken,
+    Record,
+    Write,
+)
 from carpool._core.model import Job, JobState, Marks, Meta, ResultsHead, SegmentHead, Span, Taken, place_of
 from carpool._ports import Store
 from carpool._stores.disk import DiskStore
@@ -23,7 +35,7 @@ from carpool._stores.memory import MemoryStore
 from carpool.errors import StoreCorrupt, StoreError
 from carpool.settings import Settings
 
-from .records import line, lines, put_job, put_marks, put_results, put_segment
+from .records import line, lines, put_day, put_habit, put_job, put_marks, put_results, put_segment
 
 
 class World(ABC):
@@ -147,9 +159,11 @@ async def test_every_kind_of_record_survives(store: Store, after: Any) -> None:
     meta = msgspec.structs.replace(meta, epoch=5)
     segment, marks, job, results = put_segment(1), put_marks(1), put_job("01abc"), put_results(4)
     taken = PutTaken(Taken(no=4, rows=b"\0\1\0"))
-    await store.commit([PutMeta(meta), segment, marks, job, results, taken])
+    day, habit = put_day(20_000), put_habit("tunedModels/mine")
+    await store.commit([habit, day, PutMeta(meta), segment, marks, job, results, taken])
     again = await after()
-    assert await loaded(again) == [meta, segment.head, marks.marks, job.job, results.head, taken.taken]
+    heads = [meta, segment.head, marks.marks, job.job, results.head, taken.taken, day.account, habit.habit]
+    assert await loaded(again) == heads
     assert await bodies(again, [(1, 0, 3)]) == [b"".join(segment.lines)]
     assert await again.results([place_of(4, row) for row in range(3)]) == results.bodies
 
@@ -198,9 +212,19 @@ async def test_what_was_taken_of_results_is_replaced_and_goes_with_them(store: S
     assert [record.no for record in records if isinstance(record, ResultsHead)] == [2]
 
 
+async def test_days_and_habits_are_replaced_and_days_are_dropped(store: Store, after: Any) -> None:
+    await store.commit([put_day(9), put_day(10), put_day(100), put_habit("b"), put_habit("a")])
+    await store.commit([put_day(10, 8), put_habit("a", 12), DropDays([9, 11]), put_habit("tunedModels/a")])
+    records = await loaded(await after())
+    days = [put_day(10, 8).account, put_day(100).account]
+    assert [record for record in records if isinstance(record, DayAccount)] == days
+    habits = [put_habit("a", 12).habit, put_habit("b").habit, put_habit("tunedModels/a").habit]
+    assert [record for record in records if isinstance(record, Habit)] == habits
+
+
 async def test_dropping_what_is_not_there_changes_nothing(store: Store, after: Any) -> None:
     await store.commit([put_segment(1)])
-    await store.commit([DropSegments([7, 8]), DropJob("never"), DropResults([9]), DropSegments([])])
+    await store.commit([DropSegments([7, 8]), DropJob("never"), DropResults([9]), DropSegments([]), DropDays([1])])
     assert [type(record) for record in await loaded(await after())] == [Meta, SegmentHead]
 
 

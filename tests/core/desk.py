@@ -51,7 +51,6 @@ from carpool._core.model import (
     Place,
     RemoteFile,
     RowFault,
-    Tokens,
 )
 from carpool._core.recovery import Recovery
 from carpool._core.routing import code_of
@@ -113,13 +112,14 @@ class Desk:
         tokens: int = 1,
         deadline: float | None = None,
         ladder: Ladder = ("batch",),
+        limit: int = 0,
     ) -> Place:
         """Take a new request in."""
         flags = 0 if key is None else EXPLICIT | (TICKET if ticket else 0)
         name = self.engine.new_key(digest_of(prompt)) if key is None else key
         line = prompt.encode().ljust(size_bytes - 1, b".") + b"\n"
         place = self.engine.admit(
-            lane, name, digest_of(prompt), line, tokens, flags, deadline, self.now, code_of(ladder)
+            lane, name, digest_of(prompt), line, tokens, flags, deadline, self.now, code_of(ladder), limit
         )
         spilled: list[Write] = list(self.engine.spilled)
         self.engine.spilled.clear()
@@ -208,8 +208,16 @@ class Desk:
     ) -> Step:
         job = job or self.job
         faults = [RowFault(place, fault) for place, fault in failed]
-        tokens = Tokens(len(delivered) + len(kept), 0, 1, 1)
-        return self.tell(RowsFetched(job.id, job.op, list(delivered), list(kept), faults, tokens))
+        answers = len(delivered) + len(kept)
+        rate = self.engine.book.ledger.rate(job.lane.model)
+        if rate is None:
+            charge = Charge(answers=answers, unknown=answers)
+        else:
+            cost = rate.plain("batch", 1, 1)
+            charge = Charge(
+                answers=answers, prompt=1, output=1, list_picousd=cost.list_picousd, paid_picousd=cost.paid_picousd
+            )
+        return self.tell(RowsFetched(job.id, job.op, list(delivered), list(kept), faults, charge))
 
     def ended(self, unknown: int = 0, job: Job | None = None) -> Step:
         job = job or self.job

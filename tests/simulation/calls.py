@@ -29,7 +29,8 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault, Tokens
+from carpool._core.meter import Charge
+from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault
 from carpool.types import BatchJob
 
 from .history import expect
@@ -272,5 +273,5 @@ class Calls:
             else:
                 kept.append((place, row.body))
         answers = len(delivered) + len(kept) + len(unclaimed)
-        tokens = Tokens(answers, 0, answers, answers)
-        return RowsFetched(action.job.id, action.op, delivered, kept, failed, tokens, unclaimed), strangers
+        charge = Charge(answers=answers, prompt=answers, output=answers)
+        return RowsFetched(action.job.id, action.op, delivered, kept, failed, charge, unclaimed), strangers

@@ -12,10 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
 from carpool._core.messages import (
+    DropDays,
     DropJob,
     DropResults,
     DropSegments,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
@@ -40,6 +45,8 @@ class DurableStore:
         self.jobs: dict[str, bytes] = {}
         self.results: dict[int, tuple[bytes, list[bytes]]] = {}
         self.taken: dict[int, bytes] = {}
+        self.days: dict[int, bytes] = {}
+        self.habits: dict[str, bytes] = {}
         self.when_accepted: Callable[[], None] | None = None
         """Called when requests with keys of their own became durable."""
 
@@ -80,20 +87,27 @@ class DurableStore:
                 case PutTaken(taken=taken):
                     assert taken.no in self.results, "what was taken belongs to results that are there"
                     self.taken[taken.no] = _encode(taken)
+                case PutDay(account=account):
+                    self.days[account.day] = _encode(account)
+                case DropDays(days=days):
+                    for day in days:
+                        del self.days[day]
+                case PutHabit(habit=habit):
+                    self.habits[habit.model] = _encode(habit)
         if accepted and self.when_accepted is not None:
             self.when_accepted()
 
     def backup(self) -> list[Any]:
         """Return a copy of everything."""
-        parts = (self.segments, self.marks, self.jobs, self.results, self.taken)
+        parts = (self.segments, self.marks, self.jobs, self.results, self.taken, self.days, self.habits)
         return [self.meta, *(dict(part) for part in parts)]
 
     def restore(self, backup: list[Any]) -> None:
         """Put everything back as it was."""
-        self.meta, self.segments, self.marks, self.jobs, self.results, self.taken = backup
+        self.meta, self.segments, self.marks, self.jobs, self.results, self.taken, self.days, self.habits = backup
 
     def load(self) -> Iterator[Record]:
-        """Yield all records: the identity, segments, marks, jobs, results."""
+        """Yield all records: the identity, segments, marks, jobs, results, days, habits."""
         yield msgspec.msgpack.decode(self.meta, type=Meta)
         for no in sorted(self.segments):
             yield msgspec.msgpack.decode(self.segments[no][0], type=SegmentHead)
@@ -105,6 +119,10 @@ class DurableStore:
             yield self.results_head(no)
         for no in sorted(self.taken):
             yield msgspec.msgpack.decode(self.taken[no], type=Taken)
+        for day in sorted(self.days):
+            yield msgspec.msgpack.decode(self.days[day], type=DayAccount)
+        for model in sorted(self.habits):
+            yield msgspec.msgpack.decode(self.habits[model], type=Habit)
 
     def meta_record(self) -> Meta:
         """Return the identity as it was written last."""

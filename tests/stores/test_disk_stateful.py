@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from carpool._core.messages import DropJob, DropResults, DropSegments, PutMeta, Write
+from carpool._core.messages import DropDays, DropJob, DropResults, DropSegments, PutMeta, Write
 from carpool._core.model import Meta, ResultsHead, SegmentHead, place_of
 from carpool._ports import Store
 from carpool._stores import cache, database
@@ -22,7 +22,7 @@ from carpool._stores.disk import DiskStore
 from carpool._stores.memory import MemoryStore
 from carpool.settings import Settings
 
-from ..contract.records import put_job, put_marks, put_results, put_segment  # noqa: TID252 - test folders are no packages
+from ..contract.records import put_day, put_habit, put_job, put_marks, put_results, put_segment  # noqa: TID252 - test folders are no packages
 
 ROWS = st.lists(st.binary(max_size=30), max_size=5)
 NUMBERS = st.integers(0, 6)
@@ -35,6 +35,9 @@ WRITES: st.SearchStrategy[Write] = st.one_of(
     st.builds(DropSegments, st.lists(NUMBERS, max_size=4)),
     st.builds(DropResults, st.lists(NUMBERS, max_size=4)),
     st.builds(DropJob, st.sampled_from("abc")),
+    st.builds(put_day, NUMBERS, st.integers(0, 2**62)),
+    st.builds(DropDays, st.lists(NUMBERS, max_size=4)),
+    st.builds(put_habit, st.sampled_from(["m", "tunedModels/m"]), st.integers(0, 9)),
 )
 COMMITS = st.lists(st.lists(WRITES, max_size=5), max_size=5)
 

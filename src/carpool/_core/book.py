@@ -17,7 +17,7 @@ import msgspec
 from carpool._core.accumulator import NEVER, Accumulator, Batch
 from carpool._core.census import Census
 from carpool._core.keys import KeyTable
-from carpool._core.ledger import Ledger
+from carpool._core.ledger import Ask, Ledger
 from carpool._core.live import Live
 from carpool._core.messages import (
     Action,
@@ -25,6 +25,8 @@ from carpool._core.messages import (
     DropSegments,
     Expire,
     Forget,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
@@ -126,6 +128,7 @@ class Book:
 
     def take_step(self) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
+        self.step.writes += [PutDay(account=account) for account in self.ledger.budget.changes()]
         step, self.step = self.step, Step(writes=[], actions=[])
         return step
 
@@ -208,7 +211,7 @@ class Book:
     def finish(self, segment: Segment, row: int) -> None:
         """Mark a row DONE."""
         if segment.states[row] in (QUEUED, LIVE):
-            self._count_out(segment, row, row + 1)
+            self.count_out(segment, row, row + 1)
         if self.live.trips:
             self.live.drop(place_of(segment.no, row))
         segment.states[row] = DONE
@@ -269,7 +272,8 @@ class Book:
         self.waiting_requests += stop - start
         self.waiting_bytes += segment.bytes_of(start, stop)
 
-    def _count_out(self, segment: Segment, start: int, stop: int) -> None:
+    def count_out(self, segment: Segment, start: int, stop: int) -> None:
+        """Count rows as waiting no more."""
         self.waiting_requests -= stop - start
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
@@ -314,11 +318,25 @@ class Book:
             intended_at=now,
         )
         for no, start, stop in batch.spans:
-            self._count_out(self.segments[no], start, stop)
+            self.count_out(self.segments[no], start, stop)
+        self.ledger.reserve(self.ask_of(job.id, job), now)
         self.hold(job)
         self.write(PutMeta(meta=self.census.meta))
         self.record(job)
         return job
+
+    def ask_of(self, hold_id: str, batch: Batch | Job) -> Ask:
+        """Return what a batch asks of the budget."""
+        limits = [limit for no, start, stop in batch.spans for limit in self.segments[no].limits[start:stop]]
+        return Ask(
+            id=hold_id,
+            route="batch",
+            lane=batch.lane,
+            count=batch.count,
+            input_tokens=batch.tokens,
+            caps=tuple(limit >> 1 for limit in limits),
+            searches=sum(limit & 1 for limit in limits),
+        )
 
     def hold(self, job: Job) -> None:
         """Count a job in."""
@@ -344,9 +362,13 @@ class Book:
         job.wake_at = None
         return job.op
 
-    def close(self, job: Job) -> None:
-        """Forget a job whose rows are all settled or queued again."""
+    def close(self, job: Job, *, known: bool = True) -> None:
+        """Forget a job whose rows are all settled or queued again; ``known``: all that it did has told what it cost."""
         self.move(job, JobState.CLOSED)
+        self.ledger.learn(job.id, job.lane.model, job.count, job.tokens)
+        self.ledger.close(job.id, known=known)
+        for habit in self.ledger.habits.changes():
+            self.write(PutHabit(habit=habit))
         del self.jobs[job.id]
         self.census.close(job.id, job.name)
         self.retries.pop(job.id, None)

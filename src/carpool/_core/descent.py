@@ -166,8 +166,10 @@ def move_on(book: Book, now: float) -> None:
 
 
 def flee(book: Book, now: float) -> None:
-    """Take the requests that wait for a live route that refuses all calls, or keeps them waiting long, to a rung that
-    costs no more. Calls that may start have started before: one of them is the probe that shows when it recovers.
+    """Take the requests that wait for a live route in vain to a rung that costs no more.
+
+    In vain: the route refuses all calls, or keeps them waiting long. Calls that may start have started before, since one
+    of them is the probe that shows when the route recovers.
     """
     for route, lane, trips in book.live.queues:
         throttle = book.live.throttles.of(route, lane.model)

@@ -18,6 +18,7 @@ from carpool._core.messages import (
     CallFailed,
     Closing,
     Created,
+    DropDays,
     Event,
     FetchEnded,
     Flushed,
@@ -107,6 +108,7 @@ class Engine:
         deadline: float | None,
         now: float,
         ladder: int = BATCH_ONLY,
+        limit: int = 0,
     ) -> Place:
         """Take a new request in, and return its place. It is durable after the next step's writes.
 
@@ -120,6 +122,7 @@ class Engine:
             deadline: latest time of its answer.
             now: the time.
             ladder: code of the routes that it may take.
+            limit: what bounds its cost, as ``limit_of`` gives it.
         """
         book = self.book
         segment = book.open.get(lane)
@@ -144,6 +147,9 @@ class Engine:
         if ladder:
             segment.ladders.extend(bytes(row - len(segment.ladders)))
             segment.ladders.append(ladder)
+        if limit:
+            segment.limits.extend([0] * (row - len(segment.limits)))
+            segment.limits.append(limit)
         book.waiting_requests += 1
         book.waiting_bytes += size
         if not room_for(segment, self._segment_bytes):
@@ -267,8 +273,10 @@ class Engine:
             shelf.offer(self.book, place)
 
     def fetch_index(self, job_id: str) -> dict[str, Place]:
-        """Return the places of a job's unanswered rows by their keys."""
+        """Return the places of a job's unanswered rows by their keys: its output is about to be read from the start."""
         book = self.book
+        book.ledger.adopt(job_id, "batch", book.jobs[job_id].sealed_at)
+        book.ledger.begin(job_id)
         if book.jobs[job_id].stranger:
             return sweeping.index(book)
         index: dict[str, Place] = {}
@@ -431,13 +439,16 @@ class Engine:
         descent.flee(book, now)
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
-                lifecycle.resume(book, book.seal(batch, now), now)
+                lifecycle.send(book, batch, now)
 
     def _expire_kept(self, now: float) -> None:
         """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""
         book, s = self.book, self.book.settings
         shelf.release_handed(book, now, _EXPIRY_PAUSE_S)
         shelf.drop_old(book, now)
+        days = book.ledger.forget(now)
+        if days:
+            book.write(DropDays(days=days))
         touched: list[int] = []
         for segment in book.segments.values():
             if segment.states.find(PARKED) < 0:

@@ -16,7 +16,7 @@ import msgspec
 from carpool._core.budget import DOUBLES, Budget, Ceilings, DayAccount, Hold, Totals, day_of
 from carpool._core.estimate import Habit, Habits
 from carpool._core.meter import NO_CHARGE, Charge, Meter
-from carpool._core.model import Lane, Tokens
+from carpool._core.model import Lane
 from carpool._core.prices import PAID_PERCENT, PRICES_AS_OF, Prices, Rate
 from carpool.settings import Price, Settings
 from carpool.types import PICO, Receipt, RouteTotals
@@ -68,6 +68,20 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
     message: str
 
 
+class _Reading:
+    """Sums over the answers of a job, since its output was begun to be read."""
+
+    __slots__ = ("answers", "prompt", "unknown")
+
+    def __init__(self) -> None:
+        self.answers = self.unknown = self.prompt = 0
+
+    def add(self, charge: Charge) -> None:
+        self.answers += charge.answers
+        self.unknown += charge.unknown
+        self.prompt += charge.prompt
+
+
 class Ledger:
     """The account of one client.
 
@@ -79,6 +93,8 @@ class Ledger:
     def __init__(self, prices: Mapping[str, Price], ceilings: Ceilings = _NO_CEILINGS) -> None:
         self._prices = Prices(prices)
         self._accounts: dict[str, Totals] = {}
+        self._read: dict[str, _Reading] = {}
+        """What was read of the jobs whose output is being read."""
         self._doubled = 0
         self._overrun_before = 0
         self._double_before = 0
@@ -228,6 +244,7 @@ class Ledger:
         counts is the reading that ends. So every answer is paid for once in the account, whatever happens between.
         """
         self.budget.begin(hold_id)
+        self._read[hold_id] = _Reading()
 
     def book(  # noqa: PLR0917 - once a block, by position
         self, route: str, model: str, charge: Charge, now: float, hold_id: str = "", again: Charge = NO_CHARGE
@@ -246,8 +263,25 @@ class Ledger:
         self._count(route, totals)
         self.habits.saw_outputs(model, charge.outputs)
         totals.add(_totals(again))
+        reading = self._read.get(hold_id)
+        if reading is not None:
+            reading.add(charge)
+            reading.add(again)
         if totals.requests:
             self.budget.settle(hold_id, now, route, totals)
+
+    def learn(self, hold_id: str, model: str, count: int, estimated: int) -> None:
+        """Learn from a job that ends how far its input estimate was off, if every answer came and told its tokens.
+
+        Args:
+            hold_id: of the ``Ask``.
+            model: that answered.
+            count: requests in the job.
+            estimated: input tokens, as they were estimated of all of them.
+        """
+        reading = self._read.get(hold_id)
+        if reading is not None and reading.answers == count and not reading.unknown:
+            self.habits.saw_input(model, estimated, reading.prompt)
 
     def close(self, hold_id: str, *, known: bool = True) -> None:
         """End what was reserved: give back what was not spent.
@@ -257,24 +291,8 @@ class Ledger:
             known: whether everything that it paid for has told what it cost: a job read to its end, a call that was
                 answered or refused. If not (lost, cut off, given up), all of it counts as spent.
         """
+        self._read.pop(hold_id, None)
         self.budget.close(hold_id, known=known)
-
-    def settle(self, route: str, model: str, tokens: Tokens) -> None:
-        """Book plain answers by their sums, without a day."""
-        rate = self._prices.rate(model)
-        if rate is None:
-            self._count(route, Totals(requests=tokens.answers, unknown=tokens.answers))
-            return
-        cost = rate.plain(route, tokens.prompt, tokens.output)
-        self._count(
-            route,
-            Totals(
-                requests=tokens.answers,
-                unknown=tokens.uncounted,
-                list_picousd=cost.list_picousd,
-                paid_picousd=cost.paid_picousd,
-            ),
-        )
 
     def _count(self, route: str, totals: Totals) -> None:
         self._accounts.setdefault(route, Totals()).add(totals)

@@ -12,6 +12,7 @@ from typing import Final, Literal, assert_never
 import msgspec
 
 from carpool._core import settlement, sweeping
+from carpool._core.accumulator import Batch
 from carpool._core.book import Book
 from carpool._core.messages import (
     Broken,
@@ -46,6 +47,13 @@ _TAKEN: Final = 409
 """Of an upload: there is another file of that name, since the store was restored from a backup."""
 _RENEWALS_MAX: Final = 9
 _RPC_INVALID: Final = 3
+
+
+def send(book: Book, batch: Batch, now: float) -> None:
+    """Make a job of a batch, and begin with it; requests for which no money is left today are told so instead."""
+    batch = settlement.within_budget(book, batch, now)
+    if batch.count:
+        resume(book, book.seal(batch, now), now)
 
 
 def resume(book: Book, job: Job, now: float) -> None:
@@ -169,7 +177,7 @@ def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
             settlement.isolate(book, job, error, now)
         case _:
             book.report("job_lost", job.name, job.count, remote.state)
-            settlement.settle_rest(book, job, error, now, missing=False)
+            settlement.settle_rest(book, job, error, now, missing=False, lost=True)
 
 
 def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
@@ -326,7 +334,15 @@ def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
         kind: Literal["failed", "ambiguous"] = "failed" if job.file_gone else "ambiguous"
         settlement.give_up(book, job, Failure(kind=kind, error=error, job=job.name), now)
         return
+    vanished = bool(job.name)
+    if vanished:  # it was there once, and nobody knows what it has cost
+        book.ledger.close(job.id, known=False)
     if not settlement.trim(book, job):
+        return
+    refusal = book.ledger.reserve(book.ask_of(job.id, job), now) if vanished else None
+    if refusal is not None:
+        error = ServerError(message=refusal.message)
+        settlement.give_up(book, job, Failure(kind="budget", error=error, job=job.name), now)
         return
     job.attempt += 1
     job.display_name = book.display_name(job.id, job.attempt)

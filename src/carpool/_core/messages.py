@@ -9,7 +9,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from carpool._core.meter import Charge
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
+from carpool._core.meter import NO_CHARGE, Charge
 from carpool._core.model import (
     Failure,
     Fault,
@@ -23,7 +25,6 @@ from carpool._core.model import (
     RowFault,
     SegmentHead,
     Taken,
-    Tokens,
 )
 from carpool.settings import Route
 from carpool.types import BatchJob
@@ -97,9 +98,11 @@ class RowsFetched(msgspec.Struct, frozen=True, tag=True):
     kept: list[tuple[Place, bytes]]
     """To be stored before they are delivered."""
     failed: list[RowFault]
-    tokens: Tokens
+    charge: Charge
     unclaimed: list[tuple[str, bytes]] = []
     """Of a job that this store did not know: answers to keys that are not waiting, and their bytes."""
+    again: Charge = NO_CHARGE
+    """Of answers that were settled by an earlier reading of the same output."""
 
 
 class FetchEnded(msgspec.Struct, frozen=True, tag=True):
@@ -246,10 +249,39 @@ class DropResults(msgspec.Struct, frozen=True, tag=True):
     numbers: list[int]
 
 
+class PutDay(msgspec.Struct, frozen=True, tag=True):
+    """Record the account of a day."""
+
+    account: DayAccount
+
+
+class DropDays(msgspec.Struct, frozen=True, tag=True):
+    """Forget the accounts of days that are long ago."""
+
+    days: list[int]
+
+
+class PutHabit(msgspec.Struct, frozen=True, tag=True):
+    """Record what was learned of a model."""
+
+    habit: Habit
+
+
 Write: TypeAlias = (
-    PutMeta | PutSegment | PutMarks | DropSegments | PutJob | DropJob | PutResults | PutTaken | DropResults
+    PutMeta
+    | PutSegment
+    | PutMarks
+    | DropSegments
+    | PutJob
+    | DropJob
+    | PutResults
+    | PutTaken
+    | DropResults
+    | PutDay
+    | DropDays
+    | PutHabit
 )
-Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken
+Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken | DayAccount | Habit
 
 # -- actions
 

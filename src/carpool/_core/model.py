@@ -78,6 +78,8 @@ class SegmentHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     deadlines: bytes = b""
     ladders: bytes = b""
     """A byte a row: the code of its ladder; empty where all rows take the batch route alone."""
+    limits: bytes = b""
+    """Eight bytes a row: see ``Segment``; empty where no row has any."""
 
 
 class Segment(msgspec.Struct, kw_only=True, gc=False):
@@ -99,6 +101,8 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
     lines: list[bytes]
     ladders: bytearray = msgspec.field(default_factory=bytearray)
     """Codes of the rows' ladders; may be shorter than the segment: the others take the batch route alone."""
+    limits: array[int] = msgspec.field(default_factory=lambda: array("Q"))
+    """What bounds the rows' cost: ``limit_of``; may be shorter than the segment: the others name nothing."""
     size_bytes: int = 0
     token_count: int = 0
     states: bytearray = msgspec.field(default_factory=bytearray)
@@ -122,15 +126,17 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             digests=bytes(self.digests),
             deadlines=self.deadlines.tobytes(),
             ladders=bytes(self.ladders),
+            limits=self.limits.tobytes(),
         )
 
     @classmethod
     def from_head(cls, head: SegmentHead) -> Segment:
         """Return the segment of a record, all rows QUEUED and never sent."""
-        ends, tokens, deadlines = array("Q"), array("Q"), array("d")
+        ends, tokens, deadlines, limits = array("Q"), array("Q"), array("d"), array("Q")
         ends.frombytes(head.ends)
         tokens.frombytes(head.tokens)
         deadlines.frombytes(head.deadlines)
+        limits.frombytes(head.limits)
         count = len(head.keys)
         return cls(
             no=head.no,
@@ -145,6 +151,7 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             deadlines=deadlines,
             lines=[],
             ladders=bytearray(head.ladders),
+            limits=limits,
             size_bytes=ends[-1] if count else 0,
             token_count=tokens[-1] if count else 0,
             states=bytearray(count),
@@ -340,16 +347,6 @@ class RowFault(msgspec.Struct, frozen=True, gc=False):
     error: ServerError
 
 
-class Tokens(msgspec.Struct, frozen=True, gc=False):
-    """Token sums of some answers, for the account."""
-
-    answers: int = 0
-    uncounted: int = 0
-    """Answers that cannot be priced from their sums: no token count, or cached input."""
-    prompt: int = 0
-    output: int = 0
-
-
 class Row(msgspec.Struct, gc=False):
     """One row of a job's output: its key, and the answer's bytes or the error."""
 
@@ -363,6 +360,16 @@ class Block(msgspec.Struct, kw_only=True):
 
     rows: list[Row]
     unreadable: int = 0
+
+
+def limit_of(cap: int, *, searches: bool) -> int:
+    """Return in one number what bounds the cost of a request.
+
+    Args:
+        cap: most tokens of output, over all candidates; 0: none is named.
+        searches: whether it may search, for a fee.
+    """
+    return cap << 1 | searches
 
 
 def place_of(segment_no: int, row: int) -> Place:

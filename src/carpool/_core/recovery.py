@@ -13,7 +13,9 @@ import msgspec
 
 from carpool._core import descent, shelf
 from carpool._core.accumulator import queued_runs
+from carpool._core.budget import DayAccount
 from carpool._core.engine import Engine
+from carpool._core.estimate import Habit
 from carpool._core.messages import DeleteRemote, PutMeta, Record, Step
 from carpool._core.model import (
     ABANDONED,
@@ -47,6 +49,8 @@ class Recovery:
         self._engine = Engine(settings, framing, origin, self._meta)
         self._book = self._engine.book
         self._superseded: list[int] = []
+        self._days: list[DayAccount] = []
+        self._habits: list[Habit] = []
         for job_id in meta.loose:
             self._book.census.note(job_id)
 
@@ -73,6 +77,10 @@ class Recovery:
             case Taken():
                 if record.no in self._book.results:
                     shelf.index_taken(self._book, record)
+            case DayAccount():
+                self._days.append(record)
+            case Habit():
+                self._habits.append(record)
             case Meta():
                 pass
             case _:
@@ -81,6 +89,7 @@ class Recovery:
     def finish(self, now: float) -> tuple[Engine, Step]:
         """Return the engine, and the step that records its opening."""
         book = self._book
+        book.ledger.restore(self._days, self._habits)
         book.census.open(now, book.settings)
         book.write(PutMeta(meta=self._meta))
         book.held_to = book.next_segment - 1 if book.census.holding else 0

@@ -12,7 +12,9 @@ from typing import Final, cast
 
 import msgspec
 
-from carpool.settings import ROUTES, Ladder, Route
+from carpool.errors import ConfigurationError
+from carpool.settings import CHEAP, ROUTES, Ladder, Route, check_ladder
+from carpool.types import Kind
 
 LADDERS: Final[tuple[Ladder, ...]] = tuple(
     cast("Ladder", ladder) for length in range(1, len(ROUTES) + 1) for ladder in permutations(ROUTES, length)
@@ -38,6 +40,33 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True)
 
 def code_of(ladder: Ladder) -> int:
     """Return the number by which a ladder is written down."""
+    return _CODES[ladder]
+
+
+def choose(given: Ladder | None, usual: Ladder | None, kind: Kind, *, timed: bool) -> int:
+    """Return the code of the ladder that a call takes.
+
+    Args:
+        given: by the call; checked here.
+        usual: of calls that give none; ``None``: ``CHEAP`` with a deadline, else the batch route alone.
+        kind: embeddings have no flex route: they pass it over.
+        timed: whether the call has a deadline.
+
+    Raises:
+        ConfigurationError: it is no ladder, or holds no route that an embedding could take.
+    """
+    if given is None:
+        if usual is None and not timed:
+            return BATCH_ONLY
+        ladder: Ladder = usual or CHEAP
+    else:
+        ladder = check_ladder(given)
+    if kind == "embed" and "flex" in ladder:
+        ladder = tuple(route for route in ladder if route != "flex")
+        if not ladder:
+            raise ConfigurationError(
+                "ladder is ('flex',), and embeddings have no flex route; use 'batch' or 'standard'"
+            )
     return _CODES[ladder]
 
 

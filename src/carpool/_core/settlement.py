@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from carpool._core import descent, shelf
+from carpool._core.accumulator import Batch
 from carpool._core.book import Book, spans_of
 from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, RowsFetched, Undelivered
 from carpool._core.model import (
@@ -24,6 +25,8 @@ from carpool._core.model import (
     Place,
     RowFault,
     Segment,
+    Span,
+    place_of,
 )
 from carpool._core.retry import bad_rows, is_retryable
 from carpool.types import ServerError
@@ -37,7 +40,7 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     for place in event.delivered:
         _finish(book, place)
     book.answered += len(event.delivered) + len(event.kept)
-    book.ledger.settle("batch", job.lane.model, event.tokens)
+    book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
     if event.kept:
         rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
         shelf.keep(book, job.lane, job.name, rows, now)
@@ -61,8 +64,17 @@ def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
     settle_rest(book, job, error, now, missing=complete)
 
 
-def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing: bool) -> None:
-    """Send every row that has no answer again, as far as its attempts allow, and close the job."""
+def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing: bool, lost: bool = False) -> None:
+    """Send every row that has no answer again, as far as its attempts allow, and close the job.
+
+    Args:
+        book: the state.
+        job: whose rows.
+        error: why they have no answer.
+        now: the time.
+        missing: whether the job says that it did them all.
+        lost: whether it may have done some of them without a word.
+    """
     retries = book.retries.pop(job.id, {})
     rest = [place for place in book.rows_in(job, SENT) if place not in retries]
     if rest and missing:
@@ -76,7 +88,7 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
     fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
     descent.go_on(book, sorted(again), now)
-    finish_job(book, job)
+    finish_job(book, job, known=not (rest and (missing or lost)))
 
 
 class Verdicts:
@@ -165,7 +177,43 @@ def reject(book: Book, job: Job, error: ServerError, now: float) -> None:
 def give_up(book: Book, job: Job, failure: Failure, now: float) -> None:
     """Fail every row of a job after its last attempt."""
     _fail_all(book, job, book.rows_in(job, SENT), failure, now)
-    finish_job(book, job)
+    finish_job(book, job, known=failure.kind != "ambiguous")
+
+
+def within_budget(book: Book, batch: Batch, now: float) -> Batch:
+    """Fail those rows of a batch, the last ones, for which no money is left today; return the others."""
+    refusal = book.ledger.refusal(book.ask_of("", batch), now)
+    if refusal is None:
+        return batch
+    rest = batch
+    while rest.count and book.ledger.refusal(ask := book.ask_of("", rest), now) is not None:
+        rest = _first_of(book, rest, book.ledger.affordable(ask, now))
+    places = [place_of(no, row) for no, start, stop in batch.spans for row in range(start, stop)][rest.count :]
+    for no, start, stop in spans_of(places):
+        book.count_out(book.segments[no], start, stop)
+    verdicts = Verdicts()
+    verdicts.add(places, Failure(kind="budget", error=ServerError(message=refusal.message)))
+    fail(book, batch.lane, "", verdicts, now)
+    book.sweep_segments(no for no, _, _ in batch.spans)
+    return rest
+
+
+def _first_of(book: Book, batch: Batch, count: int) -> Batch:
+    """Return the first rows of a batch as a batch."""
+    spans: list[Span] = []
+    left = count
+    for no, start, stop in batch.spans:
+        if left:
+            spans.append((no, start, min(stop, start + left)))
+            left -= spans[-1][2] - start
+    parts = [(book.segments[no], start, stop) for no, start, stop in spans]
+    return msgspec.structs.replace(
+        batch,
+        spans=tuple(spans),
+        count=count,
+        line_bytes=sum(segment.bytes_of(start, stop) for segment, start, stop in parts),
+        tokens=sum(segment.tokens_of(start, stop) for segment, start, stop in parts),
+    )
 
 
 def give_back(book: Book, job: Job, failure: Failure) -> None:
@@ -222,9 +270,15 @@ def drop_unwanted(book: Book, job: Job) -> bool:
     return all(part.count(ABANDONED) == len(part) for part in flags) and not trim(book, job)
 
 
-def finish_job(book: Book, job: Job) -> None:
-    """Close a job, and delete on the server what is not needed any more."""
-    book.close(job)
+def finish_job(book: Book, job: Job, *, known: bool = True) -> None:
+    """Close a job, and delete on the server what is not needed any more.
+
+    Args:
+        book: the state.
+        job: which.
+        known: whether all that the server may have done for it has told what it cost.
+    """
+    book.close(job, known=known)
     if job.uploaded_at:
         book.act(DeleteRemote(name=job.file_name))
     if job.name and book.settings.delete_remote:

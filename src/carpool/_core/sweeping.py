@@ -297,7 +297,7 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
         else:
             book.finish(segment, row)
     book.answered += len(answered) + len(unclaimed)
-    book.ledger.settle("batch", job.lane.model, event.tokens)
+    book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
     if answered:
         delivered = [(place_of(segment.no, row), body) for segment, row, body in answered]
         book.act(Deliver(job=job.name, lane=job.lane, rows=delivered))

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from carpool._core.model import limit_of
 from carpool._gemini.contents import content_of
 from carpool._gemini.plain import (
     LONE_SURROGATE,
@@ -31,6 +32,7 @@ from carpool._gemini.plain import (
     verbatim,
 )
 from carpool._gemini.schema import lower, schema_of
+from carpool._gemini.survey import survey_request
 from carpool._showing import in_short, without_values
 from carpool.errors import ConfigurationError, NotBatchable
 
@@ -153,6 +155,8 @@ class Placed(NamedTuple):
     """What reads answers, for ``GenerateResponse.parsed``; ``None`` where no schema was given."""
     cache: str = ""
     """Name of the cached content that it uses, if it uses any."""
+    limit: int = 0
+    """What bounds the cost of a request, as ``limit_of`` gives it."""
 
 
 NOTHING: Final = Placed(b"", 0, None)
@@ -184,7 +188,9 @@ def place_generate(config: Any) -> Placed:
         top["generationConfig"] = generation
     placed = _fragment(top, _Top)
     tokens = sum(len(encode(top[field])) for field in ("systemInstruction", "tools") if field in top) // 4
-    return Placed(placed, tokens, schema, top.get("cachedContent") or "")
+    found = survey_request(top)
+    limit = limit_of(found.cap, searches=found.searches)
+    return Placed(placed, tokens, schema, top.get("cachedContent") or "", limit)
 
 
 def place_cache(config: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -19,7 +19,7 @@ from carpool._gemini.encode import model_name
 from carpool._gemini.faults import http_error
 from carpool._gemini.http import Http, Reply, server_fault, unreadable
 from carpool._gemini.plain import is_object, is_sequence
-from carpool._ports import ProviderError
+from carpool._ports import Answers, ProviderError
 from carpool.errors import CarpoolError
 from carpool.settings import Route
 from carpool.types import Kind, ServerError
@@ -40,16 +40,6 @@ _SECONDS = re.compile(r"\d{1,9}")
 _TOKENS_MAX: Final = 10**12
 # A string, which stays, or blanks, which go.
 _STRING_OR_BLANKS = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+', re.DOTALL)
-
-
-class Answers(NamedTuple):
-    """What a live call brought, in the order of what was sent."""
-
-    bodies: list[bytes]
-    """One a request, on one line, in the form of a batch row's response."""
-    prompt_tokens: int | None = None
-    """Of a call for several embeddings, whose bodies do not hold their tokens: what the server counted for all of
-    them together, or ``None`` if it did not say. Of any other call ``None``: its body says it."""
 
 
 class _Embedded(msgspec.Struct, frozen=True, rename="camel", gc=False):

@@ -13,6 +13,7 @@ import anyio
 
 from carpool._core.messages import (
     Action,
+    Call,
     CancelRemote,
     Create,
     DeleteRemote,
@@ -34,6 +35,7 @@ from carpool._ports import Provider, ProviderError
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import Calls, Question
 from carpool._runtime.handover import Handover
+from carpool._runtime.livecalls import LiveCalls
 from carpool._runtime.watch import Watch
 from carpool._showing import status_word
 from carpool.errors import StoreError
@@ -49,6 +51,7 @@ class Deeds:
     Args:
         provider: whom to tell.
         calls: asks about jobs.
+        live_calls: makes live calls.
         awaiters: who awaits which request.
         handover: tells them.
         watch: takes what an operator should know.
@@ -62,6 +65,7 @@ class Deeds:
         *,
         provider: Provider,
         calls: Calls,
+        live_calls: LiveCalls,
         awaiters: Awaiters,
         handover: Handover,
         watch: Watch,
@@ -71,6 +75,7 @@ class Deeds:
     ) -> None:
         self._provider = provider
         self._calls = calls
+        self._live_calls = live_calls
         self._awaiters = awaiters
         self._handover = handover
         self._watch = watch
@@ -88,6 +93,8 @@ class Deeds:
         match action:
             case Upload() | Create() | Find() | Revoke() | Poll() | Fetch():
                 self._start(self._ask, action)
+            case Call():
+                self._start(self._call, action)
             case Sweep():
                 self._start(self._sweep, action)
             case CancelRemote():
@@ -115,6 +122,16 @@ class Deeds:
             return
         if event is not None:
             self._tell(event)
+
+    async def _call(self, call: Call) -> None:
+        try:
+            event, found = await self._live_calls.make(call)
+        except StoreError as error:
+            self._fail(error)
+            return
+        if found is not None:
+            self._handover.add(found)
+        self._tell(event)
 
     async def _sweep(self, question: Sweep) -> None:
         self._tell(await self._calls.sweep(question))

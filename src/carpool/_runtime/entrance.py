@@ -67,6 +67,8 @@ class Entrance:
         key: str | None,
         flags: int,
         deadline: float | None,
+        ladder: int,
+        limit: int = 0,
     ) -> Asked:
         """Take a request in, or join the one that it repeats.
 
@@ -98,7 +100,7 @@ class Entrance:
         lane = self._lanes.get((kind, model))
         if lane is None:
             lane = self._lanes[kind, model] = Lane(kind, model.removeprefix("models/"))
-        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now)
+        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now, ladder, limit)
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._awaiters.append(place, future)
         if engine.spilled:

@@ -11,6 +11,7 @@ from typing import Any, Final, assert_never, cast
 from carpool._core.model import Failure, Fault
 from carpool._showing import shown, status_word
 from carpool.errors import (
+    BudgetExceeded,
     CarpoolError,
     DeadlineExceeded,
     RequestFailed,
@@ -79,6 +80,8 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
                 RequestFailed,
                 f"the server cannot be reached ({said}). Check the base URL and the network, and call again",
             )
+        case "budget":
+            return BudgetExceeded(f"request {key!r}: {error.message}", key=key)
         case _:
             assert_never(failure.kind)
     if failure.job:

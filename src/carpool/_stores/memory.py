@@ -17,9 +17,12 @@ from typing import Final, TypeAlias, assert_never
 import msgspec
 
 from carpool._core.messages import (
+    DropDays,
     DropJob,
     DropResults,
     DropSegments,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
@@ -121,6 +124,12 @@ class MemoryStore:
                 return [(segments.taken_name(taken.no), (_encoded(taken), ()))]
             case DropResults(numbers):
                 return [(name(no), None) for no in numbers for name in (segments.results_name, segments.taken_name)]
+            case PutDay(account):
+                return [(segments.day_name(account.day), (_encoded(account), ()))]
+            case DropDays(days):
+                return [(segments.day_name(day), None) for day in days]
+            case PutHabit(habit):
+                return [(segments.habit_name(habit.model), (_encoded(habit), ()))]
             case _:
                 assert_never(write)
 

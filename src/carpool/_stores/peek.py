@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
 from carpool._core.messages import Record
 from carpool._core.model import (
     DIGEST_BYTES,
@@ -296,7 +298,7 @@ class Peek:
                 return record.origin == self._origin
             case Marks() | Taken():
                 return True
-            case Meta():
+            case Meta() | DayAccount() | Habit():
                 return False
             case _:
                 assert_never(record)

@@ -17,10 +17,15 @@ from typing import Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
 from carpool._core.messages import (
+    DropDays,
     DropJob,
     DropResults,
     DropSegments,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
@@ -51,9 +56,13 @@ _TYPES: Final[dict[str, type[Record]]] = {
     "j": Job,
     "r": ResultsHead,
     "t": Taken,
+    "d": DayAccount,
+    "h": Habit,
 }
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(record) for kind, record in _TYPES.items()}
 _RANKS: Final = {kind: rank for rank, kind in enumerate(_TYPES)}
+_NUMBERED: Final = frozenset("smrtd")
+"""Kinds whose names end in a number."""
 
 
 class Value(NamedTuple):
@@ -83,6 +92,16 @@ def taken_name(no: int) -> str:
     return f"t{no}"
 
 
+def day_name(day: int) -> str:
+    """Return the name of the value of a day's account."""
+    return f"d{day}"
+
+
+def habit_name(model: str) -> str:
+    """Return the name of the value of what was learned of a model; a slash would part it."""
+    return "h" + model.replace("/", ":")
+
+
 def job_name(job_id: str) -> str:
     """Return the name of a job's value."""
     if "/" in job_id:
@@ -91,7 +110,9 @@ def job_name(job_id: str) -> str:
 
 
 def order(name: str) -> tuple[int, int, str]:
-    """Return where a value comes when all are loaded: identity, segments by number, marks, jobs, results, taken.
+    """Return where a value comes when all are loaded.
+
+    Identity, segments by number, marks, jobs, results, what was taken of them, days, habits.
 
     Raises:
         StoreCorrupt: no value has such a name.
@@ -99,9 +120,9 @@ def order(name: str) -> tuple[int, int, str]:
     kind = _kind(name)
     rank = _RANKS.get(kind)
     number = name[1:]
-    if rank is None or (kind in {"s", "m", "r", "t"} and not (number.isascii() and number.isdecimal())):
+    if rank is None or (kind in _NUMBERED and not (number.isascii() and number.isdecimal())):
         raise StoreCorrupt(f"the store holds {name[:80]!r}, which carpool did not write")
-    return (rank, 0, number) if kind in {META, "j"} else (rank, int(number), "")
+    return (rank, int(number), "") if kind in _NUMBERED else (rank, 0, number)
 
 
 def _kind(name: str) -> str:
@@ -200,6 +221,10 @@ def _name_of(found: Record) -> str:
             return results_name(found.no)
         case Taken():
             return taken_name(found.no)
+        case DayAccount():
+            return day_name(found.day)
+        case Habit():
+            return habit_name(found.model)
         case _:
             assert_never(found)
 
@@ -257,6 +282,12 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
                 changes[taken_name(taken.no)] = encode(taken_name(taken.no), taken)
             case DropResults(numbers):
                 changes.update((name(no), None) for no in numbers for name in (results_name, taken_name))
+            case PutDay(account):
+                changes[day_name(account.day)] = encode(day_name(account.day), account)
+            case DropDays(days):
+                changes.update((day_name(day), None) for day in days)
+            case PutHabit(habit):
+                changes[habit_name(habit.model)] = encode(habit_name(habit.model), habit)
             case _:
                 assert_never(write)
     return changes

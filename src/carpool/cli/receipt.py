@@ -20,6 +20,9 @@ def receipt_data(receipt: Receipt) -> dict[str, Any]:
         "saved_usd": receipt.saved_usd,
         "unknown_cost": receipt.unknown_cost,
         "doubles": receipt.doubles,
+        "overrun_usd": receipt.overrun_usd,
+        "double_usd": receipt.double_usd,
+        "lost_usd": receipt.lost_usd,
         "by_route": {
             route: {
                 "requests": totals.requests,
@@ -63,4 +66,11 @@ def print_receipt(receipt: Receipt, *, jobs: int, file: TextIO) -> None:
     if receipt.unknown_cost:
         console.print(f"Without a price, since model or token count is not known: {receipt.unknown_cost:,}.")
     if receipt.doubles:
-        console.print(f"Doubled jobs found and cancelled: {receipt.doubles:,}.")
+        console.print(
+            f"Jobs or requests that the server got twice: {receipt.doubles:,}; paid or lost for that: "
+            f"{usd(receipt.double_usd, receipt.list_usd)}."
+        )
+    if receipt.overrun_usd:
+        console.print(f"Paid beyond what was reserved: {usd(receipt.overrun_usd, receipt.list_usd)}.")
+    if receipt.lost_usd:
+        console.print(f"Reserved for what never told its cost: {usd(receipt.lost_usd, receipt.list_usd)}.")
