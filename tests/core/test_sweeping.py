@@ -353,6 +353,18 @@ def test_answers_to_keys_that_nobody_waits_for_are_kept_by_what_their_keys_tell(
     assert desk.restart().claim("named", "x")[0] is Claim.KEPT
 
 
+def test_all_answers_of_an_unknown_job_are_counted_also_while_new_requests_come() -> None:
+    desk = restored()
+    swept(desk, stranger())
+    desk.admit("new")  # of a segment that is not written yet
+    job = next(job for job in desk.jobs if job.stranger)
+    assert desk.engine.fetch_index(job.id) == {}
+    before = desk.engine.stats().answered
+    fetched_from(desk, ("one", b"1"), ("two", b"2"))
+    fetched_from(desk, ("three", b"3"))
+    assert desk.engine.stats().answered == before + 3
+
+
 def test_parked_requests_are_answered_and_offered() -> None:
     desk = Desk(linger_s=100.0)
     desk.admit("a")

@@ -235,9 +235,12 @@ class Listener:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for _ in range(10):  # whoever was accepted just now is to be dismissed like the others
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what is aborted is closed by the loop's next turn
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
