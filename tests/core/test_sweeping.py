@@ -275,6 +275,21 @@ def test_the_job_itself_is_cancelled_uncounted_if_it_runs_on_though_closed() -> 
     assert desk.engine.receipt().doubles == 0
 
 
+def test_what_runs_of_a_job_that_never_got_a_name_is_cancelled_however_old_the_list_is() -> None:
+    desk = looking()
+    late = of(desk, "batches/late")
+    desk.listed = None
+    desk.now = desk.engine.book.census.wake_at
+    asked = only(desk.wait().actions, Sweep)
+    for _ in range(3):
+        desk.found()
+        desk.wake()
+        desk.found()
+        desk.failed("unknown") if desk.jobs else None
+    assert desk.jobs == [], "it was given up while the list was on its way"
+    assert cancelled(desk.tell(Swept(asked.op, [late]))) == ["batches/late"]
+
+
 def test_a_list_that_is_older_than_the_end_of_a_job_says_nothing_about_it() -> None:
     desk = Desk()
     [place] = desk.running("a", key="a")
