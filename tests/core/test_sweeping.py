@@ -276,6 +276,21 @@ def test_the_job_itself_is_cancelled_uncounted_if_it_runs_on_though_closed() -> 
     assert desk.engine.receipt().doubles == 0
 
 
+def test_what_runs_of_a_job_that_never_got_a_name_is_cancelled_however_old_the_list_is() -> None:
+    desk = looking()
+    late = of(desk, "batches/late")
+    desk.listed = None
+    desk.now = desk.engine.book.census.wake_at
+    asked = only(desk.wait().actions, Sweep)
+    for _ in range(3):
+        desk.found()
+        desk.wake()
+        desk.found()
+        desk.failed("unknown") if desk.jobs else None
+    assert desk.jobs == [], "it was given up while the list was on its way"
+    assert cancelled(desk.tell(Swept(asked.op, [late]))) == ["batches/late"]
+
+
 def test_a_list_that_is_older_than_the_end_of_a_job_says_nothing_about_it() -> None:
     desk = Desk()
     [place] = desk.running("a", key="a")
@@ -352,6 +367,18 @@ def test_answers_to_keys_that_nobody_waits_for_are_kept_by_what_their_keys_tell(
     assert desk.adopt("q")[0] is Claim.NEW
     assert (desk.claim(f"m{hexed}.1", "q")[0], desk.claim(f"m{hexed}.1", "r")[0]) == (Claim.KEPT, Claim.CONFLICT)
     assert desk.restart().claim("named", "x")[0] is Claim.KEPT
+
+
+def test_all_answers_of_an_unknown_job_are_counted_also_while_new_requests_come() -> None:
+    desk = restored()
+    swept(desk, stranger())
+    desk.admit("new")  # of a segment that is not written yet
+    job = next(job for job in desk.jobs if job.stranger)
+    assert desk.engine.fetch_index(job.id) == {}
+    before = desk.engine.stats().answered
+    fetched_from(desk, ("one", b"1"), ("two", b"2"))
+    fetched_from(desk, ("three", b"3"))
+    assert desk.engine.stats().answered == before + 3
 
 
 def test_parked_requests_are_answered_and_offered() -> None:

@@ -59,6 +59,8 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for _ in range(10):  # whoever was accepted just now is to be dismissed like the others
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -256,6 +256,18 @@ async def test_tries_are_counted_anew_whenever_it_gets_further(world: Any) -> No
     assert not uploads.breaks
 
 
+async def test_an_upload_that_breaks_without_end_is_given_up_though_it_gets_further(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carpool._gemini.files._BREAKS_MAX", 8)
+    provider, uploads, _ = world
+    for at in (1, 2, 3, 6, 7, 8, 11, 12, 13):
+        uploads.breaks[at] = dropped
+    with pytest.raises(ProviderError):
+        await send(provider)
+    assert sorted(uploads.breaks) == [13]
+
+
 async def test_the_same_name_and_bytes_are_taken_as_they_are(world: Any) -> None:
     provider, uploads, _ = world
     assert await send(provider) == WHOLE

@@ -405,19 +405,40 @@ async def test_a_slow_drip_is_cut_off(provider_of: Any, tools: Any) -> None:
         assert (fault.kind, "slowly" in fault.error.message) == ("unknown", True)
 
 
+@pytest.mark.parametrize("junk", [b"x", b"\r\nX-Trailer: a"], ids=["a chunk's size line", "trailers"])
+async def test_a_body_of_which_nothing_comes_ends_whatever_else_comes(
+    junk: bytes, provider_of: Any, tools: Any
+) -> None:
+    async def flood(asked: Any, writer: asyncio.StreamWriter) -> None:
+        start = b"5;" if junk == b"x" else b"0"
+        writer.write(tools.reply(body=b"", Content_Length="", Transfer_Encoding="chunked") + start)
+        while not writer.is_closing():
+            writer.write(junk)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async with tools.Server(flood) as server:
+        provider = await provider_of(server.url, settings=Settings(call_timeout_s=0.3), floor=Floor(window_s=0.1))
+        for call in (
+            provider.poll("batches/a"),
+            anext(provider.fetch(BatchJob(name="batches/a", output_file="files/a"))),
+        ):
+            assert (await fault_of(call)).kind == "unknown"
+
+
 def test_pace_is_judged_over_whole_windows_and_in_all() -> None:
     floor = Floor(window_s=60, bytes_per_s=1_000, total_s=1_000)
-    pace = _Pace(floor, 0)
+    pace = _Pace(floor)
     pace.took(1, 59.9)
-    pace.took(60_000, 60)
-    pace.took(1, 119)
+    pace.took(60_000, 0.1)
+    pace.took(1, 59)
     with pytest.raises(ProviderError):
-        pace.took(1, 120.1)
-    steady = _Pace(floor, 0)
-    for second in range(1_000):
-        steady.took(2_000, second)
+        pace.took(1, 1.1)
+    steady = _Pace(floor)
+    for _ in range(1_000):
+        steady.took(2_000, 1)
     with pytest.raises(ProviderError):
-        steady.took(2_000, 1_001)
+        steady.took(2_000, 1)
 
 
 async def test_a_large_body_goes_out_in_pieces_and_whole(provider_of: Any, tools: Any) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from carpool._core.model import Block
 from carpool._gemini.encode import Encoder, line
+from carpool._gemini.faults import http_error
 from carpool._gemini.rows import decode_block, decode_items
 from carpool._gemini.wire import (
     checked_name,
     created_name,
     file_body,
     framing,
-    http_error,
     inline_body,
     inline_rows,
     read_operation,
@@ -340,7 +340,7 @@ def test_a_row_without_answer_or_error_is_an_error_of_its_own(rest: bytes) -> No
         assert row.error is not None
         assert (row.key, row.error.code, row.error.status) == ("a", 13, "INTERNAL")
     item = b'{"metadata":{"key":"a"}' + rest + b"}"
-    (block,) = decode_items([msgspec.Raw(item)])
+    (block,) = decode_items([item])
     assert block.rows[0].error is not None
 
 
@@ -365,18 +365,18 @@ def test_odd_types_are_read_leniently() -> None:
 
 def test_inline_items_are_read_leniently_in_blocks() -> None:
     items = [
-        msgspec.Raw(b'{"response":{}}'),
-        msgspec.Raw(b"null"),
-        msgspec.Raw(b'{"response":{"t":"\\ud800"},"metadata":{"key":"k"}}'),
-        msgspec.Raw(b'{"response":{},"metadata":{"key":5}}'),
-        msgspec.Raw(b'{"response":{},"metadata":{"other":"x"}}'),
-        msgspec.Raw(b'{"metadata":{"key":"n"},"response":null,"error":null}'),
+        b'{"response":{}}',
+        b"null",
+        b'{"response":{"t":"\\ud800"},"metadata":{"key":"k"}}',
+        b'{"response":{},"metadata":{"key":5}}',
+        b'{"response":{},"metadata":{"other":"x"}}',
+        b'{"metadata":{"key":"n"},"response":null,"error":null}',
     ]
     (block,) = decode_items(items)
     assert keys(block) == ["", "k", "5", "", "n"]
     assert block.unreadable == 1
     assert block.rows[-1].error is not None
-    many = list(decode_items([msgspec.Raw(b'{"response":{},"metadata":{"key":"k"}}')] * 600))
+    many = list(decode_items([b'{"response":{},"metadata":{"key":"k"}}'] * 600))
     assert [len(some.rows) for some in many] == [256, 256, 88]
     assert list(decode_items([])) == []
 
@@ -411,17 +411,21 @@ def test_one_row_that_a_strict_decoder_refuses_does_not_hide_the_others_of_an_in
 def test_other_outputs_are_read_beside_what_a_strict_decoder_refuses() -> None:
     filed = b"{" + SHELL + b'},"response":{"responsesFile":"files/batch-a","inlinedResponses":{"x":[]}}}'
     assert read_operation(filed).output_file == "files/batch-a"
-    assert read_output(filed) == ("files/batch-a", [])
-    assert read_output(b"{" + SHELL + b'},"response":[]}') == ("", [])
+    for body, name in ((filed, "files/batch-a"), (b"{" + SHELL + b'},"response":[]}', "")):
+        found, items = read_output(body)
+        assert (found, list(items)) == (name, [])
     assert read_page(b'{"operations":[{' + SHELL + b"}}]}")[0][0].display_name == "d ?"
     for wrong in (
         b"{" + SHELL + b'},"response":{"inlinedResponses":[1,2',
-        b"{" + SHELL + b'},"response":{"inlinedResponses":[1 2]}}',
         b"{" + SHELL + b"}} {}",
         b"{" + SHELL + b'},"error":5}',
+        b"{" + SHELL + b'},"response":{"responsesFile":5}}',
     ):
         with pytest.raises(ValueError, match=r"."):
             read_operation(wrong)
+    _, items = read_output(b"{" + SHELL + b'},"response":{"inlinedResponses":[{} {}]}}')
+    with pytest.raises(ValueError, match=r"."):
+        list(decode_items(items))
 
 
 def test_what_was_read_leniently_can_be_written_down() -> None:

@@ -26,7 +26,15 @@ from typing import Final
 from .equivalents import reason_for
 
 ROOT: Final = Path(__file__).parents[2]
-COPIED: Final = ("src", "tests/conftest.py", "tests/canary.py", "tests/core", "tests/simulation", "pyproject.toml", "README.md")
+COPIED: Final = (
+    "src",
+    "tests/conftest.py",
+    "tests/canary.py",
+    "tests/core",
+    "tests/simulation",
+    "pyproject.toml",
+    "README.md",
+)
 # A mutant that goes round for ever is stopped after four times what its tests take.
 CONFIG: Final = """
 [tool.mutmut]

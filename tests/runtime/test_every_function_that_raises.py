@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from decimal import Decimal
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 
 import carpool
 from carpool import _runtime
 
+from ..spots import Bug, Spot  # noqa: TID252 - no packages
 from .virtual import DAY_S, MODEL, Service, answer, client_of, run, turns
 
 SETTINGS: Final[dict[str, Any]] = {
@@ -51,22 +52,6 @@ FATAL: Final = {
 
 LAST: Final = {"Runtime.close", "Runtime._release"}
 """With these the test itself ends."""
-
-
-class Bug(Exception):
-    """The one that was put in."""
-
-
-class Spot(NamedTuple):
-    """A function, and what it belongs to."""
-
-    owner: Any
-    name: str
-
-    @property
-    def title(self) -> str:
-        """Its name as it is told."""
-        return f"{self.owner.__name__}.{self.name}" if inspect.isclass(self.owner) else self.name
 
 
 def modules() -> list[ModuleType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -136,6 +137,33 @@ def test_a_program_that_ends_with_its_client_open(emulator: Any, tmp_path: Path)
     assert (tmp_path / "slot-0" / "clean").exists()
     assert client.health().status == "failed"
     assert_goes_on(emulator, tmp_path)
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["not begun", "begun"])
+def test_a_program_that_ends_while_work_begins(has_begun: bool, emulator: Any, tmp_path: Path) -> None:
+    """Nothing is left to be warned of, whether the work had begun or not."""
+    before = set(threading.enumerate())
+    begun: list[bool] = []
+    starts: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        begun.append(True)
+        await asyncio.Event().wait()
+
+    async def start_it(client: carpool.Client) -> None:
+        client._runtime.start(work)
+
+    async def program() -> None:
+        client = client_of(emulator, tmp_path)
+        await client.__aenter__()
+        starts.append(asyncio.create_task(start_it(client)))  # it runs in the loop's last turn
+        if has_begun:
+            await until(lambda: begun)
+
+    asyncio.run(program())
+    gc.collect()
+    assert bool(begun) == has_begun
+    wait_for_end_of_threads(before)
 
 
 def test_a_loop_that_is_closed_under_a_client(emulator: Any, tmp_path: Path) -> None:

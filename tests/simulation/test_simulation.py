@@ -17,6 +17,7 @@ CHUNK = 10
 # Seeds that once showed a bug, and what it was. A change of the draw in plan.py makes other stories of them.
 PINNED = {
     4444: "the stored error of a key was dropped, since it was tried again, before somebody else had read it",
+    57810: "a job that was given up while the list was on its way ran on, and was not cancelled at once",
     100525: "an answer was stored when it was handed over, and again when its caller did not take it",
 }
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 
@@ -26,6 +26,7 @@ from carpool.errors import ConfigurationError, StoreError
 from carpool.settings import Settings
 
 from ..contract.records import put_results, put_segment  # noqa: TID252 - no packages
+from ..spots import Bug, Spot  # noqa: TID252
 
 MODULES: Final[list[ModuleType]] = [cache, database, disk, segments, slots]
 LAST: Final = {
@@ -43,22 +44,6 @@ LAST: Final = {
 NOT_ALWAYS: Final = {"_Writer._next", "_Writer._serve"}
 """What is called at a stage or just before it, as the thread is quick or slow."""
 PATIENCE_S: Final = 20.0
-
-
-class Bug(Exception):
-    """The one that was put in."""
-
-
-class Spot(NamedTuple):
-    """A function, and what it belongs to."""
-
-    owner: Any
-    name: str
-
-    @property
-    def title(self) -> str:
-        """Its name as it is told."""
-        return f"{self.owner.__name__}.{self.name}" if inspect.isclass(self.owner) else self.name
 
 
 def spots() -> Iterator[Spot]:

@@ -169,10 +169,8 @@ def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found) -> 
     running: list[BatchJob] = []
     ended: list[BatchJob] = []
     for _, remote in sorted(found, key=lambda pair: -pair[0].attempt):
-        if late and closed is not None and closed.name in ("", remote.name):
-            continue
         if closed is not None and remote.name == closed.name:
-            if not remote.ended:
+            if not remote.ended and not late:
                 book.act(CancelRemote(name=remote.name))
         elif _costs(remote):
             (ended if remote.ended else running).append(remote)

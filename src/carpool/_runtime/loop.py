@@ -27,6 +27,7 @@ from carpool._runtime.calls import Calls
 from carpool._runtime.commits import Commits
 from carpool._runtime.deeds import Deeds, guarded
 from carpool._runtime.entrance import Entrance, Line
+from carpool._runtime.errand import Errand
 from carpool._runtime.fetch import Sorted
 from carpool._runtime.gate import Gate
 from carpool._runtime.handover import Handover
@@ -261,7 +262,7 @@ class Runtime:
 
     def start(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Run something beside the loop until it ends, or the client is closed. What it raises goes to the log."""
-        self._group.start_soon(guarded, self._watch, work, *args)
+        self._start_vital(guarded, self._watch, work, *args)
 
     def is_open(self, place: Place) -> bool:
         """Return whether a request still waits for its answer."""
@@ -447,7 +448,7 @@ class Runtime:
 
     def _start_vital(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Run something that must not end with a bug of ours unnoticed: callers wait for what it brings."""
-        self._group.start_soon(work, *args)
+        self._group.start_soon(Errand, work, *args, name=getattr(work, "__qualname__", None))
 
     def _tell(self, event: Event) -> None:
         self._inbox.append(event)

@@ -6,7 +6,7 @@ Owns the wording. Text of the request is left out of what ``str()`` shows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, assert_never, cast
+from typing import Any, Final, cast
 
 from carpool._core.model import Failure, Fault
 from carpool._showing import shown, status_word
@@ -29,6 +29,31 @@ _FATES: Final = {
     "refused": "the server refused",
     "unknown": "no clear answer came",
 }
+VERDICTS: Final[dict[str, tuple[type[CarpoolError], str]]] = {
+    "rejected": (
+        RequestRejected,
+        "the server refused request {key} ({said}). Mend the request; sending it again is useless",
+    ),
+    "failed": (RequestFailed, "request {key} failed after its last attempt ({said}). Send it again later"),
+    "missing": (ResultMissing, "no answer came back for request {key} ({said}). Send it again later"),
+    "ambiguous": (
+        SubmitAmbiguous,
+        (
+            "nobody knows whether the last job of request {key} was created ({said}), and no other is. "
+            "Sent again, it may be paid for twice"
+        ),
+    ),
+    "too_large": (RequestTooLarge, "request {key} is too large for a batch ({said}). Upload its media as files"),
+    "credentials": (
+        RequestRejected,
+        "the server refused the API key ({said}). Nothing was sent; check the key and its rights",
+    ),
+    "unreachable": (
+        RequestFailed,
+        "the server cannot be reached ({said}). Check the base URL and the network, and call again",
+    ),
+}
+"""For each kind of verdict its error, and what that says."""
 
 
 def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError:
@@ -46,44 +71,10 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
     words = shown(error.message, *request_texts(line) if line else ()) if known else ""
     said = " ".join(str(part) for part in (error.code or "", status_word(error.status)) if part)
     said = f"{said}: {words}" if said and words else said or words
-    kind: type[CarpoolError]
-    match failure.kind:
-        case "rejected":
-            kind, text = (
-                RequestRejected,
-                f"the server refused request {key!r} ({said}). Mend the request; sending it again is useless",
-            )
-        case "failed":
-            kind, text = RequestFailed, f"request {key!r} failed after its last attempt ({said}). Send it again later"
-        case "missing":
-            kind, text = ResultMissing, f"no answer came back for request {key!r} ({said}). Send it again later"
-        case "ambiguous":
-            kind, text = (
-                SubmitAmbiguous,
-                (
-                    f"nobody knows whether the last job of request {key!r} was created ({said}), and no other is. "
-                    "Sent again, it may be paid for twice"
-                ),
-            )
-        case "too_large":
-            kind, text = (
-                RequestTooLarge,
-                f"request {key!r} is too large for a batch ({said}). Upload its media as files",
-            )
-        case "credentials":
-            kind, text = (
-                RequestRejected,
-                f"the server refused the API key ({said}). Nothing was sent; check the key and its rights",
-            )
-        case "unreachable":
-            kind, text = (
-                RequestFailed,
-                f"the server cannot be reached ({said}). Check the base URL and the network, and call again",
-            )
-        case "budget":
-            return BudgetExceeded(f"request {key!r}: {error.message}", key=key)
-        case _:
-            assert_never(failure.kind)
+    if failure.kind == "budget":
+        return BudgetExceeded(f"request {key!r}: {error.message}", key=key)
+    kind, wording = VERDICTS[failure.kind]
+    text = wording.format(key=repr(key), said=said)
     if failure.job:
         text += f" [{failure.job}]"
     return kind(
