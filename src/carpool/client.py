@@ -322,7 +322,7 @@ class Client:
             _checked_key(key)
             flags |= EXPLICIT
         asked = self._runtime.entrance.ask(
-            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until, route
+            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until, route, encoded.limit
         )
         if encoded.uses is not None and encoded.uses.cache and not asked.kept:
             self._keeper.hold(encoded.uses.cache, asked.place)

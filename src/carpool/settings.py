@@ -183,7 +183,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     close_timeout_s: float = 20.0
     """How long leaving may take to send what waits."""
     ladder: Ladder | None = None
-    """Routes of calls that name none. Checked, and not used yet: every call goes by ``batch``."""
+    """Routes of calls that name none, in the order in which they are tried. ``None``: ``CHEAP`` for calls with a
+    deadline, and the batch route alone for others."""
     priority: int = 0
     """Priority of the jobs; higher first."""
     label: str = ""

@@ -51,7 +51,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         config: fields of google-genai's config, flat, in snake_case or camelCase.
         key: identity of the request; the same key gives the same result as long as it is retained.
         deadline: latest time of the answer, in any form that ``generate`` takes.
-        ladder: routes to try in order; checked, and not used yet: every call goes by ``batch``.
+        ladder: routes to try in order; ``None``: ``Settings.ladder``.
         body: the finished REST request as a dict or JSON bytes, instead of ``contents`` and ``config``.
     """
 

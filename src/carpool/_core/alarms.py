@@ -20,6 +20,9 @@ ALARMS: Final[dict[str, str]] = {
     "create_ambiguous": "No clear answer came to a create call. The job is looked for by its name, and not sent again "
     "before it is sure that it was not created.",
     "job_adopted": "A job whose creation was not confirmed was found on the server, and goes on.",
+    "job_left": (
+        "All requests of a running job went on to a quicker route, so that their deadlines are met. It is cancelled."
+    ),
     "job_lost": "A job failed, expired or was cancelled on the server. Its requests are sent again, as far as their "
     "attempts allow.",
     "job_overdue": "A job has been running for longer than Settings.overdue_s, a day by default.",

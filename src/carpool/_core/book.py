@@ -55,6 +55,7 @@ from carpool._core.model import (
     ResultsHead,
     Segment,
     Span,
+    caps_of,
     place_of,
 )
 from carpool._core.pacing import Pacing
@@ -111,10 +112,7 @@ class Book:
         """Whether the server has ever answered this client."""
         self.waiting_requests = 0
         self.waiting_bytes = 0
-        self.answered = 0
-        self.failed = 0
-        self.retried = 0
-        self.reused = 0
+        self.answered = self.failed = self.retried = self.reused = 0
         self.jobs_created = 0
         self.foreign = 0
         self.quarantined = 0
@@ -327,15 +325,16 @@ class Book:
 
     def ask_of(self, hold_id: str, batch: Batch | Job) -> Ask:
         """Return what a batch asks of the budget."""
-        limits = [limit for no, start, stop in batch.spans for limit in self.segments[no].limits[start:stop]]
+        limits = (limit for no, start, stop in batch.spans for limit in self.segments[no].limits[start:stop])
+        caps, searches = caps_of(limits)
         return Ask(
             id=hold_id,
             route="batch",
             lane=batch.lane,
             count=batch.count,
             input_tokens=batch.tokens,
-            caps=tuple(limit >> 1 for limit in limits),
-            searches=sum(limit & 1 for limit in limits),
+            caps=caps,
+            searches=searches,
         )
 
     def hold(self, job: Job) -> None:

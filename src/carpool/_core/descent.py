@@ -7,14 +7,14 @@ what the end of one means for ``landing``, and how jobs go on for ``lifecycle``.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from carpool._core.book import Book, spans_of
 from carpool._core.ledger import PAID_PERCENT, Ask
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import CancelRemote
-from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, place_of
+from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, caps_of, place_of
 from carpool._core.routing import BATCH_ONLY, LADDERS
 from carpool.settings import Ladder, Route
 
@@ -48,6 +48,12 @@ class Rider(NamedTuple):
     def tokens(self) -> int:
         """Return the estimate of its input."""
         return self.segment.tokens_of(self.row, self.row + 1)
+
+    @property
+    def limit(self) -> int:
+        """Return what bounds its cost: ``limit_of``."""
+        limits = self.segment.limits
+        return limits[self.row] if self.row < len(limits) else 0
 
     @property
     def state(self) -> int:
@@ -168,8 +174,8 @@ def move_on(book: Book, now: float) -> None:
 def flee(book: Book, now: float) -> None:
     """Take the requests that wait for a live route in vain to a rung that costs no more.
 
-    In vain: the route refuses all calls, or keeps them waiting long. Calls that may start have started before, since one
-    of them is the probe that shows when the route recovers.
+    In vain: the route refuses all calls, or keeps them waiting long. Calls that may start have started before, since
+    one of them is the probe that shows when the route recovers.
     """
     for route, lane, trips in book.live.queues:
         throttle = book.live.throttles.of(route, lane.model)
@@ -215,14 +221,34 @@ def _leave_job(book: Book, job: Job, places: list[Place], now: float) -> None:
     for place in places:
         one = rider(book, place)
         rung = _first_rung(book, one, one.ladder.index("batch") + 1, now)
-        ask = Ask(
-            id="", route=one.ladder[rung], lane=job.lane, count=1, input_tokens=one.tokens, doubles=1, lasting=False
-        )
-        refusal = book.ledger.refusal(ask, now)
+        refusal = book.ledger.refusal(ask_of("", one.ladder[rung], [one], doubles=1), now)
         if refusal is None:
             _go_live(book, one, rung, now)
         else:
             book.held_back[place] = refusal.setting
+
+
+def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int) -> Ask:
+    """Return what a live call asks of the budget.
+
+    Args:
+        hold_id: the name under which it is reserved.
+        route: over which it goes.
+        riders: whom it carries, of one lane.
+        doubles: how many of them are in a running job too.
+    """
+    caps, searches = caps_of(one.limit for one in riders)
+    return Ask(
+        id=hold_id,
+        route=route,
+        lane=riders[0].segment.lane,
+        count=len(riders),
+        input_tokens=sum(one.tokens for one in riders),
+        caps=caps,
+        searches=searches,
+        doubles=doubles,
+        lasting=False,
+    )
 
 
 def _rung_of(book: Book, one: Rider) -> int:

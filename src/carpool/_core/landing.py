@@ -10,10 +10,9 @@ from typing import Final, Literal
 from carpool._core import settlement, shelf
 from carpool._core.book import Book
 from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
-from carpool._core.descent import descend, is_no_dearer, rider
-from carpool._core.ledger import Ask
+from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
-from carpool._core.live import NEVER, Flight, Trip
+from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
 from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
 from carpool._core.retry import Refusal, pause_s, read_refusal
@@ -26,7 +25,9 @@ def start(book: Book, now: float) -> None:
     """Start the live calls that may start now; what there is no money for is refused."""
     for call in book.live.start(now):
         flight = book.live.flights[call.op]
-        refusal = book.ledger.reserve(_ask(flight), now)
+        riders = [rider(book, trip.place) for trip in flight.trips]
+        doubles = sum(trip.besides for trip in flight.trips)
+        refusal = book.ledger.reserve(ask_of(hold_of(call.op), call.route, riders, doubles=doubles), now)
         if refusal is None:
             book.act(call)
             continue
@@ -145,15 +146,3 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
 def hold_of(op: int) -> str:
     """Return the name under which the money of a live call is reserved."""
     return f"call-{op}"
-
-
-def _ask(flight: Flight) -> Ask:
-    return Ask(
-        id=hold_of(flight.op),
-        route=flight.route,
-        lane=flight.lane,
-        count=len(flight.trips),
-        input_tokens=sum(trip.tokens for trip in flight.trips),
-        doubles=sum(trip.besides for trip in flight.trips),
-        lasting=False,
-    )

@@ -7,6 +7,7 @@ int) names one row. Bodies pass through as opaque bytes. Records evolve by defau
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
@@ -370,6 +371,12 @@ def limit_of(cap: int, *, searches: bool) -> int:
         searches: whether it may search, for a fee.
     """
     return cap << 1 | searches
+
+
+def caps_of(limits: Iterable[int]) -> tuple[tuple[int, ...], int]:
+    """Return the caps of requests, 0 where none is named, and how many of them may search: see ``limit_of``."""
+    limits = list(limits)
+    return tuple(limit >> 1 for limit in limits), sum(limit & 1 for limit in limits)
 
 
 def place_of(segment_no: int, row: int) -> Place:
