@@ -135,7 +135,7 @@ class BudgetExceeded(CarpoolError):
 
 
 class QuotaExceeded(CarpoolError):
-    """The server's quota is used up for longer than this call can wait."""
+    """The server's quota is too small for this request, or used up for longer than this call can wait."""
 
 
 class StoreError(CarpoolError):

@@ -113,7 +113,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jobs_max: int = 100
     """Jobs at once."""
     enqueued_tokens_max: int | None = None
-    """Estimated tokens of one model in unfinished jobs; ``None``: no limit of ours."""
+    """Estimated tokens of one model in unfinished jobs, at most; ``None``: as many as the server is found to take. What
+    it takes is learned either way, by model."""
+    file_storage_bytes_max: int = 20_000_000_000
+    """Input files on the server, all together; a job whose file would exceed it waits until others are deleted."""
     attempts_max: int = 3
     """How often one request is sent before it fails."""
     job_attempts_max: int = 3
@@ -137,9 +140,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retry_max_s: float = 120.0
     """Longest pause after a failed call."""
     quota_retry_min_s: float = 30.0
-    """First pause of a model's lane after a 429 on create; doubles up to ``quota_retry_max_s``."""
-    quota_retry_max_s: float = 1_200.0
-    """Longest pause after a 429 on create (such refusals were seen to clear after 15 to 20 minutes)."""
+    """First pause after a 429 on create, for the jobs of its model, or on upload; doubles up to
+    ``quota_retry_max_s``."""
+    quota_retry_max_s: float = 300.0
+    """Longest pause after a 429 on create or upload; so long it may take to notice that a quota was raised."""
     first_contact_s: float = 10.0
     """How long to go on trying a server that has never answered this client before awaiters get an error."""
     unreachable_s: float = 900.0
@@ -286,6 +290,7 @@ _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("file_bytes_max", 1_024, 2_147_483_648),
     ("jobs_max", 1, 10_000),
     ("enqueued_tokens_max", 1, 10**15),
+    ("file_storage_bytes_max", 1, 10**15),
     ("attempts_max", 1, 100),
     ("job_attempts_max", 1, 100),
     ("poll_min_s", 0.001, _DAY_S),

@@ -91,13 +91,13 @@ class Book:
         """Requests of automatic keys whose stored result goes to live awaiters: others may adopt it only if these are
         gone before they take it."""
         self.keys = KeyTable()
-        self.pacing = Pacing(settings)
+        self.ledger = Ledger.of(settings)
+        self.pacing = Pacing(settings, self.ledger.habits)
         self.lanes = Accumulator(settings, self.segments, self.pacing)
         self.held_lanes = Accumulator(settings, self.segments, self.pacing)
         """Requests of earlier processes, until it is sure that they are in no job that this store does not know."""
         self.held_to = 0
         """The last segment whose rows are held."""
-        self.ledger = Ledger.of(settings)
         self.live = Live(Throttles(settings.live_calls_max))
         self.durations = Durations()
         self.leaving: list[tuple[float, Place, int]] = []
@@ -234,14 +234,14 @@ class Book:
         """Queue rows that are QUEUED and counted in their lane."""
         self._lanes(segment.no).push(segment, start, stop, segment.accepted_at)
 
-    def requeue(self, spans: Iterable[Span], now: float, *, counted: bool = False) -> None:
-        """Put rows back in front of their lane; ``counted``: they have counted as waiting all the time."""
+    def requeue(self, spans: Iterable[Span], now: float, *, counted: bool = False, front: bool = True) -> None:
+        """Put rows back in their lane, in front; ``counted``: they have counted as waiting all the time."""
         for no, start, stop in reversed(list(spans)):
             segment = self.segments[no]
             segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
             if not counted:
                 self.count_in(segment, start, stop)
-            self._lanes(no).push(segment, start, stop, now, front=True)
+            self._lanes(no).push(segment, start, stop, now, front=front)
 
     def requeue_group(self, lane: Lane, spans: tuple[Span, ...], *, as_file: bool = False) -> None:
         """Put rows back so that they travel as exactly one batch."""
@@ -337,12 +337,12 @@ class Book:
             searches=searches,
         )
 
-    def hold(self, job: Job) -> None:
-        """Count a job in."""
+    def hold(self, job: Job, *, sent: bool = False) -> None:
+        """Count a job in; ``sent``: it may be on the server already."""
         self.jobs[job.id] = job
         for no in sorted({no for no, _, _ in job.spans}):
             self.segments[no].jobs += 1
-        self.pacing.started(job.lane, job.tokens)
+        self.pacing.started(job.id, job.lane, job.tokens, job.count, sent=sent)
 
     def record(self, job: Job) -> None:
         """Write a job down as it stands now."""
@@ -371,7 +371,7 @@ class Book:
         del self.jobs[job.id]
         self.census.close(job.id, job.name)
         self.retries.pop(job.id, None)
-        self.pacing.ended(job.lane, job.tokens)
+        self.pacing.ended(job.id)
         numbers = sorted({no for no, _, _ in job.spans})
         for no in numbers:
             self.segments[no].jobs -= 1
@@ -382,12 +382,11 @@ class Book:
         """Let a job hold only some of its rows; nothing of it may be in the air."""
         before = sorted({no for no, _, _ in job.spans})
         after = {no for no, _, _ in spans}
-        self.pacing.ended(job.lane, job.tokens)
         job.spans = spans
         job.count = sum(stop - start for _, start, stop in spans)
         job.line_bytes = sum(self.segments[no].bytes_of(start, stop) for no, start, stop in spans)
         job.tokens = sum(self.segments[no].tokens_of(start, stop) for no, start, stop in spans)
-        self.pacing.started(job.lane, job.tokens)
+        self.pacing.resized(job.id, job.tokens, job.count)
         for no in before:
             self.segments[no].jobs -= no not in after
         self.sweep_segments(before)

@@ -434,6 +434,7 @@ class Engine:
         for job in list(book.jobs.values()):
             if job.wake_at is not None and job.wake_at <= now:
                 lifecycle.resume(book, job, now)
+        lifecycle.let_on(book, now)
         descent.move_on(book, now)
         landing.start(book, now)
         descent.flee(book, now)

@@ -234,7 +234,7 @@ class JobState(Enum):
     UPLOADING = "uploading"
     """Its rows go up as a file."""
     READY = "ready"
-    """Its input is there, and no create is in the air: waiting after a refusal."""
+    """Its input is there, and no create is in the air: waiting for room, or after a failed create."""
     CREATING = "creating"
     """The intent to create it is on record."""
     LOOKING = "looking"
@@ -248,7 +248,7 @@ class JobState(Enum):
 
 
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
-    JobState.UPLOADING: frozenset({JobState.CREATING, JobState.LOOKING, JobState.CLOSED}),
+    JobState.UPLOADING: frozenset({JobState.READY, JobState.CREATING, JobState.LOOKING, JobState.CLOSED}),
     JobState.READY: frozenset({JobState.CREATING, JobState.UPLOADING, JobState.LOOKING, JobState.CLOSED}),
     JobState.CREATING: frozenset(
         {JobState.RUNNING, JobState.READY, JobState.LOOKING, JobState.UPLOADING, JobState.CLOSED}
@@ -336,7 +336,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The final verdict on one request, as it is stored and turned into an exception for each awaiter."""
 
-    kind: Literal["rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable", "budget"]
+    kind: Literal["rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable", "budget", "quota"]
     error: ServerError = ServerError()
     job: str = ""
 

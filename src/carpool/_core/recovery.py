@@ -117,7 +117,12 @@ class Recovery:
                 _mark_done(segment, row)
 
     def _take_job(self, job: Job) -> None:
-        self._book.hold(job)
+        pacing = self._book.pacing
+        self._book.hold(job, sent=job.state not in (JobState.UPLOADING, JobState.READY))
+        if job.ended_at:
+            pacing.over(job.id)
+        if job.form == "file":
+            pacing.storage.adopt(job.id, job.line_bytes)
         for no, start, stop in job.spans:
             segment = self._book.segments[no]
             for row in range(start, stop):

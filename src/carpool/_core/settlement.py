@@ -168,6 +168,12 @@ def too_large(book: Book, job: Job, error: ServerError, now: float) -> None:
     finish_job(book, job)
 
 
+def take_apart(book: Book, job: Job, now: float) -> None:
+    """Queue the rows of a job that was not created again, so that they go in others: several in front, one behind."""
+    book.requeue(spans_of(_wanted(book, job)), now, front=job.count > 1)
+    finish_job(book, job)
+
+
 def reject(book: Book, job: Job, error: ServerError, now: float) -> None:
     """Fail every row of a job that the server will never take."""
     _fail_all(book, job, book.rows_in(job, SENT), Failure(kind="rejected", error=error, job=job.name), now)

@@ -230,7 +230,7 @@ def _adopt(book: Book, found: _Found, now: float) -> None:
         wake_at=now,
         stranger=True,
     )
-    book.hold(job)
+    book.hold(job, sent=True)
     book.record(job)
     book.report("stranger_adopted", job.name)
 

@@ -14,6 +14,7 @@ from carpool.errors import (
     BudgetExceeded,
     CarpoolError,
     DeadlineExceeded,
+    QuotaExceeded,
     RequestFailed,
     RequestRejected,
     RequestTooLarge,
@@ -44,6 +45,13 @@ VERDICTS: Final[dict[str, tuple[type[CarpoolError], str]]] = {
         ),
     ),
     "too_large": (RequestTooLarge, "request {key} is too large for a batch ({said}). Upload its media as files"),
+    "quota": (
+        QuotaExceeded,
+        (
+            "the server refused request {key} for want of quota ({said}), again and again, although nothing else of its "
+            "model was enqueued. It is likely larger than the quota of enqueued tokens: split it, or call the live API"
+        ),
+    ),
     "credentials": (
         RequestRejected,
         "the server refused the API key ({said}). Nothing was sent; check the key and its rights",
