@@ -99,7 +99,7 @@ def test_a_quota_refusal_backs_off_doubling_and_a_job_taken_clears_it() -> None:
         assert questions(desk.wake()) == [Create]
     assert all(0.8 * low <= pause <= low for low, pause in zip([100, 200, 400], pauses, strict=True))
     desk.created()
-    assert desk.engine.book.pacing.blocked_until(desk.job.lane) == 0
+    assert desk.engine.book.pacing.ceiling(desk.job.lane.model).blocked_until == 0
 
 
 def test_a_lane_refused_for_quota_seals_no_further_job_meanwhile() -> None:

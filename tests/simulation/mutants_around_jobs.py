@@ -281,7 +281,7 @@ def lets_broken_jobs_take_up_room(patch: Patch) -> None:
 
     def on_broken(book: Book, job: Job, event: Any) -> None:
         original(book, job, event)
-        book.pacing.started(job.lane, job.tokens)
+        book.pacing.started(job.id, job.lane, job.tokens)
 
     patch.setattr(lifecycle, "on_broken", on_broken)
 

@@ -191,9 +191,9 @@ class Ceiling:
         if self._sums["flying"] and (self._era or self.held > SURE_TOKENS):
             return NEVER
         after = self.taken + flight.tokens
-        if after <= self.tokens or not self.taken:
+        if after <= self.tokens or (not self.taken and flight.rows == 1):
             return now
-        if after > self._most or self.is_too_large(flight):
+        if self.is_too_large(flight) or (self.taken and after > self._most):
             return NEVER
         return max(now, self.look_at)
 

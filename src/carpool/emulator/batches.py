@@ -154,8 +154,7 @@ class BatchService:
             raise quota_exceeded(None, 0.0)
 
     def _check_tokens(self, model: str, tokens: int) -> None:
-        limit = self._state.plan.enqueued_tokens_max
-        limit = limit.get(model) if isinstance(limit, dict) else limit
+        limit = self._state.plan.enqueued_tokens(model, self._state.faults.passed_s)
         if limit is not None and self._enqueued.get(model, 0) + tokens > limit:
             raise quota_exceeded(None, 0.0)
 

@@ -239,6 +239,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         storage_bytes_max: all files together, in bytes.
         enqueued_tokens_max: input tokens that the jobs of a model may hold while they wait or run, for all models alike
             or by model; one more job is refused with 429. None is no limit.
+        enqueued_tokens_steps: ``(seconds, tokens)``, in the order of time: so long after the first call that comes while
+            the plan is in force the limit of every model becomes that many tokens.
         live_requests_per_minute: live calls of a model that are answered within a minute, for all models alike or by
             model, whatever their tier; one more is refused with 429. None is no limit. Each content of a
             batchEmbedContents counts.
@@ -275,6 +277,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     jobs_max: int = 100
     storage_bytes_max: int = 21_474_836_480
     enqueued_tokens_max: int | dict[str, int] | None = None
+    enqueued_tokens_steps: tuple[tuple[float, int], ...] = ()
     live_requests_per_minute: int | dict[str, int] | None = None
     live_tokens_per_minute: int | dict[str, int] | None = None
     input_tokens_max: int | None = None
@@ -299,8 +302,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"Plan.{name} must be 0 or more, not {getattr(self, name)!r}")
+        times = [at for at, _ in self.enqueued_tokens_steps]
+        if times != sorted(times) or any(at < 0 or tokens < 0 for at, tokens in self.enqueued_tokens_steps):
+            raise ValueError("Plan.enqueued_tokens_steps must be in the order of time, and 0 or more")
         if self.upload_granularity_bytes < 1:
             raise ValueError("Plan.upload_granularity_bytes must be 1 or more")
+
+
+    def enqueued_tokens(self, model: str, passed_s: float) -> int | None:
+        """Return how many tokens the jobs of a model may hold; None is no limit.
+
+        Args:
+            model: which.
+            passed_s: seconds since the first call.
+        """
+        limit = self.enqueued_tokens_max
+        steps = [tokens for at, tokens in self.enqueued_tokens_steps if at <= passed_s]
+        return steps[-1] if steps else limit.get(model) if isinstance(limit, dict) else limit
 
 
 class FaultBook:
@@ -340,9 +358,13 @@ class FaultBook:
         self._fired[name] = fired + 1
         return fault
 
+    @property
+    def passed_s(self) -> float:
+        """Seconds since the first call."""
+        return self._now - (self._now if self._began_at is None else self._began_at)
+
     def _is_time_of(self, fault: Fault) -> bool:
-        passed_s = self._now - (self._now if self._began_at is None else self._began_at)
-        return fault.from_s <= passed_s and (fault.until_s is None or passed_s < fault.until_s)
+        return fault.from_s <= self.passed_s and (fault.until_s is None or self.passed_s < fault.until_s)
 
     def draw_for_call(self, op: Op, flex: Callable[[], bool] = lambda: False) -> tuple[CallFault, Fault] | None:
         """Count one call; return the first call fault that fires on it.
