@@ -1,7 +1,7 @@
 """An engine with more work than it may send, before a server whose ceiling of enqueued tokens is hidden and changes.
 
 Time is virtual. ``play(seed)`` lives through a few hours of it and tells what came of it; by hand, over many seeds:
-``python -m tests.core.quota_world 200``.
+``python -m tests.core.quota_world 0 200``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,21 @@ import msgspec
 
 from carpool._core.engine import Engine
 from carpool._core.messages import (
-    CallFailed, Create, Created, Event, Fail, Fetch, FetchEnded, Poll, Polled, RowsFetched, Sweep, Swept, Upload,
-    Uploaded, Woken,
+    CallFailed,
+    Create,
+    Created,
+    Event,
+    Fail,
+    Fetch,
+    FetchEnded,
+    Poll,
+    Polled,
+    RowsFetched,
+    Sweep,
+    Swept,
+    Upload,
+    Uploaded,
+    Woken,
 )  # fmt: skip
 from carpool._core.meter import Charge
 from carpool._core.model import Fault, Job, Lane, Meta, RemoteFile
@@ -251,23 +264,24 @@ def play(seed: int) -> Outcome:
     return QuotaWorld(seed, files=seed % 3 == 0).play()
 
 
-def main(seeds: int) -> None:
+def main(first: int, last: int) -> None:
     """Play many, and tell of the worst."""
-    outcomes = [play(seed) for seed in range(seeds)]
-    worst = sorted(outcomes, key=lambda outcome: -outcome.longest_below_s)
-    lines = [f"{outcome}\n" for outcome in worst[:5]]
-    below = sum(outcome.longest_below_s > 600.0 for outcome in outcomes)
-    early = sum(outcome.early for outcome in outcomes)
-    refused, creates = sum(o.refused for o in outcomes), sum(o.creates for o in outcomes)
+    outcomes: list[Outcome] = []
+    for seed in range(first, last):
+        outcomes.append(play(seed))
+        sys.stdout.write(f"{outcomes[-1]}\n")
+        sys.stdout.flush()
+    count = len(outcomes)
+    longest = sorted(outcome.longest_below_s for outcome in outcomes)
     used = sorted(outcome.used for outcome in outcomes)
-    lines += [
-        f"{seeds} plays, {below} of them more than 10 minutes below 80 % at a stretch (longest {worst[0].longest_below_s:.0f} s, "
-        f"median {worst[seeds // 2].longest_below_s:.0f} s)\n",
-        f"creates {creates}, refused {refused}, sent within a pause {early}, requests failed {sum(o.failed for o in outcomes)}\n",
-        f"used of the ceiling over all time: lowest {used[0]:.3f}, median {used[seeds // 2]:.3f}\n",
-    ]
-    sys.stdout.writelines(lines)
+    sys.stdout.write(
+        f"{count} plays, {sum(one > 600.0 for one in longest)} of them more than 10 minutes below 80 % at a stretch "
+        f"(longest {longest[-1]:.0f} s, median {longest[count // 2]:.0f} s)\n"
+        f"creates {sum(one.creates for one in outcomes)}, refused {sum(one.refused for one in outcomes)}, sent within "
+        f"a pause {sum(one.early for one in outcomes)}, requests failed {sum(one.failed for one in outcomes)}\n"
+        f"used of the ceiling over all time: lowest {used[0]:.3f}, median {used[count // 2]:.3f}\n"
+    )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -288,7 +288,7 @@ def test_every_lane_with_work_that_may_go_is_served_within_twice_as_many_batches
             assert waits[lane] < 2 * len(lanes)
 
 
-# -- the hidden ceiling; more seeds by hand: python -m tests.core.quota_world
+# -- the hidden ceiling; more seeds by hand: python -m tests.core.quota_world 0 200
 
 
 def test_a_hidden_changing_ceiling_is_found_and_used() -> None:

@@ -29,9 +29,7 @@ class Narrow(Service):
     async def create(self, job: Job, lines: AsyncIterator[bytes]) -> str:
         now = self._now()
         ceiling = [tokens for at, tokens in self.changes if at <= now][-1]
-        held = sum(
-            len(prompt) // 4 for other in self.jobs.values() if other.ends_at > now for _, prompt in other.rows
-        )
+        held = sum(len(prompt) // 4 for other in self.jobs.values() if other.ends_at > now for _, prompt in other.rows)
         tokens = job.count * LETTERS // 4
         if held + tokens > ceiling:
             self.refused.append(now)

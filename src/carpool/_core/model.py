@@ -336,7 +336,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The final verdict on one request, as it is stored and turned into an exception for each awaiter."""
 
-    kind: Literal["rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable", "budget", "quota"]
+    kind: Literal[
+        "rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable", "budget", "quota"
+    ]
     error: ServerError = ServerError()
     job: str = ""
 

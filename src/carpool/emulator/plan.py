@@ -239,8 +239,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         storage_bytes_max: all files together, in bytes.
         enqueued_tokens_max: input tokens that the jobs of a model may hold while they wait or run, for all models alike
             or by model; one more job is refused with 429. None is no limit.
-        enqueued_tokens_steps: ``(seconds, tokens)``, in the order of time: so long after the first call that comes while
-            the plan is in force the limit of every model becomes that many tokens.
+        enqueued_tokens_steps: ``(seconds, tokens)``, in the order of time: so long after the first call that comes
+            while the plan is in force the limit of every model becomes that many tokens.
         live_requests_per_minute: live calls of a model that are answered within a minute, for all models alike or by
             model, whatever their tier; one more is refused with 429. None is no limit. Each content of a
             batchEmbedContents counts.
@@ -307,7 +307,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ValueError("Plan.enqueued_tokens_steps must be in the order of time, and 0 or more")
         if self.upload_granularity_bytes < 1:
             raise ValueError("Plan.upload_granularity_bytes must be 1 or more")
-
 
     def enqueued_tokens(self, model: str, passed_s: float) -> int | None:
         """Return how many tokens the jobs of a model may hold; None is no limit.
