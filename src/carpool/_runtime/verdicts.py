@@ -48,8 +48,9 @@ VERDICTS: Final[dict[str, tuple[type[CarpoolError], str]]] = {
     "quota": (
         QuotaExceeded,
         (
-            "the server refused request {key} for want of quota ({said}), again and again, although nothing else of "
-            "its model was enqueued. It is likely larger than the quota of enqueued tokens: split it, or call the live API"
+            "the server refused request {key} for want of quota ({said}), again and again, although nothing else "
+            "of its model was enqueued. It is likely larger than the quota of enqueued tokens: split it, or call "
+            "the live API"
         ),
     ),
     "credentials": (
