@@ -110,7 +110,7 @@ class Calls:
         )
         expect(len(jobs) <= s.jobs_max, f"{len(jobs)} jobs at once")
         for model in sorted({job.lane.model for job in jobs}):
-            tokens = [job.tokens for job in jobs if job.lane.model == model]
+            tokens = [job.tokens for job in jobs if job.lane.model == model and not job.ended_at]
             fits = s.enqueued_tokens_max is None or sum(tokens) <= s.enqueued_tokens_max
             expect(fits or len(tokens) == 1, f"{tokens} tokens enqueued for {model}")
 

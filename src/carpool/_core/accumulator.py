@@ -127,7 +127,7 @@ class Accumulator:
         """Cut the next batch that is ripe and may start, or return ``None``.
 
         Lanes take turns: in a round each that is ripe gives one batch, the one with the nearest deadline first, then
-        the one that was ripe first. So of ``n`` lanes each gives at least one of ``2 * n - 1`` batches while it is ripe,
+        the one that was ripe first. So of ``n`` lanes each gives at least one of ``2 * n - 1`` batches while ripe,
         however much waits in the others. A lane for which there is no room does not lose its turn.
         """
         if not self._pacing.free_jobs:
