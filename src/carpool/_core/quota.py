@@ -167,7 +167,7 @@ class Ceiling:
         """
         held = self.held
         if self._sums["flying"]:
-            room = SURE_TOKENS - held
+            room = min(SURE_TOKENS, self.tokens) - held
             return (room, self.blocked_until) if not self._era and room >= first else (0, NEVER)
         known = self.tokens - held
         enough = min(whole, self._fresh // _GRAINS)
@@ -188,8 +188,9 @@ class Ceiling:
         """Return when a planned job may be created; infinity: something has to happen first."""
         if now < self.blocked_until:
             return self.blocked_until
-        if self._sums["flying"] and (self._era or self.held > SURE_TOKENS):
-            return NEVER
+        if self._sums["flying"]:
+            together = not self._era and self.held <= min(SURE_TOKENS, self.tokens)
+            return now if together else NEVER
         after = self.taken + flight.tokens
         if after <= self.tokens or (not self.taken and flight.rows == 1):
             return now
