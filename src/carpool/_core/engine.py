@@ -300,12 +300,12 @@ class Engine:
         book.sweep_segments(self._unswept)
         self._unswept.clear()
         self._advance(now)
-        return book.take_step()
+        return book.take_step(now)
 
     def tidy(self, now: float) -> Step:
         """Drop what is past its time, and answer with what to write down; nothing that is under way goes on."""
         self._expire_kept(now)
-        return self.book.take_step()
+        return self.book.take_step(now)
 
     def next_wakeup(self) -> float | None:
         """Return when to send ``Woken`` if nothing else happens before; ``None``: nothing waits for time to pass."""
