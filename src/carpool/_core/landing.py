@@ -100,9 +100,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
             descend(book, one, trip.rung, now)
         else:
             _end(book, trip, _verdict_of(fault), now)
-    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip)):
+    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip, now)):
         descend(book, one, trip.rung, now)
-    elif is_last and _is_out_of_tries(book, trip):
+    elif is_last and _is_out_of_tries(book, trip, now):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
         _end(book, trip, Failure(kind=kind, error=fault.error), now)
     else:
@@ -112,9 +112,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
         book.live.push(trip)
 
 
-def _is_out_of_tries(book: Book, trip: Trip) -> bool:
+def _is_out_of_tries(book: Book, trip: Trip, now: float) -> bool:
     """Return whether a request has tried often enough; one with a deadline tries until its time is over."""
-    return trip.deadline == NEVER and trip.tries >= book.settings.attempts_max
+    return not now < trip.deadline < NEVER and trip.tries >= book.settings.attempts_max
 
 
 def _verdict_of(fault: Fault) -> Failure:

@@ -103,6 +103,8 @@ class Live:
                 self.flights[op] = Flight(op=op, route=route, lane=lane, trips=trips, started_at=now)
                 throttle.started(sum(trip.tokens for trip in trips), now, requests=len(trips))
                 until = max(trip.deadline for trip in trips)
+                # A deadline that has passed leaves no time for an answer, and whoever named it waits no more.
+                until = until if until > now else NEVER
                 yield Call(op=op, route=route, lane=lane, places=[trip.place for trip in trips], deadline=until)
             if not heap:
                 del self._ready[route, lane]

@@ -108,6 +108,7 @@ class Recovery:
             for start, stop in queued_runs(segment, 0, len(segment.keys)):
                 book.count_in(segment, start, stop)
                 descent.begin(book, segment, start, stop, now)
+            descent.watch_jobs(book, segment, now)
         ended = [no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs]
         book.sweep_segments(ended + self._superseded)
         return self._engine, book.take_step(now)
