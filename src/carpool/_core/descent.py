@@ -228,7 +228,7 @@ def move_on(book: Book, now: float) -> None:
         leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
         if leave_at > now:  # the rungs below have become quicker since this was noted
             heapq.heappush(book.leaving, (leave_at, place, rung))
-        elif one.state == SENT:
+        elif one.state == SENT and place not in book.live.trips:
             riding.setdefault(book.job_of(place).id, {})[place] = None
         else:
             descend(book, one, rung, now)
@@ -269,6 +269,13 @@ def descend(book: Book, one: Rider, rung: int, now: float) -> None:
     _go_live(book, one, rung, now)
     if trip is not None and trip.op:
         book.live.trips[one.place].besides = True  # the call that it leaves may be answered, and billed, all the same
+
+
+def stop(book: Book, place: Place) -> None:
+    """Let a request that is in a job as well go on there alone, since nobody waits for it any more."""
+    trip = book.live.trips.get(place)
+    if trip is not None and not trip.op:
+        book.live.drop(place)
 
 
 def is_no_dearer(ladder: Ladder, rung: int) -> bool:

@@ -14,7 +14,7 @@ from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
+from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
 from carpool._core.retry import Refusal, pause_s, read_refusal
 from carpool.types import ServerError
 
@@ -60,9 +60,10 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
         shelf.keep(book, flight.lane, "", rows, now, route=route)
         book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
+    entered_at = {trip.place: trip.entered_at for trip in flight.trips}
     for place in (*event.delivered, *(place for place, _ in event.kept)):
-        book.durations.saw(model, route, now - book.live.trips[place].entered_at)
-        book.finish(*rider(book, place))
+        book.durations.saw(model, route, now - entered_at[place])
+        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
     for trip in flight.trips:
         if not trip.over:
@@ -92,8 +93,11 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     one = rider(book, trip.place)
     trip.tries += 1
     is_last = trip.rung + 1 == len(one.ladder)
-    if one.segment.flags[one.row] & ABANDONED and not trip.besides:
-        book.finish(*one)  # nobody waits for it any more
+    if one.segment.flags[one.row] & ABANDONED:  # nobody waits for it any more
+        if one.state == SENT:
+            book.live.drop(trip.place)
+        else:
+            book.finish(*one)
     elif fault.kind == "refused" and not pushback.refuses:
         # What flex cannot do the next rung may; what the request has wrong it will say too.
         if trip.route == "flex" and not is_last:
