@@ -125,8 +125,7 @@ class DurableStore:
             yield self.results_head(no)
         for no in sorted(self.taken):
             yield msgspec.msgpack.decode(self.taken[no], type=Taken)
-        for day in sorted(self.days):
-            yield msgspec.msgpack.decode(self.days[day], type=DayAccount)
+        yield from self.accounts()
         for model in sorted(self.habits):
             yield msgspec.msgpack.decode(self.habits[model], type=Habit)
         for kind in sorted(self.seen):
@@ -135,6 +134,10 @@ class DurableStore:
     def meta_record(self) -> Meta:
         """Return the identity as it was written last."""
         return msgspec.msgpack.decode(self.meta, type=Meta)
+
+    def accounts(self) -> list[DayAccount]:
+        """Return the accounts of all days."""
+        return [msgspec.msgpack.decode(self.days[day], type=DayAccount) for day in sorted(self.days)]
 
     def job(self, job_id: str) -> Job:
         """Return a job as it was written last."""

@@ -100,14 +100,17 @@ def wake(book: Book, segment: Segment, row: int, now: float) -> None:
     """Let a row that is PARKED begin anew, in front of its lane if it takes the batch route."""
     one = Rider(segment, row)
     rung = _first_rung(book, one, 0, now)
-    if one.ladder[rung] != "batch" and segment.no > book.held_to:
+    if one.place in book.live.trips:
+        _go_on_alone(book, one)
+    elif one.ladder[rung] == "batch":
+        book.requeue(((segment.no, row, row + 1),), now)
+        _watch(book, one, rung, now)
+    elif segment.no <= book.held_to:
+        book.requeue(((segment.no, row, row + 1),), now)
+    else:
         book.count_in(segment, row, row + 1)
         segment.states[row] = LIVE
         _go_live(book, one, rung, now)
-        return
-    book.requeue(((segment.no, row, row + 1),), now)
-    if one.ladder[rung] == "batch":
-        _watch(book, one, rung, now)
 
 
 def release(book: Book, now: float) -> None:
@@ -130,7 +133,7 @@ def watch_jobs(book: Book, segment: Segment, now: float) -> None:
     """Note when rows that are in jobs have to leave them: what an earlier process noted of that is gone."""
     if segment.ladders and segment.deadlines:
         for row, state in enumerate(segment.states):
-            if state == SENT:
+            if state == SENT and not segment.flags[row] & ABANDONED:
                 one = Rider(segment, row)
                 _watch(book, one, one.ladder.index("batch"), now)
 
@@ -142,8 +145,8 @@ def take_up(book: Book, one: Rider, deadline: float | None, ladder: int, now: fl
     """
     segment, row = one
     trip = book.live.trips.get(one.place)
-    if one.state == PARKED or (one.state == SENT and trip is None and "batch" in LADDERS[ladder]):
-        segment.ladders.extend(bytes(row + 1 - len(segment.ladders)))
+    if trip is None and (one.state == PARKED or (one.state == SENT and "batch" in LADDERS[ladder])):
+        segment.ladders.extend(bytes(max(0, row + 1 - len(segment.ladders))))
         segment.ladders[row] = ladder
     if segment.deadlines or deadline is not None:
         segment.deadlines.extend([NEVER] * (len(segment.keys) - len(segment.deadlines)))
@@ -160,18 +163,24 @@ def go_on(book: Book, places: Iterable[Place], now: float) -> None:
     again: list[Place] = []
     for place in places:
         one = rider(book, place)
-        trip = book.live.trips.get(place)
-        rung = 0 if trip is not None else _first_rung(book, one, one.ladder.index("batch"), now)
-        if trip is None and one.ladder[rung] == "batch":
+        if place in book.live.trips:
+            _go_on_alone(book, one)
+            continue
+        rung = _first_rung(book, one, one.ladder.index("batch"), now)
+        if one.ladder[rung] == "batch":
             again.append(place)
             continue
         book.count_in(one.segment, one.row, one.row + 1)
         one.segment.states[one.row] = LIVE
-        if trip is not None:
-            trip.besides = False  # it went ahead of its job, and is alone now
-        else:
-            _go_live(book, one, rung, now)
+        _go_live(book, one, rung, now)
     book.requeue(spans_of(again), now)
+
+
+def _go_on_alone(book: Book, one: Rider) -> None:
+    """Let a request that went ahead of its job go on without it."""
+    book.count_in(one.segment, one.row, one.row + 1)
+    one.segment.states[one.row] = LIVE
+    book.live.trips[one.place].besides = False
 
 
 def has_next(book: Book, place: Place, route: Route) -> bool:
@@ -223,8 +232,10 @@ def move_on(book: Book, now: float) -> None:
         if not book.is_open(place):
             continue
         one = rider(book, place)
-        if _rung_of(book, one) != rung or one.state == PARKED or not now < one.deadline < NEVER:
+        if _rung_of(book, one) != rung or not now < one.deadline < NEVER:
             continue
+        if one.state == PARKED or one.segment.flags[one.row] & ABANDONED:
+            continue  # nobody waits for it: whoever takes it up will watch it again
         leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
         if leave_at > now:  # the rungs below have become quicker since this was noted
             heapq.heappush(book.leaving, (leave_at, place, rung))

@@ -35,6 +35,7 @@ def start(book: Book, now: float) -> None:
         book.live.throttles.of(call.route, call.lane.model).dropped(flight.started_at)
         for trip in flight.trips:
             _unaffordable(book, trip, refusal, now)
+        book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
 def on_answered(book: Book, event: Answered, now: float) -> None:
@@ -55,13 +56,16 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    book.answered += len(event.delivered) + len(event.kept)
-    if event.kept:
-        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
+    # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
+    delivered = [place for place in event.delivered if book.is_open(place)]
+    kept = [(place, body) for place, body in event.kept if book.is_open(place)]
+    book.answered += len(event.delivered) + len(kept)
+    if kept:
+        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
         shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route))
     entered_at = {trip.place: trip.entered_at for trip in flight.trips}
-    for place in (*event.delivered, *(place for place, _ in event.kept)):
+    for place in (*delivered, *(place for place, _ in kept)):
         book.durations.saw(model, route, now - entered_at[place])
         book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
@@ -82,8 +86,14 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
     book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown")
+    its_own = event.fault.kind == "refused" and not pushback.refuses
+    shared = len(flight.trips) if its_own and read_refusal(event.fault) is not Refusal.CREDENTIALS else 1
     for trip in flight.trips:
-        if not trip.over:
+        if shared > 1 and not trip.over:
+            # One of them is bad, and the refusal does not say which: they part, and go again.
+            trip.share_max = shared // 2
+            book.live.push(trip)
+        elif not trip.over:
             _failed(book, trip, event.fault, pushback, now)
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 

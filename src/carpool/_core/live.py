@@ -40,6 +40,8 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """The call that carries it; 0 while it waits."""
     wake_at: float = 0.0
     """Not to be sent before."""
+    share_max: int = EMBEDS_MAX
+    """How many may share its call: fewer since one that it was in was refused."""
     besides: bool = False
     """Whether its row is in a running job too: what both answer is paid for twice."""
     over: bool = False
@@ -136,8 +138,13 @@ class Live:
         taken: list[tuple[float, int, Trip]] = []
         while heap and len(taken) < most:
             entry = heapq.heappop(heap)
-            if not entry[2].over:
+            trip = entry[2]
+            if not trip.over and len(taken) < trip.share_max:
                 taken.append(entry)
+                most = min(most, trip.share_max)
+            elif not trip.over:
+                heapq.heappush(heap, entry)
+                break
         for entry in taken:
             heapq.heappush(heap, entry)
         return [trip for _, _, trip in taken]
