@@ -70,6 +70,20 @@ def test_a_bare_await_on_a_live_route_is_parked_and_takes_its_ladder_up_again_wh
     assert every(again.wait().actions, Create) == []
 
 
+def test_a_request_that_is_woken_long_after_it_was_accepted_begins_then() -> None:
+    desk = Desk()
+    desk.admit(key="k", ladder=STANDARD)
+    call = only(desk.wait().actions, Call)
+    desk.tell(Refused(call.op, Fault(kind="refused", error=ServerError(401))))
+    desk.admit(key="l", ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.refused(401)
+    desk.wait(6 * HOUR + 1_800.0)
+    claim, place = desk.engine.find("l")
+    assert (claim, state(desk, place), desk.engine.book.live.trips[place].route) == (Claim.LIVE, LIVE, "flex")
+    assert desk.engine.book.live.trips[place].entered_at == desk.now
+
+
 def test_a_request_goes_on_with_the_time_that_is_left() -> None:
     desk = Desk(linger_s=60.0)
     desk.admit(key="k", ladder=CHEAP, deadline=START + 7 * HOUR)

@@ -191,7 +191,7 @@ class Engine:
         if place is not None:
             segment, row = self.book.at(place)
             assert segment is not None, f"live key {key!r} leads nowhere"
-            self._wake_row(segment, row, segment.accepted_at)
+            self._wake_row(segment, row, max(segment.accepted_at, self._told_at))
             return Claim.LIVE, place
         place = self.book.keys.kept.get(key)
         return (Claim.NEW, 0) if place is None else (Claim.KEPT, place)
