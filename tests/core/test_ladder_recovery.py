@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import pytest
+
 from carpool._core.keys import Claim
 from carpool._core.messages import Answered, Call, Create, Deliver, PutResults, Refused, RowsFetched, Sweep, Swept
 from carpool._core.meter import Charge
@@ -148,6 +150,23 @@ def test_a_row_that_everybody_left_stays_in_its_job() -> None:
     taken = adopt(desk, left_s=7 * HOUR, ladder=("batch", "standard"))
     desk.leave(taken)
     assert every(desk.wait(7 * HOUR).actions, Call) == []
+
+
+@pytest.mark.parametrize("ticket", [False, True])
+def test_an_explicit_key_that_everybody_left_goes_on_in_its_job_until_somebody_asks_again(ticket: bool) -> None:
+    desk = Desk(prices=PRICES, live_calls_max=1)
+    lanes = [desk.admit(name, key=name, ticket=ticket, ladder=CHEAP, deadline=START + 7 * HOUR) for name in "ab"]
+    desk.wait()
+    desk.created()
+    first = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
+    [waiting] = set(lanes) - set(first.places)
+    desk.leave(waiting)
+    assert (waiting in desk.engine.book.live.trips) is ticket
+    desk.answered(first, kept=[(first.places[0], b"x")])
+    key = desk.engine.book.key_at(waiting)
+    assert desk.claim(key, key) == (Claim.LIVE, waiting)
+    again = [place for trip in desk.engine.book.live.flights.values() for place in trip.trips]
+    assert (len(again), len(every(desk.wait().actions, Call))) == ((1, 0) if ticket else (0, 1))
 
 
 def test_whoever_takes_up_a_row_in_a_job_brings_deadline_and_ladder_along() -> None:

@@ -134,8 +134,13 @@ def watch_jobs(book: Book, segment: Segment, now: float) -> None:
     if segment.ladders and segment.deadlines:
         for row, state in enumerate(segment.states):
             if state == SENT and not segment.flags[row] & ABANDONED:
-                one = Rider(segment, row)
-                _watch(book, one, one.ladder.index("batch"), now)
+                watch_job(book, segment, row, now)
+
+
+def watch_job(book: Book, segment: Segment, row: int, now: float) -> None:
+    """Note when a row that is in a job has to leave it."""
+    one = Rider(segment, row)
+    _watch(book, one, one.ladder.index("batch"), now)
 
 
 def take_up(book: Book, one: Rider, deadline: float | None, ladder: int, now: float) -> None:
@@ -154,8 +159,6 @@ def take_up(book: Book, one: Rider, deadline: float | None, ladder: int, now: fl
     if trip is not None:
         trip.deadline = one.deadline
         _watch(book, one, trip.rung, now)
-    elif one.state == SENT:
-        _watch(book, one, one.ladder.index("batch"), now)
 
 
 def go_on(book: Book, places: Iterable[Place], now: float) -> None:

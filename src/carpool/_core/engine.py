@@ -272,11 +272,12 @@ class Engine:
         elif state == PARKED and overdue:
             book.finish(segment, row)
             self._unswept.append(segment.no)
-        elif state in (SENT, LIVE) and not flags & (EXPLICIT | ABANDONED):
-            if state == SENT:
+        elif state in (SENT, LIVE):
+            if overdue or not flags & TICKET:
                 descent.stop(book, place)
-            segment.flags[row] |= ABANDONED
-            book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
+            if not flags & (EXPLICIT | ABANDONED):
+                segment.flags[row] |= ABANDONED
+                book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
 
     def offer_again(self, place: Place) -> None:
         """Note that whoever adopted a stored result did not live to take it."""
@@ -496,6 +497,8 @@ class Engine:
         return state == QUEUED or (state == LIVE and not self.book.live.trips[place_of(segment.no, row)].op)
 
     def _wake_row(self, segment: Segment, row: int, now: float) -> None:
-        """Let a parked row begin: somebody asked for it."""
+        """Let a parked row begin, and leave its job in time if it is in one: somebody asked for it."""
         if segment.states and segment.states[row] == PARKED:
             descent.wake(self.book, segment, row, now)
+        elif segment.states and segment.states[row] == SENT:
+            descent.watch_job(self.book, segment, row, now)
