@@ -354,15 +354,24 @@ def test_an_interrupt_is_heeded_while_a_stream_is_silent(program: Program, name:
         assert "interrupted" in process.stderr.read()
 
 
+@pytest.mark.parametrize(("named", "taken"), [("fast", "standard"), ("flex, standard", "flex"), ("batch", "batch")])
+def test_rows_take_the_ladder_that_is_named(named: str, taken: str, inside: Inside, source: Path, target: Path) -> None:
+    write_rows(source, prompts(2))
+    done = inside.map("in.jsonl", "out.jsonl", "--ladder", named, "--json")
+    assert done.code == 0
+    assert {route for route, sums in json.loads(done.out)["receipt"]["by_route"].items() if sums["requests"]} == {taken}
+    assert inside.map("in.jsonl", "other.jsonl", "--ladder", "quick").code == 2
+
+
 def test_a_missed_deadline_is_exit_3_and_the_next_run_gets_what_was_sent(
     inside: Inside, service: Service, source: Path, target: Path
 ) -> None:
     service.play(Plan(latency_s=0.6))
     write_rows(source, prompts(2))
-    late = inside.map("in.jsonl", "out.jsonl", "--deadline", "0.3s")
+    late = inside.map("in.jsonl", "out.jsonl", "--deadline", "0.3s", "--ladder", "batch")
     assert late.code == 3
     assert {row["error"]["type"] for row in read_rows(target).values()} == {"DeadlineExceeded"}
-    done = inside.map("in.jsonl", "out.jsonl", "--deadline", "1h")
+    done = inside.map("in.jsonl", "out.jsonl", "--deadline", "1h", "--ladder", "batch")
     assert done.code == 0
     assert {key: text_of(row) for key, row in read_rows(target).items()} == {
         f"k{number}": expected_text(f"prompt {number}") for number in range(2)

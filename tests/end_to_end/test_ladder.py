@@ -56,7 +56,7 @@ async def test_an_explicit_key_is_answered_live_once_for_all_processes(tmp_path:
 
 
 async def test_a_request_with_little_time_goes_live_at_once() -> None:
-    async with Emulator() as emulator, opened(emulator) as client:
+    async with Emulator() as emulator, opened(emulator, ladder=None) as client:
         answer = await client.generate(MODEL, "hello", deadline=60.0)
         assert (answer.receipt.route, CHEAP[-1]) == ("standard", "standard")
 

@@ -17,12 +17,15 @@ import warnings
 from collections.abc import Coroutine, Generator
 from decimal import Decimal
 from enum import IntEnum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from carpool._showing import shown, status_word
 from carpool.types import BatchJob, File, ServerError
+
+if TYPE_CHECKING:
+    from carpool.settings import Ladder
 
 T = TypeVar("T", BatchJob, File)
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
@@ -94,6 +97,18 @@ def deadline_of(text: str | None) -> float | None:
     from carpool._deadline import parse_deadline
 
     return None if text is None else parse_deadline(text, now := time.time()) - now
+
+
+def ladder_of(text: str | None) -> Ladder | None:
+    """Return the ladder that the command line names; ``None`` for none.
+
+    Raises:
+        ConfigurationError: it is no ladder.
+    """
+    from carpool.settings import CHEAP, FAST, check_ladder
+
+    named = {None: None, "cheap": CHEAP, "fast": FAST}
+    return named[text] if text in named else check_ladder([route.strip() for route in str(text).split(",")])
 
 
 def run(command: Coroutine[Any, Any, int]) -> int:
