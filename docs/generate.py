@@ -63,9 +63,10 @@ settings = carpool.Settings(prices={{"gemini-2.5-flash": price}})
 
 ## Ladders
 
-`carpool.CHEAP` is `{cheap}`, `carpool.FAST` is `{fast}`. A ladder is accepted and checked, in `Settings`, in a call
-and in a `Request`, but nothing climbs it yet: every call goes by `batch`, whatever its ladder says, and a deadline that
-passes is a `DeadlineExceeded`.
+`carpool.CHEAP` is `{cheap}`, `carpool.FAST` is `{fast}`. A ladder is a tuple of different routes, tried in order. It is
+taken from the call or the `Request`; else from `Settings.ladder`; else it is `CHEAP` for calls with a deadline and
+`("batch",)` for others. [The ladder](../explanation/ladder.md) says when a call moves on,
+[deadlines](../howto/deadlines.md) how to choose one.
 """
 _ALARMS: Final = """# Alarms and health
 

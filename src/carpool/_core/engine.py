@@ -369,6 +369,7 @@ class Engine:
             parked=sum(segment.states.count(PARKED) for segment in book.segments.values()),
             foreign=book.foreign,
             quarantined=book.quarantined,
+            live=len(book.live.trips),
         )
 
     def receipt(self) -> Receipt:
