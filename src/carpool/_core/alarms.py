@@ -28,8 +28,8 @@ ALARMS: Final[dict[str, str]] = {
     "job_overdue": "A job has been running for longer than Settings.overdue_s, a day by default.",
     "job_stalled": "A bug of carpool broke a job's last question. Its callers were told; the next process goes on.",
     "job_vanished": "The server knows nothing of a job that it had named.",
-    "live_refused": "The live API refuses the calls of a model on a route. They wait, or go another way where their ladder "
-    "allows that; single calls are sent as probes.",
+    "live_refused": "The live API refuses the calls of a model on a route. They wait, or go another way where their "
+    "ladder allows that; single calls are sent as probes.",
     "output_vanished": "The output of a job that succeeded is gone. Its requests are sent again.",
     "results_unfetched": "A job ended more than a day ago, and its results could not be fetched yet. The server keeps "
     "them for two days.",
