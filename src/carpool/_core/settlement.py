@@ -37,18 +37,19 @@ _MISSING: Final = ServerError(message="the job succeeded without a row for this 
 
 def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
-    for place in event.delivered:
-        _finish(book, place)
-    book.answered += len(event.delivered) + len(event.kept)
+    # A row may have been answered over a live route since the block was sorted: the first answer is its answer.
+    kept = [(place, body) for place, body in event.kept if _is_sent(book, place)]
+    book.answered += sum([_finish_sent(book, place) for place in event.delivered]) + len(kept)
     book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
-    if event.kept:
-        rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
+    if kept:
+        rows = [_kept_row(book, place, body, failed=False) for place, body in kept]
         shelf.keep(book, job.lane, job.name, rows, now)
-        for place, _ in event.kept:
+        for place, _ in kept:
             _finish(book, place)
-        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
-    if event.failed:
-        _sort_faults(book, job, event.failed, now)
+        book.act(Deliver(job=job.name, lane=job.lane, rows=kept))
+    failed = [fault for fault in event.failed if _is_sent(book, fault.place)]
+    if failed:
+        _sort_faults(book, job, failed, now)
 
 
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
@@ -82,9 +83,12 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
     verdicts = Verdicts()
     verdict = Failure(kind="missing" if missing else "failed", error=error, job=job.name)
     again = [place for place in rest if _try_again(book, place, verdict, verdicts)]
-    for place, row_error in retries.items():
-        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
-            again.append(place)
+    again += [
+        place
+        for place, row_error in retries.items()
+        if _is_sent(book, place)
+        and _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts)
+    ]
     fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
     descent.go_on(book, sorted(again), now)
@@ -335,6 +339,15 @@ def _is_sent(book: Book, place: Place) -> bool:
 def _flags(book: Book, place: Place) -> int:
     segment, row = _row(book, place)
     return segment.flags[row]
+
+
+def _finish_sent(book: Book, place: Place) -> bool:
+    """Mark a row DONE if it is in its job still, and return whether it was."""
+    segment, row = _row(book, place)
+    if segment.states[row] != SENT:
+        return False
+    book.finish(segment, row)
+    return True
 
 
 def _finish(book: Book, place: Place) -> None:
