@@ -56,6 +56,7 @@ LESSONS: Final[dict[str, Lesson]] = {
     "map": Lesson(
         examples=(
             "carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash",
+            "carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash --ladder fast",
             "carpool map texts.jsonl - --model gemini-embedding-001 --kind embed --deadline 6h > vectors.jsonl",
         ),
         failed="a row has an error",
