@@ -286,7 +286,8 @@ class Quoter:
             "ones and digits up to four times as many; media by their size",
             "output_tokens": _output_basis(lengths, self._rows, self._capped),
             "money": f"{PRICES_SOURCE}, or Settings.prices; tokens as above",
-            "batches": f"at most {self._settings.batch_requests_max:,} rows each, if all are sent at once",
+            "batches": f"at most {self._settings.batch_requests_max:,} rows each, if all are sent at once, and the "
+            "account's quota of enqueued tokens allows it (Settings.enqueued_tokens_max)",
             "time": "assumed, not measured: the service aims at 24 h for a batch, and gives up on it after 48 h; "
             "live calls are many at once, as far as the quota goes, and may be refused",
         }
