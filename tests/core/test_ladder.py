@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from carpool._core.messages import Answered, Call, CancelRemote, Create, Deliver, Fail, PutResults, Step
+from carpool._core.messages import Answered, Call, CancelRemote, Create, Deliver, Expire, Fail, PutResults, Step
 from carpool._core.meter import Charge
 from carpool._core.model import DONE, LIVE, QUEUED, SENT
 from carpool._core.routing import LADDERS, PRIOR_S, Durations, code_of
@@ -191,7 +191,11 @@ def test_nothing_is_sent_twice_where_that_is_forbidden() -> None:
     desk.created()
     step = desk.wait(7 * HOUR - 1.0)
     assert (calls(step), state(desk, place)) == ([], SENT)
-    assert desk.engine.book.held_back == {place: "max_double_cost_per_day_usd"}
+    told = only(desk.wait(1.0).actions, Expire)
+    assert told.place == place
+    assert "may cost up to $0.010240, and Settings.max_double_cost_per_day_usd leaves $0.000000" in told.why
+    desk.polled("CANCELLED", output=False)
+    assert desk.engine.book.held_back == {}
 
 
 def test_a_row_that_a_job_did_not_answer_goes_on_alone_where_it_went_ahead() -> None:

@@ -103,7 +103,7 @@ class Book:
         self.leaving: list[tuple[float, Place, int]] = []
         """When requests have to leave their rung, if they are still on it then."""
         self.held_back: dict[Place, str] = {}
-        """Requests that may not be sent a second time for their deadline's sake, and the setting that forbids it."""
+        """Requests that may not be sent a second time for their deadline's sake, and why: setting and amounts."""
         self.deadlines: list[tuple[float, Place]] = []
         self.next_segment = 1
         self.next_results = 1
@@ -185,7 +185,7 @@ class Book:
         while self.deadlines and self.deadlines[0][0] <= now:
             deadline, place = heapq.heappop(self.deadlines)
             if self.is_open(place):
-                expired.append(Expire(place=place, deadline=deadline))
+                expired.append(Expire(place=place, deadline=deadline, why=self.held_back.get(place, "")))
         return expired
 
     def drop_stale_deadlines(self) -> None:
@@ -212,6 +212,8 @@ class Book:
             self.count_out(segment, row, row + 1)
         if self.live.trips:
             self.live.drop(place_of(segment.no, row))
+        if self.held_back:
+            self.held_back.pop(place_of(segment.no, row), None)
         segment.states[row] = DONE
         segment.open_rows -= 1
         if segment.flags[row] & EXPLICIT:
@@ -299,7 +301,7 @@ class Book:
         """Make a job of a batch, and record it."""
         job_id = self.census.seal_id(self.store_id, now)
         name_bytes = len(self.display_name(job_id, self.settings.job_attempts_max))
-        form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes)
+        form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes, now)
         job = Job(
             id=job_id,
             lane=batch.lane,
@@ -335,6 +337,13 @@ class Book:
             input_tokens=batch.tokens,
             caps=caps,
             searches=searches,
+        )
+
+    def is_text_only(self, lane: Lane, spans: Iterable[Span]) -> bool:
+        """Return whether some requests are embeddings that are known to hold nothing but text."""
+        found = [(self.segments.get(no), start, stop) for no, start, stop in spans]
+        return lane.kind == "embed" and not any(
+            segment is None or any(segment.limits[start:stop]) for segment, start, stop in found
         )
 
     def hold(self, job: Job) -> None:

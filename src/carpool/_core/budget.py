@@ -55,6 +55,8 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True)
     reserved_picousd: int
     double_picousd: int = 0
     """Of what is reserved: for requests that are in a running job too."""
+    doubles: int = 0
+    """How many requests that are."""
 
 
 class DayAccount(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -83,7 +85,8 @@ class DayAccount(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like
     granted_double_picousd: int = 0
     """Of that, for requests that were in a running job too."""
     doubles: int = 0
-    """Requests that were sent again while a running job held them."""
+    """Jobs that the server made twice, and requests that were sent again while a running job held them, unless the
+    server did not take them."""
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -388,14 +391,19 @@ class Budget:
         del day.opened[hold_id]
         day.count(opened, -1)
         paid = opened.totals.paid_picousd
+        if opened.hold.doubles and (opened.totals.requests or not known):
+            self._count_doubles(day, opened.hold.doubles)
         kept = paid if known and not opened.totals.unknown else opened.exposed
         day.spend(opened.hold.route, opened.totals, kept, opened.doubled(kept), opened.overrun)
         if kept > paid:
             day.account = msgspec.structs.replace(day.account, lost_picousd=day.account.lost_picousd + kept - paid)
 
     def count_doubles(self, now: float, count: int) -> None:
-        """Count requests that are sent while a running job holds them."""
-        day = self._day(day_of(now))
+        """Count jobs that the server made twice."""
+        self._count_doubles(self._day(day_of(now)), count)
+
+    @staticmethod
+    def _count_doubles(day: _Day, count: int) -> None:
         day.account = msgspec.structs.replace(day.account, doubles=day.account.doubles + count)
         day.changed = True
 

@@ -15,7 +15,7 @@ from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
 from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
-from carpool._core.retry import Refusal, pause_s, read_refusal
+from carpool._core.retry import Refusal, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
 _NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
@@ -80,7 +80,7 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     book.live.throttles.of(flight.route, flight.lane.model).refused(now, pushback, sent_at=flight.started_at)
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
-    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown")
+    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
     for trip in flight.trips:
         if not trip.over:
             _failed(book, trip, event.fault, pushback, now)
@@ -138,7 +138,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
         descend(book, one, trip.rung, now)
     elif trip.besides:
         book.live.drop(trip.place)
-        book.held_back[trip.place] = refusal.setting
+        book.held_back[trip.place] = refusal.reason
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 

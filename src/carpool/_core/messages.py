@@ -382,6 +382,8 @@ class Expire(msgspec.Struct, frozen=True, tag=True):
 
     place: Place
     deadline: float
+    why: str = ""
+    """What forbade to send it over another route in time, if anything did: setting and amounts."""
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):

@@ -368,7 +368,7 @@ def limit_of(cap: int, *, searches: bool) -> int:
 
     Args:
         cap: most tokens of output, over all candidates; 0: none is named.
-        searches: whether it may search, for a fee.
+        searches: whether it may search, for a fee; of an embedding, whether it holds anything but text.
     """
     return cap << 1 | searches
 

@@ -153,8 +153,9 @@ class Calls:
         """Stream the output; each block is settled, and durable where it must be, before the next is read."""
         job = question.job
         book, now = self._engine.book, self._now()
-        facts = facts_of(book, job.lane, job.name, now)
-        meter = book.ledger.meter("batch", job.lane, now)
+        text_only = not job.stranger and book.is_text_only(job.lane, job.spans)
+        facts = facts_of(book, job.lane, job.name, now, text_only=text_only)
+        meter = book.ledger.meter("batch", job.lane, now, text_only=text_only)
         index = self._engine.fetch_index(job.id)
         sorter: RowSorter | StrangerSorter
         if job.stranger:
@@ -239,7 +240,9 @@ class Calls:
         return lines
 
 
-def facts_of(book: Book, lane: Lane, job_name: str, answered_at: float, route: Route = "batch") -> Facts:
+def facts_of(  # noqa: PLR0917 - as answers have them
+    book: Book, lane: Lane, job_name: str, answered_at: float, route: Route = "batch", *, text_only: bool = False
+) -> Facts:
     """Return what all answers of a job, or of a live call, share."""
     return Facts(
         route=route,
@@ -247,7 +250,7 @@ def facts_of(book: Book, lane: Lane, job_name: str, answered_at: float, route: R
         kind=lane.kind,
         model=lane.model,
         answered_at=answered_at,
-        cost=book.ledger.meter(route, lane, answered_at).cost,
+        cost=book.ledger.meter(route, lane, answered_at, text_only=text_only).cost,
     )
 
 

@@ -69,5 +69,5 @@ class Handover:
     def expire(self, action: Expire) -> None:
         """Tell awaiters that their deadline has passed."""
         segment, row = self._engine.book.at(action.place)
-        if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row]):
+        if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row], action.why):
             self._entrance.nobody_left(action.place)
