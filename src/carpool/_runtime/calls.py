@@ -224,11 +224,15 @@ class Calls:
                 offset = max(0, offset - len(chunk))
 
     async def lines_of_failed(self, actions: Sequence[Action]) -> dict[Place, bytes]:
-        """Read the requests whose server message may quote them, before the commit may drop them."""
+        """Read the requests whose server message may quote them, before the commit may drop them.
+
+        What a budget forbids no server has spoken of; it may be told before the request is even on disk.
+        """
         places = [
             place
             for action in actions
-            if isinstance(action, Fail) and len(action.failure.error.message) >= ECHO_CHARS_MIN
+            if isinstance(action, Fail) and action.failure.kind != "budget"
+            if len(action.failure.error.message) >= ECHO_CHARS_MIN
             for place in action.places
             if self._awaiters.has(place)
         ]
