@@ -44,6 +44,7 @@ from carpool._core.model import (
     ROW_BITS,
     ROW_MASK,
     ROWS_MAX,
+    SENT,
     TRANSITIONS,
     Framing,
     Job,
@@ -104,6 +105,9 @@ class Book:
         """When requests have to leave their rung, if they are still on it then."""
         self.held_back: dict[Place, str] = {}
         """Requests that may not be sent a second time for their deadline's sake, and why: setting and amounts."""
+        self.overtaken: dict[str, dict[str, Place]] = {}
+        """By job: keys and places of its requests that a live call answered first. What the job says of them is paid
+        for, and nobody waits for it."""
         self.deadlines: list[tuple[float, Place]] = []
         self.next_segment = 1
         self.next_results = 1
@@ -380,6 +384,7 @@ class Book:
         del self.jobs[job.id]
         self.census.close(job.id, job.name)
         self.retries.pop(job.id, None)
+        self.overtaken.pop(job.id, None)
         self.pacing.ended(job.lane, job.tokens)
         numbers = sorted({no for no, _, _ in job.spans})
         for no in numbers:
@@ -416,6 +421,12 @@ class Book:
         return next(
             job for job in self.jobs.values() if any(n == no and start <= row < stop for n, start, stop in job.spans)
         )
+
+    def overtake(self, place: Place) -> None:
+        """Note that a live call answers a row; it may be in a job as well."""
+        segment, row = self.at(place)
+        if segment is not None and segment.states[row] == SENT:
+            self.overtaken.setdefault(self.job_of(place).id, {})[segment.keys[row]] = place
 
     def place_in(self, job: Job, index: int) -> Place:
         """Return the place of the job's row with this index, counted from 0 in the order in which they were sent."""

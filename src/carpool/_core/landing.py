@@ -55,12 +55,17 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    book.answered += len(event.delivered) + len(event.kept)
-    if event.kept:
-        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
+    # What a job answered since the call's answers were sorted is settled.
+    waiting = {trip.place for trip in flight.trips if not trip.over}
+    kept = [(place, body) for place, body in event.kept if place in waiting]
+    delivered = [place for place in event.delivered if place in waiting]
+    book.answered += len(delivered) + len(kept)
+    if kept:
+        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
         shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
-    for place in (*event.delivered, *(place for place, _ in event.kept)):
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route))
+    for place in (*delivered, *(place for place, _ in kept)):
+        book.overtake(place)
         book.durations.saw(model, route, now - book.live.trips[place].entered_at)
         book.finish(*rider(book, place))
     faults = {fault.place: fault.error for fault in event.failed}

@@ -37,6 +37,8 @@ _MISSING: Final = ServerError(message="the job succeeded without a row for this 
 
 def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
+    if job.id in book.overtaken:
+        event = _without_overtaken(book, job, event)
     for place in event.delivered:
         _finish(book, place)
     book.answered += len(event.delivered) + len(event.kept)
@@ -49,6 +51,21 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
         book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
     if event.failed:
         _sort_faults(book, job, event.failed, now)
+
+
+def _without_overtaken(book: Book, job: Job, event: RowsFetched) -> RowsFetched:
+    """Leave out the rows that a live call answered since the block was sorted; they are paid for all the same."""
+    overtaken = book.overtaken[job.id]
+    gone = set(overtaken.values())
+    came = {*event.delivered, *(place for place, _ in event.kept)} & gone
+    for place in came:
+        del overtaken[book.key_at(place)]  # charged as new: in another reading it comes again
+    return msgspec.structs.replace(
+        event,
+        delivered=[place for place in event.delivered if place not in gone],
+        kept=[(place, body) for place, body in event.kept if place not in gone],
+        failed=[fault for fault in event.failed if fault.place not in gone],
+    )
 
 
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
@@ -75,7 +92,7 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
         missing: whether the job says that it did them all.
         lost: whether it may have done some of them without a word.
     """
-    retries = book.retries.pop(job.id, {})
+    retries = {place: error for place, error in book.retries.pop(job.id, {}).items() if _is_sent(book, place)}
     rest = [place for place in book.rows_in(job, SENT) if place not in retries]
     if rest and missing:
         book.report("rows_missing", job.name, len(rest))

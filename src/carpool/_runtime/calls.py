@@ -163,7 +163,16 @@ class Calls:
         else:
             answered = set(self._keys(job)) - index.keys() if len(index) < job.count else set[str]()
             keys = partial(self._keys, job)
-            sorter = RowSorter(book, self._awaiters, index, facts, keys=keys, answered=answered, meter=meter)
+            sorter = RowSorter(
+                book,
+                self._awaiters,
+                index,
+                facts,
+                keys=keys,
+                answered=answered,
+                meter=meter,
+                overtaken=book.overtaken.get(job.id),
+            )
         async with aclosing(self._blocks(question)) as blocks:
             async for block in blocks:
                 found = sorter.sort(job.id, question.op, block)
