@@ -221,7 +221,8 @@ class Siblings:
         book.reused += 1
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if not stored.failed:
-            future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at, head.route)))
+            facts = facts_of(book, head.lane, head.job, head.kept_at, head.route, text_only=head.text_only)
+            future.set_result((body, facts))
         else:
             try:
                 future.set_exception(exception_for(_verdict.decode(body), key))

@@ -59,7 +59,7 @@ async def test_a_live_call_of_which_nobody_saw_the_reply_is_lost_money_and_in_no
 
 @pytest.mark.parametrize("op", ["429", "503"])
 async def test_a_call_that_is_turned_away_costs_nothing_and_keeps_no_money(op: str) -> None:
-    faults = {f"generate.{op}": Fault(count=5, seconds=0.01)}
+    faults = {f"generate.{op}": Fault(count=2, seconds=0.01)}
     async with Emulator(plan(faults)) as emulator, opened(emulator, **SETTINGS) as client:
         await asyncio.gather(*(client.generate(MODEL, text, ladder=STANDARD) for text in prompts(20)))
         equal(client.receipt(), emulator.ledger())

@@ -345,10 +345,10 @@ class Book:
 
     def is_text_only(self, lane: Lane, spans: Iterable[Span]) -> bool:
         """Return whether some requests are embeddings that are known to hold nothing but text."""
+        if lane.kind != "embed":
+            return False
         found = [(self.segments.get(no), start, stop) for no, start, stop in spans]
-        return lane.kind == "embed" and not any(
-            segment is None or any(segment.limits[start:stop]) for segment, start, stop in found
-        )
+        return not any(segment is None or any(segment.limits[start:stop]) for segment, start, stop in found)
 
     def hold(self, job: Job) -> None:
         """Count a job in."""

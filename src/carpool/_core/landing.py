@@ -62,8 +62,8 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.answered += len(delivered) + len(kept)
     if kept:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
-        shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route))
+        head = shelf.keep(book, flight.lane, "", rows, now, route=route)
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
     for place in (*delivered, *(place for place, _ in kept)):
         book.overtake(place)
         book.durations.saw(model, route, now - book.live.trips[place].entered_at)

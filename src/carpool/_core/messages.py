@@ -367,6 +367,7 @@ class Deliver(msgspec.Struct, frozen=True, tag=True):
     lane: Lane
     rows: list[tuple[Place, bytes]]
     route: Route = "batch"
+    text_only: bool = False
 
 
 class Fail(msgspec.Struct, frozen=True, tag=True):

@@ -202,6 +202,8 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """Cumulative bytes of the bodies."""
     route: Route = "batch"
     """Which route gave them."""
+    text_only: bool = False
+    """Whether they are to embeddings that held nothing but text: what they cost depends on it."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):

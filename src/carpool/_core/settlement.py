@@ -45,10 +45,10 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
     if event.kept:
         rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
-        shelf.keep(book, job.lane, job.name, rows, now)
+        head = shelf.keep(book, job.lane, job.name, rows, now)
         for place, _ in event.kept:
             _finish(book, place)
-        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
+        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept, text_only=head.text_only))
     if event.failed:
         _sort_faults(book, job, event.failed, now)
 

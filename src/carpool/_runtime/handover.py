@@ -53,7 +53,8 @@ class Handover:
 
     def deliver(self, action: Deliver) -> None:
         """Hand stored results to their awaiters."""
-        facts = facts_of(self._engine.book, action.lane, action.job, self._now(), action.route)
+        book = self._engine.book
+        facts = facts_of(book, action.lane, action.job, self._now(), action.route, text_only=action.text_only)
         for place, body in action.rows:
             for waiter in self._awaiters.take(place):
                 waiter.set_result((body, facts))
