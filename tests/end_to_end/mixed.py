@@ -20,6 +20,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
+from tests.end_to_end.support import make_client
+from tests.end_to_end.test_features import png
+
 from carpool import (
     CHEAP,
     FAST,
@@ -32,8 +35,6 @@ from carpool import (
     RequestRejected,
 )
 from carpool.emulator import Emulator, Fault, Ledger, Plan
-from tests.end_to_end.support import make_client
-from tests.end_to_end.test_features import png
 
 PICO: Final = 10**12
 EMBED_OLD: Final = "gemini-embedding-001"
@@ -149,7 +150,8 @@ class Calls:
 async def caches_of(client: Client) -> tuple[str, str]:
     """Create cached contents."""
     made = [
-        await client.caches.create(model, "what many share " * 400) for model in ("gemini-3.5-flash", "gemini-2.5-flash")
+        await client.caches.create(model, "what many share " * 400)
+        for model in ("gemini-3.5-flash", "gemini-2.5-flash")
     ]
     return made[0].name, made[1].name
 

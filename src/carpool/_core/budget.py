@@ -88,6 +88,20 @@ class DayAccount(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like
     """Jobs that the server made twice, and requests that were sent again while a running job held them, unless the
     server did not take them."""
 
+    def left(self) -> DayAccount:
+        """Return what it says once its process is gone: what was granted to live calls is lost, as far as we know."""
+        granted = self.granted_picousd
+        return msgspec.structs.replace(
+            self,
+            spent_picousd=self.spent_picousd + granted,
+            full_picousd=self.full_picousd + self.granted_full_picousd,
+            double_picousd=self.double_picousd + self.granted_double_picousd,
+            lost_picousd=self.lost_picousd + granted,
+            granted_picousd=0,
+            granted_full_picousd=0,
+            granted_double_picousd=0,
+        )
+
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Most that may be reserved and spent in a day. ``None``: no limit."""
@@ -270,20 +284,8 @@ class Budget:
 
     def take(self, account: DayAccount) -> None:
         """Take in the record of an earlier process. What it had granted to live calls is lost, as far as we know."""
-        granted = account.granted_picousd
-        day = self._days[account.day] = _Day(
-            msgspec.structs.replace(
-                account,
-                spent_picousd=account.spent_picousd + granted,
-                full_picousd=account.full_picousd + account.granted_full_picousd,
-                double_picousd=account.double_picousd + account.granted_double_picousd,
-                lost_picousd=account.lost_picousd + granted,
-                granted_picousd=0,
-                granted_full_picousd=0,
-                granted_double_picousd=0,
-            )
-        )
-        day.changed = granted > 0
+        day = self._days[account.day] = _Day(account.left())
+        day.changed = account.granted_picousd > 0
         self._opened |= day.opened
 
     def changes(self) -> list[DayAccount]:

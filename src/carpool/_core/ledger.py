@@ -29,6 +29,7 @@ __all__ = [
     "Ledger",
     "Refusal",
     "expected_output_bytes",
+    "receipt_of_days",
 ]
 
 OUTPUT_TOKENS_GUESS: Final = 1_024
@@ -335,12 +336,18 @@ class Ledger:
 
         A job's answers are on the account of the day on which it was sent.
         """
-        days = [self.budget.account(day) for day in self.budget.days() if first_day <= day <= last_day]
-        routes: dict[str, Totals] = {}
-        for account in days:
-            for route, totals in account.routes.items():
-                routes.setdefault(route, Totals()).add(totals)
-        return _receipt(routes, Extra.of(days))
+        days = self.budget.days()
+        return receipt_of_days(self.budget.account(day) for day in days if first_day <= day <= last_day)
+
+
+def receipt_of_days(accounts: Iterable[DayAccount]) -> Receipt:
+    """Return the receipt of some days: their sums."""
+    days = list(accounts)
+    routes: dict[str, Totals] = {}
+    for account in days:
+        for route, totals in account.routes.items():
+            routes.setdefault(route, Totals()).add(totals)
+    return _receipt(routes, Extra.of(days))
 
 
 def _receipt(routes: Mapping[str, Totals], extra: Extra) -> Receipt:

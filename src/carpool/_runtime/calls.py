@@ -253,7 +253,7 @@ class Calls:
         return lines
 
 
-def facts_of(  # noqa: PLR0917 - as answers have them
+def facts_of(
     book: Book, lane: Lane, job_name: str, answered_at: float, route: Route = "batch", *, text_only: bool = False
 ) -> Facts:
     """Return what all answers of a job, or of a live call, share."""

@@ -44,8 +44,8 @@ class RowSorter:
         keys: gives all keys of the job, those answered before included.
         answered: keys of the job that were answered by an earlier fetch, which broke off.
         meter: prices the answers, those to ``answered`` too; ``None``: whoever sorts does that.
-        overtaken: of ``answered``, those that a live call answered, by key: what the job says of them is new money. They
-            are taken out as they come.
+        overtaken: of ``answered``, those that a live call answered, by key: what the job says of them is new money.
+            They are taken out as they come.
     """
 
     def __init__(
