@@ -60,7 +60,7 @@ def _take_overtaken(book: Book, job: Job, event: RowsFetched) -> None:
     In another reading of the output they come again, and cost nothing more.
     """
     overtaken = book.overtaken[job.id]
-    for place in {*event.delivered, *(place for place, _ in event.kept)} & set(overtaken.values()):
+    for place in sorted({*event.delivered, *(place for place, _ in event.kept)} & set(overtaken.values())):
         del overtaken[book.key_at(place)]
 
 
