@@ -151,6 +151,7 @@ class Quoter:
 
     def __init__(self, model: str, kind: Kind, settings: Settings, now: float) -> None:
         self._lane = Lane(kind, model_name(model))
+        self._now = now
         self._settings = settings
         self._ledger = Ledger.of(settings)
         self._rate = self._ledger.rate(self._lane.model, now)
@@ -217,7 +218,7 @@ class Quoter:
         self._size_bytes += line_bytes
 
     def _close(self, batch: Batch) -> None:
-        form = choose_form(self._settings, self._framing, self._ledger, batch, _NAME_BYTES)
+        form = choose_form(self._settings, self._framing, self._ledger, batch, _NAME_BYTES, self._now)
         self._batches += 1
         self._inline += form == "inline"
 

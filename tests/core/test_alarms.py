@@ -50,7 +50,7 @@ def test_results_that_are_not_fetched_a_day_after_the_end_are_told() -> None:
 
 def test_doubles_and_rows_set_aside_stand_for_good() -> None:
     desk = Desk()
-    desk.engine.book.ledger.doubles = 2
+    desk.engine.book.ledger.twins = 2
     desk.engine.book.quarantined = 3
     assert standing(desk.engine.book, desk.now) == [Alarm("twins", count=2), Alarm("rows_not_ours", count=3)]
 

@@ -57,8 +57,8 @@ ALARMS: Final[dict[str, str]] = {
 def standing(book: Book, now: float) -> list[Alarm]:
     """Return the alarms whose conditions hold now, in a fixed order."""
     found = [alarm for job in book.jobs.values() if (alarm := _of_job(book, job, now)) is not None]
-    if book.ledger.doubles:
-        found.append(Alarm("twins", count=book.ledger.doubles))
+    if book.ledger.twins:
+        found.append(Alarm("twins", count=book.ledger.twins))
     if book.quarantined:
         found.append(Alarm("rows_not_ours", count=book.quarantined))
     refusing = book.live.throttles.refusing(now)
