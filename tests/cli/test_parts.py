@@ -17,7 +17,8 @@ import msgspec
 import pytest
 
 from carpool import GenerateResponse, Outcome, Receipt, RequestFailed, RouteTotals, Stats
-from carpool.cli.console import UsageError, counted, usd
+from carpool._tables import usd
+from carpool.cli.console import UsageError, counted
 from carpool.cli.fingerprints import Fingerprints
 from carpool.cli.output import Output, on_one_line, row_of
 from carpool.cli.progress import Counts, Lines, counts_of, jobs_in_words, ticking
