@@ -12,7 +12,7 @@ from carpool._core.model import DONE, LIVE, QUEUED, SENT
 from carpool._core.routing import LADDERS, PRIOR_S, Durations, code_of
 from carpool.settings import CHEAP, FAST, Price
 
-from .desk import LANE, START, Desk, every, only
+from .desk import LANE, START, Desk, error, every, only
 
 HOUR = 3_600.0
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
@@ -220,3 +220,56 @@ def test_usual_durations_are_learned_and_the_prior_fades() -> None:
     again = Durations()
     again.take(durations.records()[0])
     assert again.usual_s("m", "batch") == 600.0
+
+
+# -- a job and a live call that answer at the same time
+
+
+def doubled(key: str | None = None) -> tuple[Desk, int, Call]:
+    """Return a desk whose only request is in a job that is being read, and in a live call too."""
+    desk = Desk(prices=PRICES)
+    place = desk.admit(key=key, ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.created()
+    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    desk.polled()
+    return desk, place, call
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_what_a_live_call_answers_while_its_job_is_read_is_answered_once(key: str | None) -> None:
+    desk, place, call = doubled(key)
+    first = desk.answered(call, kept=[(place, b"live")])
+    assert only(first.writes, PutResults).head.route == "flex"
+    step = desk.fetched(kept=[(place, b"batch")])
+    assert (every(step.writes, PutResults), every(step.actions, Deliver)) == ([], [])
+    desk.ended()
+    assert (desk.jobs, desk.engine.stats().answered, desk.engine.idle) == ([], 1, True)
+
+
+def test_a_row_that_failed_in_a_job_is_not_told_so_once_a_live_call_has_answered_it() -> None:
+    desk, place, call = doubled()
+    desk.answered(call)
+    step = desk.fetched(failed=[(place, error(400, "bad", "INVALID_ARGUMENT"))])
+    assert every(step.actions, Fail) == []
+    assert every(desk.ended().actions, Fail) == []
+
+
+def test_a_row_that_is_to_be_sent_again_is_not_once_a_live_call_has_answered_it() -> None:
+    desk, place, call = doubled()
+    desk.fetched(failed=[(place, error(13, "internal", "INTERNAL"))])
+    desk.answered(call)
+    step = desk.ended()
+    assert (desk.jobs, every(step.actions, Create), every(step.actions, Call)) == ([], [], [])
+    assert desk.engine.idle
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_live_answer_that_comes_when_the_job_has_answered_is_only_paid(key: str | None) -> None:
+    desk, place, call = doubled(key)
+    desk.fetched(kept=[(place, b"batch")])
+    step = desk.tell(Answered(call.op, [], [(place, b"live")], [], Charge(answers=1)))
+    assert (every(step.writes, PutResults), every(step.actions, Deliver)) == ([], [])
+    desk.ended()
+    assert desk.engine.receipt().by_route["flex"].requests == 1
+    assert desk.engine.stats().answered == 1

@@ -55,12 +55,15 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    book.answered += len(event.delivered) + len(event.kept)
-    if event.kept:
-        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
+    # What a job has answered since this was sorted has its answer: the first one is what all get to see.
+    delivered = [place for place in event.delivered if book.is_open(place)]
+    kept = [(place, body) for place, body in event.kept if book.is_open(place)]
+    book.answered += len(delivered) + len(kept)
+    if kept:
+        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
         shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
-    for place in (*event.delivered, *(place for place, _ in event.kept)):
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route))
+    for place in (*delivered, *(place for place, _ in kept)):
         book.durations.saw(model, route, now - book.live.trips[place].entered_at)
         book.finish(*rider(book, place))
     faults = {fault.place: fault.error for fault in event.failed}

@@ -15,6 +15,7 @@ from carpool._core.book import Book, spans_of
 from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, RowsFetched, Undelivered
 from carpool._core.model import (
     ABANDONED,
+    DONE,
     EXPLICIT,
     LIVE,
     PARKED,
@@ -39,16 +40,17 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
     for place in event.delivered:
         _finish(book, place)
-    book.answered += len(event.delivered) + len(event.kept)
+    kept = [(place, body) for place, body in event.kept if not _is_overtaken(book, place)]
+    book.answered += len(event.delivered) + len(kept)
     book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
-    if event.kept:
-        rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
+    if kept:
+        rows = [_kept_row(book, place, body, failed=False) for place, body in kept]
         shelf.keep(book, job.lane, job.name, rows, now)
-        for place, _ in event.kept:
+        for place, _ in kept:
             _finish(book, place)
-        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
+        book.act(Deliver(job=job.name, lane=job.lane, rows=kept))
     if event.failed:
-        _sort_faults(book, job, event.failed, now)
+        _sort_faults(book, job, [fault for fault in event.failed if not _is_overtaken(book, fault.place)], now)
 
 
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
@@ -83,7 +85,7 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
     verdict = Failure(kind="missing" if missing else "failed", error=error, job=job.name)
     again = [place for place in rest if _try_again(book, place, verdict, verdicts)]
     for place, row_error in retries.items():
-        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
+        if _is_sent(book, place) and _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
             again.append(place)
     fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
@@ -330,6 +332,12 @@ def _row(book: Book, place: Place) -> tuple[Segment, int]:
 def _is_sent(book: Book, place: Place) -> bool:
     segment, row = _row(book, place)
     return segment.states[row] == SENT
+
+
+def _is_overtaken(book: Book, place: Place) -> bool:
+    """Return whether a live call has answered a row since its job's output was begun to be read."""
+    segment, row = _row(book, place)
+    return bool(segment.ladders) and segment.states[row] == DONE
 
 
 def _flags(book: Book, place: Place) -> int:
