@@ -127,8 +127,11 @@ class InFlight:
             self._young.remove(sent_at)
 
     def restart(self) -> None:
-        """Begin small again, and be quick up to near where it was: the route refused everything for a while."""
-        self._threshold = max(RESTART, self._peak * _CUT)
+        """Begin small again, and be quick up to near where it was: the route refused everything for a while.
+
+        Where it had never grown it is quick without a bound, as in the beginning: nothing is known of what it takes.
+        """
+        self._threshold = max(RESTART, self._peak * _CUT) if self._peak > START else NEVER
         self._limit = min(RESTART, float(self._most))
 
     def _age(self, now: float) -> None:
