@@ -34,6 +34,12 @@ BACK_S: Final = 45.0
 """After the end of a storm at the latest all calls are answered live again."""
 LIVE_S: Final = 1.0
 """How long a live answer takes."""
+NAMED_PER_S: Final = 1_000 / 60
+"""What the emulator's refusals say that a model may be called."""
+_SPAN_S: Final = 10.0
+_NEARLY: Final = 0.8
+AFTER_S: Final = 80.0
+"""How long calls go on coming when all is over."""
 RATES: Final = (2.0, 5.0, 20.0, 100.0)
 
 
@@ -45,7 +51,8 @@ class Storm:
     faults: dict[str, Fault]
     windows: tuple[tuple[float, float], ...] = ((0.0, 120.0),)
     """From when until when it refuses, in seconds after the first call."""
-    plan: dict[str, Any] = field(default_factory=dict)
+    taken_after: float = float("inf")
+    """Calls a second that are taken afterwards: refusals that name a quota are believed, and it is kept to."""
 
     @property
     def ends_at(self) -> float:
@@ -59,8 +66,8 @@ def refusing(begin_s: float = 0.0, end_s: float = 120.0, share: float = 0.8, **m
 
 
 STORMS: Final = (
-    Storm("429, 80 %", {"generate.429": refusing()}),
-    Storm("429 of no minute, 80 %", {"generate.429": refusing(seconds=0.0, quota="requests_day")}),
+    Storm("429 that names a quota, 80 %", {"generate.429": refusing()}, taken_after=NAMED_PER_S),
+    Storm("429 without a word, 80 %", {"generate.429": refusing(message="Resource has been exhausted.")}),
     Storm("429 of tokens, 80 %", {"generate.429": refusing(quota="tokens_minute", seconds=30.0)}),
     Storm("503, 80 %", {"generate.503": refusing()}),
     Storm("503, all", {"generate.503": refusing(share=1.0)}),
@@ -72,6 +79,7 @@ STORMS: Final = (
         "429, then 503, 80 %",
         {"generate.429": refusing(0.0, 120.0), "generate.503": refusing(200.0, 320.0)},
         ((0.0, 120.0), (200.0, 320.0)),
+        taken_after=NAMED_PER_S,
     ),
 )
 
@@ -124,13 +132,22 @@ class Figures:
         return [self._received(begin, begin + GRACE_S) for begin, _ in self.storm.windows]
 
     def back_s(self) -> list[float]:
-        """Return how long after each window the first call was made from which on all were answered live."""
-        found: list[float] = []
-        ends = [*(begin for begin, _ in self.storm.windows[1:]), self.storm.ends_at + 80.0]
-        for (_, end), until in zip(self.storm.windows, ends, strict=True):
-            elsewhere = [call.at for call in self.calls if end <= call.at < until and call.route != "standard"]
-            found.append(max(elsewhere, default=end) - end)
-        return found
+        """Return after how long, from the end of each window, live is used as before.
+
+        That is when the first call was made from which on all were answered live; where less than that is taken, the
+        beginning of the first ten seconds in which nearly so much was.
+        """
+        ends = [*(begin for begin, _ in self.storm.windows[1:]), self.storm.ends_at + AFTER_S]
+        return [self._back_s(end, until) for (_, end), until in zip(self.storm.windows, ends, strict=True)]
+
+    def _back_s(self, end: float, until: float) -> float:
+        if self.storm.taken_after >= self.rate:
+            return max((c.at for c in self.calls if end <= c.at < until and c.route != "standard"), default=end) - end
+        live = [call.at for call in self.calls if call.route == "standard"]
+        for low in _steps(end, until - _SPAN_S):
+            if sum(low <= at < low + _SPAN_S for at in live) >= _NEARLY * self.storm.taken_after * _SPAN_S:
+                return low - end
+        return until - end
 
     @property
     def waited_s(self) -> float:
@@ -194,8 +211,8 @@ async def live_through(storm: Storm, rate: float, seed: int, **more: Any) -> Fig
     """Offer calls from before the storm until well after it."""
     loop = asyncio.get_running_loop()
     faults = {"generate.slow": Fault(seconds=LIVE_S), **storm.faults}
-    plan = Plan(latency_s=60.0, faults=faults, **storm.plan)
-    calls = arrivals(rate, storm.ends_at + 80.0, seed)
+    plan = Plan(latency_s=60.0, faults=faults)
+    calls = arrivals(rate, storm.ends_at + AFTER_S, seed)
     async with (
         Emulator(plan, seed=seed, clock=lambda: EPOCH_S + loop.time()) as emulator,
         Client(api_key=API_KEY, base_url=emulator.base_url, store=MemoryStore(), settings=settings(**more)) as client,

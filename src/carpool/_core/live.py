@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Final
 
 import msgspec
 
 from carpool._core.messages import Call
-from carpool._core.model import Lane, Place
+from carpool._core.model import ROW_BITS, Lane, Place
 from carpool._core.throttle import Throttle, Throttles
 from carpool.settings import Route
 
@@ -26,6 +26,8 @@ SHARED_BYTES_MAX: Final = 8_388_608
 """Size of the requests that share one call; what is larger goes alone."""
 WAIT_MAX_S: Final = 15.0
 """How long a request waits for a live call while a route that costs no more is on its ladder."""
+LINES_BYTES_MAX: Final = 16_777_216
+"""What of waiting requests may stay in memory, over all live routes."""
 _LOOK_S: Final = 1.0
 """Between two looks along a line that is too long."""
 
@@ -58,6 +60,8 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """Whether it was answered elsewhere, or left."""
     ready: bool = False
     """Whether it stands in line."""
+    line: bytes | None = None
+    """Its row of a batch file, as far as there is room for it in memory; else it is read when it goes."""
 
 
 class Flight(msgspec.Struct, kw_only=True, eq=False):
@@ -151,7 +155,19 @@ class Live:
         self.flights: dict[int, Flight] = {}
         self._lines: dict[tuple[Route, Lane], _Line] = {}
         self._resting: list[tuple[float, int, Trip]] = []
+        self._lines_bytes = 0
         self._numbers = count(1)
+
+    def remember(self, no: int, lines: Sequence[bytes]) -> None:
+        """Keep those rows of a segment that has just been closed in memory which are to go live, while there is room.
+
+        To read each of them back would cost more than the rest of a call, and hold up whoever writes.
+        """
+        for place, line in enumerate(lines, no << ROW_BITS):
+            trip = self.trips.get(place)
+            if trip is not None and self._lines_bytes + len(line) <= LINES_BYTES_MAX:
+                trip.line = line
+                self._lines_bytes += len(line)
 
     def push(self, trip: Trip) -> None:
         """Take a request in, or back."""
@@ -164,6 +180,9 @@ class Live:
         trip = self.trips.pop(place, None)
         if trip is not None:
             trip.over = True
+            if trip.line is not None:
+                self._lines_bytes -= len(trip.line)
+                trip.line = None
             if trip.ready:
                 self._lines[trip.route, trip.lane].leave(trip)
         return trip

@@ -60,7 +60,8 @@ class LiveCalls:
         Raises:
             StoreError: the requests cannot be read.
         """
-        lines = [await self._line(place) for place in call.places]
+        trips = self._engine.book.live.flights[call.op].trips
+        lines = [await self._line(trip.place) if trip.line is None else trip.line for trip in trips]
         left_s = call.deadline - self._now()
         try:
             answers = await self._provider.send(
