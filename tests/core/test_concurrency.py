@@ -114,27 +114,18 @@ def test_it_begins_small_again_and_is_quick_up_to_where_it_was() -> None:
     assert flying.limit == 4
 
 
-@pytest.mark.parametrize(("grown", "quick_to"), [(0, 64), (32, 28)])
-def test_where_it_never_grew_it_is_quick_without_a_bound_after_a_restart(grown: int, quick_to: int) -> None:
+def test_after_a_restart_it_is_quick_to_grow_even_where_it_had_not_grown_before() -> None:
     flying = InFlight()
-    for number in range(grown):
-        fly(flying, flying.limit, NOW + number / 100)
-        for _ in range(flying.count):
-            flying.succeeded(NOW + number / 100, NOW + number / 100)
-        if flying.limit > 32:
-            break
-    flying.sent(NOW + 1)
-    flying.refused(NOW + 1, NOW + 1)
+    fly(flying, 1, NOW)
+    flying.refused(NOW + 1, NOW)
     flying.restart()
-    rounds = 0
-    while flying.limit < quick_to:
-        rounds += 1
-        at = NOW + 10 + rounds
-        sent = flying.limit
-        fly(flying, sent, at)
-        for _ in range(sent):
-            flying.succeeded(at + 0.5, at)
-    assert rounds <= 6
+    limits = [flying.limit]
+    for at in range(5):
+        fly(flying, limits[-1], NOW + 10 + at)
+        for _ in range(limits[-1]):
+            flying.succeeded(NOW + 10.5 + at, NOW + 10 + at)
+        limits.append(flying.limit)
+    assert limits == [2, 4, 8, 16, 32, 64]
 
 
 def test_calls_that_tell_nothing_make_room() -> None:
