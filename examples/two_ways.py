@@ -6,7 +6,7 @@
     python examples/two_ways.py --live       # Google's service, with ten calls; needs a key, and costs money
 
 First, calls with ``carpool.FAST`` come in steadily while the live API refuses most calls for some seconds: the emulator
-plays the storm. Every caller gets an answer, and none sees a 429. Then, calls with different deadlines: each takes the
+plays the storm. Every caller gets an answer, and none sees the 503s; the log has an alarm. Then, calls with different deadlines: each takes the
 cheapest way that is usually quick enough.
 """
 
@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
+import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -103,6 +105,7 @@ def main() -> None:
     if arguments.live and not (os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY")):
         parser.error("--live needs a key: set GOOGLE_API_KEY or GEMINI_API_KEY")
     print("SERVICE: " + ("GOOGLE'S. THIS COSTS MONEY." if arguments.live else "the emulator that comes with carpool."))
+    logging.basicConfig(stream=sys.stdout, format="  (%(message)s)")
     asyncio.run(play(arguments.seconds, live=arguments.live))
 
 

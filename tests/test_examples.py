@@ -84,6 +84,7 @@ def test_a_storm_is_not_noticed_and_deadlines_choose_the_way(tmp_path: Path) -> 
     assert sum(live + batch for _, live, batch, _ in seconds) == 80
     assert sum(errors for _, _, _, errors in seconds) == 0
     assert seconds[0][1] > 0, "live before the storm"
+    assert "(live_refused: " in said
     assert sum(batch for _, _, batch, _ in seconds) > 10, "in a batch while it lasts"
     ways = dict(re.findall(r"^ +(none|\d+[hm])  (\w+) ", said, re.MULTILINE))
     assert ways == {"none": "batch", "12h": "batch", "1h": "flex", "10m": "standard"}
