@@ -159,7 +159,7 @@ class Client:
                 run; nothing was sent.
             FileError: a file that was too old could not be uploaded again; nothing was sent.
             RequestRejected, RequestFailed, ResultMissing, SubmitAmbiguous, RequestTooLarge, NotBatchable, KeyConflict,
-                StoreFull, StoreError: as they say.
+                StoreFull, StoreError, BudgetExceeded: as they say.
             DeadlineExceeded, ClientClosed: no answer came in time, or the client was closed first.
         """
         runtime = self._ready()

@@ -354,6 +354,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Records of another origin (base URL or key) in the same home, left alone."""
     quarantined: int = 0
     """Rows of output that were set aside: of no request of their job, doubled with other bytes, or unreadable."""
+    live: int = 0
+    """Requests on a live route, in a call or waiting for one; also those that a running job holds too."""
 
     def _repr_html_(self) -> str:
         rows = [(name.replace("_", " "), f"{getattr(self, name):,}") for name in self.__struct_fields__]

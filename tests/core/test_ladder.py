@@ -7,10 +7,22 @@ from typing import Any
 
 import pytest
 
-from carpool._core.messages import Answered, Call, CancelRemote, Create, Deliver, Expire, Fail, PutResults, Step
+from carpool._core.messages import (
+    Answered,
+    Call,
+    CancelRemote,
+    Closing,
+    Create,
+    Deliver,
+    Expire,
+    Fail,
+    PutResults,
+    PutSeen,
+    Step,
+)
 from carpool._core.meter import Charge
 from carpool._core.model import DONE, LIVE, QUEUED, SENT
-from carpool._core.routing import LADDERS, PRIOR_S, Durations, code_of
+from carpool._core.routing import KINDS_MAX, LADDERS, PRIOR_S, RECORD_PAUSE_S, Durations, Seen, code_of
 from carpool.settings import CHEAP, FAST, Price
 
 from .desk import LANE, START, Desk, error, every, only
@@ -221,10 +233,66 @@ def test_usual_durations_are_learned_and_the_prior_fades() -> None:
         durations.saw("m", "batch", 600.0)
     assert durations.usual_s("m", "batch") == 600.0
     durations.saw_at_least("m", "batch", 60.0)
-    assert len(durations.records()[0].durations_s) == 9
+    [seen] = durations.changes(START)
+    assert len(seen.durations_s) == 9
     again = Durations()
-    again.take(durations.records()[0])
+    again.take(seen)
     assert again.usual_s("m", "batch") == 600.0
+    assert again.changes(START) == []
+
+
+def test_what_is_learned_is_bounded_and_the_oldest_makes_room() -> None:
+    durations = Durations()
+    durations.take(Seen(model="m", route="flex", durations_s=[-1.0] * 99))
+    durations.saw("m", "flex", 2.0)
+    assert durations.usual_s("m", "flex") == 0.0
+    for number in range(KINDS_MAX):
+        durations.saw(f"m{number}", "flex", 1.0)
+    assert durations.usual_s("m", "flex") == PRIOR_S["flex"]
+    assert {seen.model for seen in durations.changes(START)} == {f"m{number}" for number in range(KINDS_MAX)}
+
+
+# -- durations on record
+
+
+def answer_one(desk: Desk, took_s: float) -> Step:
+    place = desk.admit(key=f"k{desk.now}", ladder=STANDARD)
+    call = only(desk.wait().actions, Call)
+    desk.now += took_s
+    return desk.answered(call, kept=[(place, b"body")])
+
+
+def test_durations_are_written_with_what_is_written_anyway_and_seldom() -> None:
+    desk = Desk()
+    assert only(answer_one(desk, 2.0).writes, PutSeen).seen.durations_s == [2.0]
+    assert every(answer_one(desk, 3.0).writes, PutSeen) == []
+    assert desk.wait(RECORD_PAUSE_S).writes == []
+    desk.admit()
+    assert only(desk.wait().writes, PutSeen).seen.durations_s == [2.0, 3.0]
+
+
+def test_durations_are_written_on_leaving_however_short_a_time_ago_they_were() -> None:
+    desk = Desk()
+    answer_one(desk, 2.0)
+    answer_one(desk, 3.0)
+    assert only(desk.tell(Closing(send=True)).writes, PutSeen).seen.durations_s == [2.0, 3.0]
+    assert desk.tell(Closing(send=True)).writes == []
+
+
+def test_a_clock_that_was_set_back_does_not_keep_durations_from_being_written() -> None:
+    desk = Desk()
+    answer_one(desk, 2.0)
+    desk.now -= 24 * HOUR
+    assert only(answer_one(desk, 3.0).writes, PutSeen).seen.durations_s == [2.0, 3.0]
+
+
+def test_a_later_process_knows_the_durations() -> None:
+    desk = Desk()
+    for _ in range(10):
+        answer_one(desk, 1_000.0)
+    durations = desk.restart().engine.book.durations
+    assert durations.usual_s(LANE.model, "standard") == 1_000.0
+    assert durations.changes(desk.now) == []
 
 
 # -- a job and a live call that answer the same request at about the same time

@@ -30,6 +30,7 @@ from carpool._core.messages import (
     PutJob,
     PutMarks,
     PutMeta,
+    PutSeen,
     PutSegment,
     Report,
     Step,
@@ -128,9 +129,11 @@ class Book:
 
     # -- the step being answered
 
-    def take_step(self) -> Step:
+    def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
         self.step.writes += [PutDay(account=account) for account in self.ledger.budget.changes()]
+        if self.step.writes or self.closing:
+            self.step.writes += [PutSeen(seen=seen) for seen in self.durations.changes(now, at_once=self.closing)]
         step, self.step = self.step, Step(writes=[], actions=[])
         return step
 

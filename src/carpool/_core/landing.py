@@ -14,7 +14,7 @@ from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
+from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
 from carpool._core.retry import Refusal, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
@@ -35,6 +35,7 @@ def start(book: Book, now: float) -> None:
         book.live.throttles.of(call.route, call.lane.model).dropped(flight.started_at)
         for trip in flight.trips:
             _unaffordable(book, trip, refusal, now)
+        book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
 def on_answered(book: Book, event: Answered, now: float) -> None:
@@ -55,19 +56,19 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    # What a job answered since the call's answers were sorted is settled.
-    waiting = {trip.place for trip in flight.trips if not trip.over}
-    kept = [(place, body) for place, body in event.kept if place in waiting]
-    delivered = [place for place in event.delivered if place in waiting]
-    book.answered += len(delivered) + len(kept)
+    # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
+    delivered = [place for place in event.delivered if book.is_open(place)]
+    kept = [(place, body) for place, body in event.kept if book.is_open(place)]
+    book.answered += len(event.delivered) + len(kept)
     if kept:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
         head = shelf.keep(book, flight.lane, "", rows, now, route=route)
         book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
+    entered_at = {trip.place: trip.entered_at for trip in flight.trips}
     for place in (*delivered, *(place for place, _ in kept)):
+        book.durations.saw(model, route, now - entered_at[place])
         book.overtake(place)
-        book.durations.saw(model, route, now - book.live.trips[place].entered_at)
-        book.finish(*rider(book, place))
+        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
     for trip in flight.trips:
         if not trip.over:
@@ -86,8 +87,14 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
     book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
+    its_own = event.fault.kind == "refused" and not pushback.refuses
+    shared = len(flight.trips) if its_own and read_refusal(event.fault) is not Refusal.CREDENTIALS else 1
     for trip in flight.trips:
-        if not trip.over:
+        if shared > 1 and not trip.over:
+            # One of them is bad, and the refusal does not say which: they part, and go again.
+            trip.share_max = shared // 2
+            book.live.push(trip)
+        elif not trip.over:
             _failed(book, trip, event.fault, pushback, now)
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
@@ -97,17 +104,20 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     one = rider(book, trip.place)
     trip.tries += 1
     is_last = trip.rung + 1 == len(one.ladder)
-    if one.segment.flags[one.row] & ABANDONED and not trip.besides:
-        book.finish(*one)  # nobody waits for it any more
+    if one.segment.flags[one.row] & ABANDONED:  # nobody waits for it any more
+        if one.state == SENT:
+            book.live.drop(trip.place)
+        else:
+            book.finish(*one)
     elif fault.kind == "refused" and not pushback.refuses:
         # What flex cannot do the next rung may; what the request has wrong it will say too.
         if trip.route == "flex" and not is_last:
             descend(book, one, trip.rung, now)
         else:
             _end(book, trip, _verdict_of(fault), now)
-    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip)):
+    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip, now)):
         descend(book, one, trip.rung, now)
-    elif is_last and _is_out_of_tries(book, trip):
+    elif is_last and _is_out_of_tries(book, trip, now):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
         _end(book, trip, Failure(kind=kind, error=fault.error), now)
     else:
@@ -117,9 +127,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
         book.live.push(trip)
 
 
-def _is_out_of_tries(book: Book, trip: Trip) -> bool:
+def _is_out_of_tries(book: Book, trip: Trip, now: float) -> bool:
     """Return whether a request has tried often enough; one with a deadline tries until its time is over."""
-    return trip.deadline == NEVER and trip.tries >= book.settings.attempts_max
+    return not now < trip.deadline < NEVER and trip.tries >= book.settings.attempts_max
 
 
 def _verdict_of(fault: Fault) -> Failure:

@@ -20,7 +20,8 @@ ROW_BITS: Final = 20
 ROW_MASK: Final = (1 << ROW_BITS) - 1
 ROWS_MAX: Final = 1 << ROW_BITS
 DIGEST_BYTES: Final = 16
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of the records: 2 has routes and accounts; what 1 did not have has defaults."""
 UNKNOWN_DIGEST: Final = bytes(DIGEST_BYTES)
 """Of a stored answer whose request this store does not know: it fits whatever is asked under its key."""
 

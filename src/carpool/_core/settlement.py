@@ -37,35 +37,28 @@ _MISSING: Final = ServerError(message="the job succeeded without a row for this 
 
 def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
+    # A row may have been answered over a live route since the block was sorted: the first answer is its answer.
     if job.id in book.overtaken:
-        event = _without_overtaken(book, job, event)
-    for place in event.delivered:
-        _finish(book, place)
-    book.answered += len(event.delivered) + len(event.kept)
+        _charged(book, job, event)
+    kept = [(place, body) for place, body in event.kept if _is_sent(book, place)]
+    book.answered += sum([_finish_sent(book, place) for place in event.delivered]) + len(kept)
     book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
-    if event.kept:
-        rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
+    if kept:
+        rows = [_kept_row(book, place, body, failed=False) for place, body in kept]
         head = shelf.keep(book, job.lane, job.name, rows, now)
-        for place, _ in event.kept:
+        for place, _ in kept:
             _finish(book, place)
-        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept, text_only=head.text_only))
-    if event.failed:
-        _sort_faults(book, job, event.failed, now)
+        book.act(Deliver(job=job.name, lane=job.lane, rows=kept, text_only=head.text_only))
+    failed = [fault for fault in event.failed if _is_sent(book, fault.place)]
+    if failed:
+        _sort_faults(book, job, failed, now)
 
 
-def _without_overtaken(book: Book, job: Job, event: RowsFetched) -> RowsFetched:
-    """Leave out the rows that a live call answered since the block was sorted; they are paid for all the same."""
+def _charged(book: Book, job: Job, event: RowsFetched) -> None:
+    """Note rows that a live call answered since the block was sorted: they were charged as new, and not again."""
     overtaken = book.overtaken[job.id]
-    gone = set(overtaken.values())
-    came = {*event.delivered, *(place for place, _ in event.kept)} & gone
-    for place in came:
-        del overtaken[book.key_at(place)]  # charged as new: in another reading it comes again
-    return msgspec.structs.replace(
-        event,
-        delivered=[place for place in event.delivered if place not in gone],
-        kept=[(place, body) for place, body in event.kept if place not in gone],
-        failed=[fault for fault in event.failed if fault.place not in gone],
-    )
+    for place in (*event.delivered, *(place for place, _ in event.kept)):
+        overtaken.pop(book.key_at(place), None)
 
 
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
@@ -92,16 +85,19 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
         missing: whether the job says that it did them all.
         lost: whether it may have done some of them without a word.
     """
-    retries = {place: error for place, error in book.retries.pop(job.id, {}).items() if _is_sent(book, place)}
+    retries = book.retries.pop(job.id, {})
     rest = [place for place in book.rows_in(job, SENT) if place not in retries]
     if rest and missing:
         book.report("rows_missing", job.name, len(rest))
     verdicts = Verdicts()
     verdict = Failure(kind="missing" if missing else "failed", error=error, job=job.name)
     again = [place for place in rest if _try_again(book, place, verdict, verdicts)]
-    for place, row_error in retries.items():
-        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
-            again.append(place)
+    again += [
+        place
+        for place, row_error in retries.items()
+        if _is_sent(book, place)
+        and _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts)
+    ]
     fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
     descent.go_on(book, sorted(again), now)
@@ -352,6 +348,15 @@ def _is_sent(book: Book, place: Place) -> bool:
 def _flags(book: Book, place: Place) -> int:
     segment, row = _row(book, place)
     return segment.flags[row]
+
+
+def _finish_sent(book: Book, place: Place) -> bool:
+    """Mark a row DONE if it is in its job still, and return whether it was."""
+    segment, row = _row(book, place)
+    if segment.states[row] != SENT:
+        return False
+    book.finish(segment, row)
+    return True
 
 
 def _finish(book: Book, place: Place) -> None:

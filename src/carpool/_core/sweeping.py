@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, assert_never
 
-from carpool._core import shelf
+from carpool._core import descent, shelf
 from carpool._core.book import Book
 from carpool._core.census import PATIENCE, Closed, Origin
 from carpool._core.messages import CancelRemote, Deliver, PutMeta, RowsFetched, Sweep, SweepFailed, Swept
@@ -19,6 +19,7 @@ from carpool._core.model import (
     ABANDONED,
     DIGEST_BYTES,
     EXPLICIT,
+    LIVE,
     PARKED,
     QUEUED,
     UNKNOWN_DIGEST,
@@ -35,6 +36,8 @@ from carpool.types import BatchJob
 
 _KEPT_S: Final = 4 * 86_400.0
 """Age from which an unknown job that ended is left alone: its output is gone by then."""
+_UNSENT: Final = (QUEUED, PARKED, LIVE)
+"""States of rows that are in no job of the book, and may be in one that it does not know."""
 _AUTOMATIC = re.compile(r"a([0-9a-f]{32})\.[0-9a-f]+\.[0-9a-f]+")
 _NUMBERED = re.compile(r"m([0-9a-f]{32})\.[0-9]+")
 
@@ -252,7 +255,7 @@ def _let_go(book: Book, now: float) -> None:
     if not census.holding or not (census.answered or census.blind):
         return
     census.holding = False
-    book.release_held()
+    descent.release(book, now)
     for job_id in census.held_jobs:
         job = book.jobs.get(job_id)
         if job is not None and job.wake_at is None and job.state in (JobState.UPLOADING, JobState.READY):
@@ -269,7 +272,7 @@ def index(book: Book) -> dict[str, Place]:
         key: place_of(segment.no, row)
         for segment in book.segments.values()
         for row, (key, state) in enumerate(zip(segment.keys, segment.states, strict=False))
-        if state in (QUEUED, PARKED)
+        if state in _UNSENT
     }
 
 
@@ -279,7 +282,7 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     answered: list[tuple[Segment, int, bytes]] = []
     for place, body in event.kept:
         segment, row = book.at(place)
-        if segment is None or segment.states[row] not in (QUEUED, PARKED):
+        if segment is None or segment.states[row] not in _UNSENT:
             continue  # answered, or sent in another job, since the fetch began
         by_lane.setdefault(segment.lane, []).append(shelf.row_of(segment, row, body, failed=False))
         answered.append((segment, row, body))

@@ -34,6 +34,7 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
+from carpool._core.routing import Seen
 from carpool._stores import segments
 from carpool._stores.cache import BUSY_S, check_row, database_path, meaning, part_of
 from carpool._stores.slots import is_free
@@ -317,7 +318,7 @@ class Peek:
                 return record.origin == self._origin
             case Marks() | Taken():
                 return True
-            case Meta() | DayAccount() | Habit():
+            case Meta() | DayAccount() | Habit() | Seen():
                 return False
             case _:
                 assert_never(record)
