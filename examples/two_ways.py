@@ -6,8 +6,8 @@
     python examples/two_ways.py --live       # Google's service, with ten calls; needs a key, and costs money
 
 First, calls with ``carpool.FAST`` come in steadily while the live API refuses most calls for some seconds: the emulator
-plays the storm. Every caller gets an answer, and none sees the 503s; the log has an alarm. Then, calls with different deadlines: each takes the
-cheapest way that is usually quick enough.
+plays the storm. Every caller gets an answer, and none sees a 503; the log has an alarm. Then, calls with different
+deadlines: each takes the cheapest way that is usually quick enough.
 """
 
 from __future__ import annotations
