@@ -74,7 +74,7 @@ UNUSABLE: list[Any] = [
     "2030-01-31T06:00Z", "4 h", "4x", "-4h", "1e3s", "4h4", "h4", "25:00", "24:00", "12:60", "6:0", "06:00:00", "6am",
     "noon", "tomorrow", "٣h", "2030-01-31", "9" * 400 + "d", "9" * 5_000 + "h",
     "99999999d", timedelta.max, 10**12, True, False, None, object(), b"4h", [], [1],
-    date(2100, 1, 1), float("nan"), float("inf"), 10**400, -(10**400),
+    date(2100, 1, 1), float("nan"), float("inf"), float("-inf"), 10**400, -(10**400),
 ]  # fmt: skip
 
 

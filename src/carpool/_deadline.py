@@ -83,7 +83,7 @@ def _number(value: float) -> float:
 def _after(value: Any, span_s: float, now_s: float) -> float:
     if math.isfinite(span_s) and span_s <= 0:
         raise ConfigurationError(f"deadline {in_short(value)} is not in the future; give {_FORMS}")
-    if not now_s + span_s <= _LAST_S:  # not a number is not below it either
+    if not now_s <= now_s + span_s <= _LAST_S:  # not so for what is no number, and for infinity on either side
         raise _unusable(value)
     return now_s + span_s
 
