@@ -37,9 +37,9 @@ _MISSING: Final = ServerError(message="the job succeeded without a row for this 
 
 def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
-    # A row may have been answered over a live route since the block was sorted: the first answer is its answer.
     if job.id in book.overtaken:
-        _charged(book, job, event)
+        _take_overtaken(book, job, event)
+    # A row may have been answered over a live route since the block was sorted: the first answer is its answer.
     kept = [(place, body) for place, body in event.kept if _is_sent(book, place)]
     book.answered += sum([_finish_sent(book, place) for place in event.delivered]) + len(kept)
     book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
@@ -54,8 +54,11 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
         _sort_faults(book, job, failed, now)
 
 
-def _charged(book: Book, job: Job, event: RowsFetched) -> None:
-    """Note rows that a live call answered since the block was sorted: they were charged as new, and not again."""
+def _take_overtaken(book: Book, job: Job, event: RowsFetched) -> None:
+    """Note which rows came that a live call answered since the block was sorted: these are paid for as new.
+
+    In another reading of the output they come again, and cost nothing more.
+    """
     overtaken = book.overtaken[job.id]
     for place in (*event.delivered, *(place for place, _ in event.kept)):
         overtaken.pop(book.key_at(place), None)
@@ -85,7 +88,7 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
         missing: whether the job says that it did them all.
         lost: whether it may have done some of them without a word.
     """
-    retries = book.retries.pop(job.id, {})
+    retries = {place: error for place, error in book.retries.pop(job.id, {}).items() if _is_sent(book, place)}
     rest = [place for place in book.rows_in(job, SENT) if place not in retries]
     if rest and missing:
         book.report("rows_missing", job.name, len(rest))
@@ -95,8 +98,7 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
     again += [
         place
         for place, row_error in retries.items()
-        if _is_sent(book, place)
-        and _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts)
+        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts)
     ]
     fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
