@@ -51,14 +51,15 @@ READS: Final = {"tools": [{"url_context": {}}]}
 LONG: Final = 200_200 * 4
 FAULTS: Final = {
     "generate.429": Fault(after=20, count=2, seconds=0.01),
-    "generate.503": Fault(probability=0.05, seconds=0.01),
-    "generate.shed_flex": Fault(probability=0.2, seconds=0.01),
+    "generate.503": Fault(after=30, count=4, seconds=0.01),
+    "generate.shed_flex": Fault(after=5, count=4, seconds=0.01),
     "embed_many.429": Fault(count=1, seconds=0.01),
     "row.error": Fault(probability=0.02, code=13),
     "job.partially_succeeded": Fault(after=1, count=1),
     "download.cut": Fault(count=2),
 }
-"""Whatever makes a request be sent again, and costs nothing or is told of."""
+"""Whatever makes a request be sent again, and costs nothing. Few live calls are refused: a route that refuses many is
+left alone for a while, and this is not about that."""
 SETTINGS: Final[dict[str, Any]] = {"attempts_max": 12}
 
 
