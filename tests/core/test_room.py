@@ -142,7 +142,7 @@ def test_recovered_jobs_take_up_room_unless_they_ended() -> None:
     again.polled(output=False)
     assert again.job.ended_at
     again.engine.book.record(again.job)
-    again._write(again.engine.book.take_step())
+    again._write(again.engine.book.take_step(again.now))
     last = again.restart()
     assert last.engine.book.pacing.ceiling(LANE.model).held == 0
 

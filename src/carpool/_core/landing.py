@@ -12,12 +12,14 @@ from carpool._core.book import Book
 from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
 from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
-from carpool._core.live import NEVER, Trip
+from carpool._core.live import NEVER, Flight, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
-from carpool._core.retry import Refusal, pause_s, read_refusal
+from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
+from carpool._core.retry import Refusal, bad_rows, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
+_PARTS: Final = 10
+"""A company with a bad request among it is parted into about so many."""
 _NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
 
 
@@ -35,6 +37,7 @@ def start(book: Book, now: float) -> None:
         book.live.throttles.of(call.route, call.lane.model).dropped(flight.started_at)
         for trip in flight.trips:
             _unaffordable(book, trip, refusal, now)
+        book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
 def on_answered(book: Book, event: Answered, now: float) -> None:
@@ -55,14 +58,19 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    book.answered += len(event.delivered) + len(event.kept)
-    if event.kept:
-        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
-        shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
-    for place in (*event.delivered, *(place for place, _ in event.kept)):
-        book.durations.saw(model, route, now - book.live.trips[place].entered_at)
-        book.finish(*rider(book, place))
+    # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
+    delivered = [place for place in event.delivered if book.is_open(place)]
+    kept = [(place, body) for place, body in event.kept if book.is_open(place)]
+    book.answered += len(delivered) + len(kept)
+    if kept:
+        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
+        head = shelf.keep(book, flight.lane, "", rows, now, route=route)
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
+    entered_at = {trip.place: trip.entered_at for trip in flight.trips}
+    for place in (*delivered, *(place for place, _ in kept)):
+        book.overtake(place)
+        book.durations.saw(model, route, now - entered_at[place])
+        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
     for trip in flight.trips:
         if not trip.over:
@@ -76,15 +84,65 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     flight = book.live.land(event.op)
     if flight is None:
         return
+    throttle = book.live.throttles.of(flight.route, flight.lane.model)
+    if event.broken:
+        throttle.dropped(flight.started_at)
+        _broken(book, flight, event.fault, now)
+        return
     pushback = read_pushback(event.fault.error)
-    book.live.throttles.of(flight.route, flight.lane.model).refused(now, pushback, sent_at=flight.started_at)
+    throttle.refused(now, pushback, sent_at=flight.started_at)
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
-    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown")
+    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
+    if len(flight.trips) > 1 and not pushback.refuses and _may_be_one_of(event.fault):
+        _part(book, flight, event.fault, now)
+    else:
+        for trip in flight.trips:
+            if not trip.over:
+                _failed(book, trip, event.fault, pushback, now)
+    book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+
+
+def _broken(book: Book, flight: Flight, fault: Fault, now: float) -> None:
+    """Give up the requests of a call that a bug of ours broke: another try would meet it again, and may cost again."""
+    book.ledger.close(hold_of(flight.op), known=False)
     for trip in flight.trips:
         if not trip.over:
-            _failed(book, trip, event.fault, pushback, now)
+            _end(book, trip, Failure(kind="failed", error=fault.error), now)
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+
+
+def _may_be_one_of(fault: Fault) -> bool:
+    """Return whether a refusal of several requests may be meant for one of them, or for their size."""
+    return fault.kind == "refused" and read_refusal(fault) in (Refusal.ISOLATE, Refusal.TOO_LARGE)
+
+
+def _part(book: Book, flight: Flight, fault: Fault, now: float) -> None:
+    """Part the bad request of a call from the others: by the server's words, else in ever smaller companies."""
+    count = len(flight.trips)
+    named = set(bad_rows(fault.error.message, count))
+    for number, trip in enumerate(flight.trips):
+        if trip.over:
+            continue
+        if number in named:
+            _failed(book, trip, fault, Pushback(), now)
+        elif not _is_unwanted(book, trip):
+            if not named:
+                trip.company = max(1, count // _PARTS)
+            trip.wake_at = now
+            book.live.push(trip)
+
+
+def _is_unwanted(book: Book, trip: Trip) -> bool:
+    """Return whether nobody waits for a request any more; it ends then, or goes on in its job alone."""
+    one = rider(book, trip.place)
+    if not one.segment.flags[one.row] & ABANDONED:
+        return False
+    if one.state == SENT:
+        book.live.drop(trip.place)
+    else:
+        book.finish(*one)
+    return True
 
 
 def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float) -> None:
@@ -92,17 +150,17 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     one = rider(book, trip.place)
     trip.tries += 1
     is_last = trip.rung + 1 == len(one.ladder)
-    if one.segment.flags[one.row] & ABANDONED and not trip.besides:
-        book.finish(*one)  # nobody waits for it any more
-    elif fault.kind == "refused" and not pushback.refuses:
+    if _is_unwanted(book, trip):
+        return
+    if fault.kind == "refused" and not pushback.refuses:
         # What flex cannot do the next rung may; what the request has wrong it will say too.
         if trip.route == "flex" and not is_last:
             descend(book, one, trip.rung, now)
         else:
             _end(book, trip, _verdict_of(fault), now)
-    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip)):
+    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip, now)):
         descend(book, one, trip.rung, now)
-    elif is_last and _is_out_of_tries(book, trip):
+    elif is_last and _is_out_of_tries(book, trip, now):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
         _end(book, trip, Failure(kind=kind, error=fault.error), now)
     else:
@@ -112,9 +170,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
         book.live.push(trip)
 
 
-def _is_out_of_tries(book: Book, trip: Trip) -> bool:
+def _is_out_of_tries(book: Book, trip: Trip, now: float) -> bool:
     """Return whether a request has tried often enough; one with a deadline tries until its time is over."""
-    return trip.deadline == NEVER and trip.tries >= book.settings.attempts_max
+    return not now < trip.deadline < NEVER and trip.tries >= book.settings.attempts_max
 
 
 def _verdict_of(fault: Fault) -> Failure:
@@ -138,7 +196,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
         descend(book, one, trip.rung, now)
     elif trip.besides:
         book.live.drop(trip.place)
-        book.held_back[trip.place] = refusal.setting
+        book.held_back[trip.place] = refusal.reason
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 

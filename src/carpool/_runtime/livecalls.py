@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
+from carpool._core.book import spans_of
 from carpool._core.engine import Engine
 from carpool._core.messages import Answered, Call, Refused
-from carpool._core.meter import Charge
+from carpool._core.meter import Charge, Meter
 from carpool._core.model import ROW_BITS, ROW_MASK, Block, Fault, Place, Row
-from carpool._core.prices import Spent
 from carpool._ports import Answers, Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import facts_of
@@ -60,21 +60,23 @@ class LiveCalls:
         Raises:
             StoreError: the requests cannot be read.
         """
-        lines = [await self._line(place) for place in call.places]
+        trips = self._engine.book.live.flights[call.op].trips
+        lines = [await self._line(trip.place) if trip.line is None else trip.line for trip in trips]
         left_s = call.deadline - self._now()
         try:
             answers = await self._provider.send(
                 call.route, call.lane, lines, timeout_s=max(1.0, left_s) if left_s < NEVER else None
             )
+            told = self._sorted(call, answers)
         except ProviderError as error:
             self._heard(error.fault)
             return Refused(call.op, error.fault), None
         except Exception as error:  # noqa: BLE001 - whatever it is, the call's requests are told of it
             log_bug(f"a bug of carpool in a live call of {call.lane.model}", error)
-            words = f"a bug of carpool: {type(error).__name__}"
-            return Refused(call.op, Fault(kind="refused", error=ServerError(message=words))), None
+            fault = Fault(kind="unknown", error=ServerError(message=f"a bug of carpool: {type(error).__name__}"))
+            return Refused(call.op, fault, broken=True), None
         self._heard(None)
-        return self._sorted(call, answers)
+        return told
 
     async def _line(self, place: Place) -> bytes:
         no, row = place >> ROW_BITS, place & ROW_MASK
@@ -83,29 +85,29 @@ class LiveCalls:
     def _sorted(self, call: Call, answers: Answers) -> tuple[Answered, Sorted]:
         """Sort answers: straight to live awaiters, or to be stored first. What was answered elsewhere is only paid."""
         book = self._engine.book
-        facts = facts_of(book, call.lane, "", self._now(), call.route)
+        now, text_only = self._now(), book.is_text_only(call.lane, spans_of(call.places))
+        facts = facts_of(book, call.lane, "", now, call.route, text_only=text_only)
+        meter = book.ledger.meter(call.route, call.lane, now, text_only=text_only)
         flight = book.live.flights[call.op]
         index: dict[str, Place] = {}
         rows: list[Row] = []
         for trip, body in zip(flight.trips, answers.bodies, strict=True):
-            if not trip.over:
+            if book.is_open(trip.place):  # also one that has left this call meanwhile: the first answer is its answer
                 key = book.key_at(trip.place)
                 index[key] = trip.place
                 rows.append(Row(key, msgspec.Raw(body)))
+        charge = _charge(meter, answers)  # first: a bug in it is to leave no answer without its awaiter
         sorter = RowSorter(book, self._awaiters, index, facts, keys=list, answered=set())
         found = sorter.sort("", call.op, Block(rows=rows))
         event = found.event
-        charge = self._charge(call, answers)
         return Answered(call.op, event.delivered, event.kept, event.failed, charge), found
 
-    def _charge(self, call: Call, answers: Answers) -> Charge:
-        ledger, now, count = self._engine.book.ledger, self._now(), len(answers.bodies)
-        if answers.prompt_tokens is None:
-            return ledger.meter(call.route, call.lane, now).charge(answers.bodies)
-        rate = ledger.rate(call.lane.model, now)
-        cost = None if rate is None else rate.cost(call.route, Spent(prompt=answers.prompt_tokens))
-        if cost is None:
-            return Charge(answers=count, unknown=count)
-        return Charge(
-            answers=count, prompt=answers.prompt_tokens, list_picousd=cost.list_picousd, paid_picousd=cost.paid_picousd
-        )
+
+def _charge(meter: Meter, answers: Answers) -> Charge:
+    count, prompt = len(answers.bodies), answers.prompt_tokens
+    if prompt is None:
+        return meter.charge(answers.bodies)
+    cost = meter.cost_of_embeddings(prompt)
+    if cost is None:
+        return Charge(answers=count, unknown=count)
+    return Charge(answers=count, prompt=prompt, list_picousd=cost.list_picousd, paid_picousd=cost.paid_picousd)

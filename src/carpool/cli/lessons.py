@@ -56,6 +56,7 @@ LESSONS: Final[dict[str, Lesson]] = {
     "map": Lesson(
         examples=(
             "carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash",
+            "carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash --ladder fast",
             "carpool map texts.jsonl - --model gemini-embedding-001 --kind embed --deadline 6h > vectors.jsonl",
         ),
         failed="a row has an error",
@@ -68,6 +69,9 @@ LESSONS: Final[dict[str, Lesson]] = {
         ),
         failed="a row could not be sent",
         usage="wrong usage, or no row that could be sent",
+    ),
+    "receipt": Lesson(
+        examples=("carpool receipt", "carpool receipt --day yesterday --json | jq .total.paid_usd"),
     ),
     "results": Lesson(
         examples=(
