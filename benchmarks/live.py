@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import harness
 
 import carpool
+import harness
 from run import circumstances, stub_server
 
 MODEL = "gemini-2.5-flash"
@@ -132,9 +132,7 @@ def main() -> None:
     if args.smoke:
         args.n, args.pairs = SMOKE_CALLS, 1
     with stub_server() as base_url:
-        pairs = [
-            (run_once("hand", base_url, args), run_once("carpool", base_url, args)) for _ in range(args.pairs)
-        ]
+        pairs = [(run_once("hand", base_url, args), run_once("carpool", base_url, args)) for _ in range(args.pairs)]
     found = summary(pairs)
     print(f"{args.n:,} calls, {args.calls} in the air, store: {args.store}, pairs: {args.pairs}")
     for metric, label in (("calls_per_s", "calls a second"), ("cpu_us_per_call", "CPU time, us a call")):

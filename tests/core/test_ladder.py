@@ -7,13 +7,24 @@ from decimal import Decimal
 import pytest
 
 from carpool._core.live import SHARED_BYTES_MAX, WAIT_MAX_S
-from carpool._core.messages import Answered, Call, CancelRemote, Create, Deliver, Fail, PutResults, Refused, Step
+from carpool._core.messages import (
+    Answered,
+    Call,
+    CancelRemote,
+    Create,
+    Deliver,
+    Fail,
+    PutResults,
+    Refused,
+    Step,
+    Undelivered,
+)
 from carpool._core.meter import Charge
 from carpool._core.model import DONE, LIVE, QUEUED, SENT, Fault, Lane
 from carpool._core.routing import LADDERS, PRIOR_S, Durations, code_of
-from carpool.settings import CHEAP, FAST, Price
+from carpool.settings import CHEAP, FAST, Ladder, Price
 
-from .desk import LANE, START, Desk, error, every, only
+from .desk import LANE, START, Desk, digest_of, error, every, only
 
 HOUR = 3_600.0
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
@@ -409,3 +420,31 @@ def test_fast_calls_of_which_the_last_would_wait_too_long_go_to_a_batch_at_once(
     assert (desk.engine.next_wakeup() or 0.0) <= START + 2.0
     desk.wait(1.0)
     assert LIVE not in [state(desk, place) for place in late]
+
+
+# -- requests of a process that died
+
+
+@pytest.mark.parametrize("ladder", [STANDARD, FAST])
+def test_a_request_that_is_claimed_in_a_later_process_takes_its_own_ladder_again(ladder: Ladder) -> None:
+    desk = Desk()
+    desk.admit(ladder=ladder)
+    desk.wait()
+    later = desk.restart()
+    later.wait()
+    claim, place = later.adopt()
+    assert claim.value == "live"
+    assert calls(later.wait()) == ["standard"]
+    assert (state(later, place), later.jobs) == (LIVE, [])
+    later.leave(place)
+    assert later.engine.book.waiting_requests == 1, "it is in the air"
+
+
+def test_a_live_answer_that_was_not_taken_is_kept_with_its_route() -> None:
+    desk = Desk()
+    place = desk.admit(ladder=STANDARD)
+    desk.answered(only(desk.wait().actions, Call))
+    key = "a" + digest_of("p").hex() + ".1.1"
+    step = desk.tell(Undelivered([(place, key, digest_of("p"), b"x")], LANE, "", "standard"))
+    assert only(step.writes, PutResults).head.route == "standard"
+    assert desk.adopt()[0].value == "kept"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -175,7 +176,7 @@ def test_refused_probes_teach_nothing_of_the_calls_in_the_air_so_that_all_go_liv
         taken.append(sent)
         at += 1.0
     assert taken[:4] == [1] * 4
-    assert all(later >= 2 * sooner for sooner, later in zip(taken[4:8], taken[5:9], strict=True)), taken
+    assert all(later >= 2 * sooner for sooner, later in pairwise(taken[4:9])), taken
 
 
 def test_calls_that_were_broken_off_make_room() -> None:

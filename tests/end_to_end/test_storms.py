@@ -13,9 +13,6 @@ from carpool.emulator import Fault
 from .storms import BACK_S, LIVE_S, SHARE_MAX, STORMS, Storm, run
 
 
-
-
-
 @pytest.mark.parametrize(
     ("storm", "rate", "seed"),
     [

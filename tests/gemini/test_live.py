@@ -336,7 +336,9 @@ async def test_a_header_that_says_when_to_ask_again_counts_where_the_body_does_n
         ("\u0663\u0663", "", 0.0),
     ],
 )
-async def test_a_date_to_ask_again_counts_from_the_replys_own(tools: Any, asked: str, date: str, seconds: float) -> None:
+async def test_a_date_to_ask_again_counts_from_the_replys_own(
+    tools: Any, asked: str, date: str, seconds: float
+) -> None:
     fault = await fault_of(tools, tools.reply(503, b"", Retry_After=asked, Date=date))
     assert read_pushback(fault.error).retry_after_s == seconds
 

@@ -486,6 +486,12 @@ class Engine:
         return state == QUEUED or (state == LIVE and not self.book.live.trips[place_of(segment.no, row)].op)
 
     def _wake_row(self, segment: Segment, row: int, now: float) -> None:
-        """Queue a parked row: somebody asked for it."""
-        if segment.states and segment.states[row] == PARKED:
+        """Let a parked row begin anew: somebody asked for it."""
+        if not segment.states or segment.states[row] != PARKED:
+            return
+        if not segment.ladders:
             self.book.requeue(((segment.no, row, row + 1),), now)
+            return
+        segment.states[row] = QUEUED
+        self.book.count_in(segment, row, row + 1)
+        descent.begin(self.book, segment, row, row + 1, max(now, self._told_at))

@@ -85,7 +85,9 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
     verdict = Failure(kind="missing" if missing else "failed", error=error, job=job.name)
     again = [place for place in rest if _try_again(book, place, verdict, verdicts)]
     for place, row_error in retries.items():
-        if _is_sent(book, place) and _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
+        if _is_sent(book, place) and _try_again(
+            book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts
+        ):
             again.append(place)
     fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
@@ -243,7 +245,7 @@ def on_undelivered(book: Book, event: Undelivered, now: float) -> None:
         else:
             shelf.offer(book, handed)  # stored before it was handed over: twice stored, it could be given twice
     if rows:
-        shelf.keep(book, event.lane, event.job, rows, now)
+        shelf.keep(book, event.lane, event.job, rows, now, route=event.route)
 
 
 def trim(book: Book, job: Job) -> bool:

@@ -88,17 +88,19 @@ class LiveCalls:
         facts = facts_of(book, call.lane, "", self._now(), call.route)
         flight = book.live.flights[call.op]
         index: dict[str, Place] = {}
+        keys: dict[Place, str] = {}
         rows: list[Row] = []
         for trip, body in zip(flight.trips, answers.bodies, strict=True):
             if not trip.over:
                 key = book.key_at(trip.place)
                 index[key] = trip.place
+                keys[trip.place] = key
                 rows.append(Row(key, msgspec.Raw(body)))
         charge = self._charge(call, answers)  # first: a bug in it is to leave no answer without its awaiter
         sorter = RowSorter(book, self._awaiters, index, facts, keys=list, answered=set())
         found = sorter.sort("", call.op, Block(rows=rows))
         event = found.event
-        return Answered(call.op, event.delivered, event.kept, event.failed, charge), found
+        return Answered(call.op, event.delivered, event.kept, event.failed, charge), found._replace(keys=keys)
 
     def _charge(self, call: Call, answers: Answers) -> Charge:
         ledger, now, count = self._engine.book.ledger, self._now(), len(answers.bodies)
