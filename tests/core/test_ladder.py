@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from carpool._core.live import SHARED_BYTES_MAX, WAIT_MAX_S
 from carpool._core.messages import (
     Answered,
     Call,
     CancelRemote,
+    Closing,
     Create,
     Deliver,
+    Expire,
     Fail,
     PutResults,
-    Refused,
+    PutSeen,
     Step,
-    Undelivered,
 )
 from carpool._core.meter import Charge
-from carpool._core.model import DONE, LIVE, QUEUED, SENT, Fault, Lane
-from carpool._core.routing import LADDERS, PRIOR_S, Durations, code_of
-from carpool.settings import CHEAP, FAST, Ladder, Price
+from carpool._core.model import DONE, LIVE, QUEUED, SENT
+from carpool._core.routing import KINDS_MAX, LADDERS, PRIOR_S, RECORD_PAUSE_S, Durations, Seen, code_of
+from carpool.settings import CHEAP, FAST, Price
 
-from .desk import LANE, START, Desk, digest_of, error, every, only
+from .desk import LANE, START, Desk, error, every, only
 
 HOUR = 3_600.0
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
@@ -203,7 +204,11 @@ def test_nothing_is_sent_twice_where_that_is_forbidden() -> None:
     desk.created()
     step = desk.wait(7 * HOUR - 1.0)
     assert (calls(step), state(desk, place)) == ([], SENT)
-    assert desk.engine.book.held_back == {place: "max_double_cost_per_day_usd"}
+    told = only(desk.wait(1.0).actions, Expire)
+    assert told.place == place
+    assert "may cost up to $0.010240, and Settings.max_double_cost_per_day_usd leaves $0.000000" in told.why
+    desk.polled("CANCELLED", output=False)
+    assert desk.engine.book.held_back == {}
 
 
 def test_a_row_that_a_job_did_not_answer_goes_on_alone_where_it_went_ahead() -> None:
@@ -228,223 +233,106 @@ def test_usual_durations_are_learned_and_the_prior_fades() -> None:
         durations.saw("m", "batch", 600.0)
     assert durations.usual_s("m", "batch") == 600.0
     durations.saw_at_least("m", "batch", 60.0)
-    assert len(durations.records()[0].durations_s) == 9
+    [seen] = durations.changes(START)
+    assert len(seen.durations_s) == 9
     again = Durations()
-    again.take(durations.records()[0])
+    again.take(seen)
     assert again.usual_s("m", "batch") == 600.0
+    assert again.changes(START) == []
 
 
-# -- a job and a live call that answer at the same time
+def test_what_is_learned_is_bounded_and_the_oldest_makes_room() -> None:
+    durations = Durations()
+    durations.take(Seen(model="m", route="flex", durations_s=[-1.0] * 99))
+    durations.saw("m", "flex", 2.0)
+    assert durations.usual_s("m", "flex") == 0.0
+    for number in range(KINDS_MAX):
+        durations.saw(f"m{number}", "flex", 1.0)
+    assert durations.usual_s("m", "flex") == PRIOR_S["flex"]
+    assert {seen.model for seen in durations.changes(START)} == {f"m{number}" for number in range(KINDS_MAX)}
 
 
-def doubled(key: str | None = None) -> tuple[Desk, int, Call]:
-    """Return a desk whose only request is in a job that is being read, and in a live call too."""
-    desk = Desk(prices=PRICES)
-    place = desk.admit(key=key, ladder=CHEAP, deadline=START + 7 * HOUR)
+# -- durations on record
+
+
+def answer_one(desk: Desk, took_s: float) -> Step:
+    place = desk.admit(key=f"k{desk.now}", ladder=STANDARD)
+    call = only(desk.wait().actions, Call)
+    desk.now += took_s
+    return desk.answered(call, kept=[(place, b"body")])
+
+
+def test_durations_are_written_with_what_is_written_anyway_and_seldom() -> None:
+    desk = Desk()
+    assert only(answer_one(desk, 2.0).writes, PutSeen).seen.durations_s == [2.0]
+    assert every(answer_one(desk, 3.0).writes, PutSeen) == []
+    assert desk.wait(RECORD_PAUSE_S).writes == []
+    desk.admit()
+    assert only(desk.wait().writes, PutSeen).seen.durations_s == [2.0, 3.0]
+
+
+def test_durations_are_written_on_leaving_however_short_a_time_ago_they_were() -> None:
+    desk = Desk()
+    answer_one(desk, 2.0)
+    answer_one(desk, 3.0)
+    assert only(desk.tell(Closing(send=True)).writes, PutSeen).seen.durations_s == [2.0, 3.0]
+    assert desk.tell(Closing(send=True)).writes == []
+
+
+def test_a_clock_that_was_set_back_does_not_keep_durations_from_being_written() -> None:
+    desk = Desk()
+    answer_one(desk, 2.0)
+    desk.now -= 24 * HOUR
+    assert only(answer_one(desk, 3.0).writes, PutSeen).seen.durations_s == [2.0, 3.0]
+
+
+def test_a_later_process_knows_the_durations() -> None:
+    desk = Desk()
+    for _ in range(10):
+        answer_one(desk, 1_000.0)
+    durations = desk.restart().engine.book.durations
+    assert durations.usual_s(LANE.model, "standard") == 1_000.0
+    assert durations.changes(desk.now) == []
+
+
+# -- a job and a live call that answer the same request at about the same time
+
+
+def doubled(**settings: Any) -> tuple[Desk, int, Call]:
+    """Return a request in a job that is being read, and in a live call."""
+    desk = Desk(prices=PRICES, **settings)
+    place = desk.admit(key="k", ladder=CHEAP, deadline=START + 7 * HOUR)
+    other = desk.admit("other", key="other")
     desk.wait()
     desk.created()
     call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
     desk.polled()
+    assert other != place
     return desk, place, call
 
 
-@pytest.mark.parametrize("key", [None, "k"])
-def test_what_a_live_call_answers_while_its_job_is_read_is_answered_once(key: str | None) -> None:
-    desk, place, call = doubled(key)
-    first = desk.answered(call, kept=[(place, b"live")])
-    assert only(first.writes, PutResults).head.route == "flex"
-    step = desk.fetched(kept=[(place, b"batch")])
-    assert (every(step.writes, PutResults), every(step.actions, Deliver)) == ([], [])
+def test_a_row_that_a_live_call_answered_since_its_block_was_sorted_is_settled_once() -> None:
+    desk, place, call = doubled()
+    desk.answered(call, kept=[(place, b"live")])
+    desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
     desk.ended()
-    assert (desk.jobs, desk.engine.stats().answered, desk.engine.idle) == ([], 1, True)
+    assert (state(desk, place), desk.jobs) == (DONE, [])
+    assert desk.engine.stats().answered == 2
+    assert desk.engine.book.overtaken == {}
 
 
-def test_a_row_that_failed_in_a_job_is_not_told_so_once_a_live_call_has_answered_it() -> None:
+def test_a_live_answer_that_was_sorted_before_the_job_answered_is_settled_once() -> None:
     desk, place, call = doubled()
-    desk.answered(call)
-    step = desk.fetched(failed=[(place, error(400, "bad", "INVALID_ARGUMENT"))])
-    assert every(step.actions, Fail) == []
-    assert every(desk.ended().actions, Fail) == []
+    desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
+    desk.answered(call, kept=[(place, b"live")])
+    desk.ended()
+    assert (state(desk, place), desk.engine.stats().answered) == (DONE, 2)
 
 
-def test_a_row_that_is_to_be_sent_again_is_not_once_a_live_call_has_answered_it() -> None:
+def test_a_row_that_failed_in_a_job_and_was_answered_live_is_not_sent_again() -> None:
     desk, place, call = doubled()
-    desk.fetched(failed=[(place, error(13, "internal", "INTERNAL"))])
-    desk.answered(call)
+    desk.fetched(kept=[(place + 1, b"job")], failed=[(place, error(13))])
+    desk.answered(call, kept=[(place, b"live")])
     step = desk.ended()
-    assert (desk.jobs, every(step.actions, Create), every(step.actions, Call)) == ([], [], [])
-    assert desk.engine.idle
-
-
-@pytest.mark.parametrize("key", [None, "k"])
-def test_a_live_answer_that_comes_when_the_job_has_answered_is_only_paid(key: str | None) -> None:
-    desk, place, call = doubled(key)
-    desk.fetched(kept=[(place, b"batch")])
-    step = desk.tell(Answered(call.op, [], [(place, b"live")], [], Charge(answers=1)))
-    assert (every(step.writes, PutResults), every(step.actions, Deliver)) == ([], [])
-    desk.ended()
-    assert desk.engine.receipt().by_route["flex"].requests == 1
-    assert desk.engine.stats().answered == 1
-
-
-# -- embeddings that share a call
-
-
-EMBED = Lane("embed", "model-of-embeddings")
-
-
-def shared(desk: Desk, count: int) -> tuple[list[int], Call]:
-    """Admit embeddings, and return their places and the call that they share."""
-    places = [desk.admit(f"e{number}", lane=EMBED, ladder=STANDARD) for number in range(count)]
-    return places, only(desk.wait().actions, Call)
-
-
-def play_out(desk: Desk, call: Call, bad: set[int]) -> tuple[list[int], list[int]]:
-    """Answer calls until none is left: refused is each that holds a bad request. Return who failed, and the sizes."""
-    calls_, failed, sizes = [call], [], []
-    while calls_:
-        call = calls_.pop(0)
-        sizes.append(len(call.places))
-        if bad.isdisjoint(call.places):
-            step = desk.answered(call)
-        else:
-            step = desk.shed(call, 400, "Request contains an invalid argument.", "INVALID_ARGUMENT")
-        calls_ += every(step.actions, Call)
-        failed += [place for fail in every(step.actions, Fail) for place in fail.places]
-    return failed, sizes
-
-
-def test_a_bad_embedding_fails_alone_and_the_others_of_its_call_are_answered() -> None:
-    desk = Desk()
-    places, call = shared(desk, 100)
-    failed, sizes = play_out(desk, call, {places[37]})
-    assert failed == [places[37]]
-    assert sum(sizes) <= 100 + 100 + 10
-    assert desk.engine.idle
-    assert desk.engine.stats().answered == 99
-
-
-def test_what_a_refusal_names_fails_at_once_and_the_others_go_on_together() -> None:
-    desk = Desk()
-    places, call = shared(desk, 20)
-    step = desk.shed(call, 400, "Invalid value at 'requests[3].content'", "INVALID_ARGUMENT")
-    assert only(step.actions, Fail).places == [places[3]]
-    assert only(step.actions, Call).places == places[:3] + places[4:]
-
-
-def test_a_refused_key_fails_all_embeddings_of_a_call_without_another() -> None:
-    desk = Desk()
-    places, call = shared(desk, 5)
-    step = desk.shed(call, 403, "no", "PERMISSION_DENIED")
-    assert [(fail.places, fail.failure.kind) for fail in every(step.actions, Fail)] == [
-        ([place], "credentials") for place in places
-    ]
-    assert every(step.actions, Call) == []
-
-
-def test_of_a_refused_call_those_are_not_sent_again_whom_nobody_awaits() -> None:
-    desk = Desk()
-    places, call = shared(desk, 3)
-    desk.leave(places[0])
-    step = desk.shed(call, 400, "bad", "INVALID_ARGUMENT")
-    again = every(step.actions, Call)
-    assert [one.places for one in again] == [[places[1]], [places[2]]]
-
-
-def test_what_was_answered_elsewhere_is_no_part_of_a_refused_call() -> None:
-    desk = Desk()
-    places, call = shared(desk, 3)
-    desk.engine.book.finish(*desk.engine.book.at(places[1]))  # type: ignore[arg-type]
-    step = desk.shed(call, 400, "bad", "INVALID_ARGUMENT")
-    assert [one.places for one in every(step.actions, Call)] == [[places[0]], [places[2]]]
-
-
-def test_large_embeddings_share_no_call() -> None:
-    desk = Desk()
-    for number in range(3):
-        desk.admit(f"e{number}", lane=EMBED, ladder=STANDARD, size_bytes=SHARED_BYTES_MAX // 2)
-    assert [len(call.places) for call in every(desk.wait().actions, Call)] == [2, 1]
-
-
-# -- a bug in a live call
-
-
-def test_a_call_that_a_bug_of_ours_broke_is_not_made_again() -> None:
-    desk = Desk()
-    place = desk.admit(ladder=FAST)
-    call = only(desk.wait().actions, Call)
-    step = desk.tell(Refused(call.op, Fault(kind="unknown", error=error(message="a bug of carpool: X")), broken=True))
-    fail = only(step.actions, Fail)
-    assert (fail.places, fail.failure.kind, every(step.actions, Call), desk.jobs) == ([place], "failed", [], [])
-    assert desk.engine.idle
-    gate = desk.engine.book.live.throttles.of("standard", LANE.model)
-    assert not gate.is_refusing(desk.now), "it says nothing of the route"
-
-
-def test_a_bug_in_a_call_leaves_alone_what_was_answered_elsewhere() -> None:
-    desk, place, call = doubled()
-    desk.fetched(kept=[(place, b"batch")])
-    step = desk.tell(Refused(call.op, Fault(kind="unknown", error=error()), broken=True))
-    assert every(step.actions, Fail) == []
-
-
-# -- waiting in vain
-
-
-def test_a_fast_call_that_waits_behind_calls_which_do_not_end_goes_to_a_batch_in_time() -> None:
-    desk = Desk(live_calls_max=1)
-    desk.admit("hangs", ladder=STANDARD)
-    desk.wait()
-    place = desk.admit(ladder=FAST)
-    desk.wait()
-    assert state(desk, place) == LIVE
-    step = desk.wake()
-    assert (state(desk, place), only(step.actions, Create).job.count) == (SENT, 1)
-    assert desk.now == START + WAIT_MAX_S
-
-
-def test_fast_calls_of_which_the_last_would_wait_too_long_go_to_a_batch_at_once() -> None:
-    desk = Desk()
-    throttle = desk.engine.book.live.throttles.of("standard", LANE.model)
-    throttle.requests.refused(desk.now, desk.now, 60.0)  # one a second
-    places = [desk.admit(f"p{number}", ladder=FAST) for number in range(40)]
-    others = [desk.admit(f"o{number}", ladder=STANDARD) for number in range(5)]
-    desk.wait(1.0)
-    kept = [place for place in places if state(desk, place) == LIVE]
-    assert kept == places[: len(kept)]
-    assert 10 <= len(kept) <= 15
-    assert [state(desk, place) for place in others] == [LIVE] * 5
-    late = [desk.admit(f"late {number}", ladder=FAST) for number in range(5)]
-    desk.wait(0.01)
-    assert [state(desk, place) for place in late] == [LIVE] * 5, "the line is not looked along at every turn"
-    assert (desk.engine.next_wakeup() or 0.0) <= START + 2.0
-    desk.wait(1.0)
-    assert LIVE not in [state(desk, place) for place in late]
-
-
-# -- requests of a process that died
-
-
-@pytest.mark.parametrize("ladder", [STANDARD, FAST])
-def test_a_request_that_is_claimed_in_a_later_process_takes_its_own_ladder_again(ladder: Ladder) -> None:
-    desk = Desk()
-    desk.admit(ladder=ladder)
-    desk.wait()
-    later = desk.restart()
-    later.wait()
-    claim, place = later.adopt()
-    assert claim.value == "live"
-    assert calls(later.wait()) == ["standard"]
-    assert (state(later, place), later.jobs) == (LIVE, [])
-    later.leave(place)
-    assert later.engine.book.waiting_requests == 1, "it is in the air"
-
-
-def test_a_live_answer_that_was_not_taken_is_kept_with_its_route() -> None:
-    desk = Desk()
-    place = desk.admit(ladder=STANDARD)
-    desk.answered(only(desk.wait().actions, Call))
-    key = "a" + digest_of("p").hex() + ".1.1"
-    step = desk.tell(Undelivered([(place, key, digest_of("p"), b"x")], LANE, "", "standard"))
-    assert only(step.writes, PutResults).head.route == "standard"
-    assert desk.adopt()[0].value == "kept"
+    assert (state(desk, place), desk.jobs) == (DONE, [])
+    assert every(step.actions, Create) == []

@@ -143,7 +143,9 @@ class Stage:
         faults = [f"a call ended as {outcome}" for outcome in sorted(set(lived.outcomes) - good)]
         faults += [f"afterwards: {outcome}" for outcome in sorted({over.outcomes[0]} - {"answer"})]
         lost = set() if attack.scenario == "live" and "DeadlineExceeded" in lived.outcomes else _lost(over)
-        faults += [f"looked up later: {outcome}" for outcome in sorted(set(over.outcomes[1:]) - good - {"RequestError"} | lost)]
+        faults += [
+            f"looked up later: {outcome}" for outcome in sorted(set(over.outcomes[1:]) - good - {"RequestError"} | lost)
+        ]
         faults += [f"a bug: {bug[-1_500:]}" for bug in over.bugs]
         if not hits:
             faults.append("the attacked call was never made")

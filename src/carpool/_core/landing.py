@@ -14,8 +14,8 @@ from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Flight, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
-from carpool._core.retry import Refusal, bad_rows, pause_s, read_refusal
+from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
+from carpool._core.retry import Refusal, bad_rows, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
 _PARTS: Final = 10
@@ -37,6 +37,7 @@ def start(book: Book, now: float) -> None:
         book.live.throttles.of(call.route, call.lane.model).dropped(flight.started_at)
         for trip in flight.trips:
             _unaffordable(book, trip, refusal, now)
+        book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
 def on_answered(book: Book, event: Answered, now: float) -> None:
@@ -57,17 +58,19 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    # What a job has answered since this was sorted has its answer: the first one is what all get to see.
+    # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
     delivered = [place for place in event.delivered if book.is_open(place)]
     kept = [(place, body) for place, body in event.kept if book.is_open(place)]
     book.answered += len(delivered) + len(kept)
     if kept:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
-        shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route))
+        head = shelf.keep(book, flight.lane, "", rows, now, route=route)
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
+    entered_at = {trip.place: trip.entered_at for trip in flight.trips}
     for place in (*delivered, *(place for place, _ in kept)):
-        book.durations.saw(model, route, now - book.live.trips[place].entered_at)
-        book.finish(*rider(book, place))
+        book.overtake(place)
+        book.durations.saw(model, route, now - entered_at[place])
+        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
     for trip in flight.trips:
         if not trip.over:
@@ -90,7 +93,7 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     throttle.refused(now, pushback, sent_at=flight.started_at)
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
-    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown")
+    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
     if len(flight.trips) > 1 and not pushback.refuses and _may_be_one_of(event.fault):
         _part(book, flight, event.fault, now)
     else:
@@ -131,12 +134,15 @@ def _part(book: Book, flight: Flight, fault: Fault, now: float) -> None:
 
 
 def _is_unwanted(book: Book, trip: Trip) -> bool:
-    """Return whether nobody waits for a request any more; it ends then."""
+    """Return whether nobody waits for a request any more; it ends then, or goes on in its job alone."""
     one = rider(book, trip.place)
-    if one.segment.flags[one.row] & ABANDONED and not trip.besides:
+    if not one.segment.flags[one.row] & ABANDONED:
+        return False
+    if one.state == SENT:
+        book.live.drop(trip.place)
+    else:
         book.finish(*one)
-        return True
-    return False
+    return True
 
 
 def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float) -> None:
@@ -152,9 +158,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
             descend(book, one, trip.rung, now)
         else:
             _end(book, trip, _verdict_of(fault), now)
-    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip)):
+    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip, now)):
         descend(book, one, trip.rung, now)
-    elif is_last and _is_out_of_tries(book, trip):
+    elif is_last and _is_out_of_tries(book, trip, now):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
         _end(book, trip, Failure(kind=kind, error=fault.error), now)
     else:
@@ -164,9 +170,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
         book.live.push(trip)
 
 
-def _is_out_of_tries(book: Book, trip: Trip) -> bool:
+def _is_out_of_tries(book: Book, trip: Trip, now: float) -> bool:
     """Return whether a request has tried often enough; one with a deadline tries until its time is over."""
-    return trip.deadline == NEVER and trip.tries >= book.settings.attempts_max
+    return not now < trip.deadline < NEVER and trip.tries >= book.settings.attempts_max
 
 
 def _verdict_of(fault: Fault) -> Failure:
@@ -190,7 +196,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
         descend(book, one, trip.rung, now)
     elif trip.besides:
         book.live.drop(trip.place)
-        book.held_back[trip.place] = refusal.setting
+        book.held_back[trip.place] = refusal.reason
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 

@@ -171,6 +171,7 @@ class Live:
 
     def push(self, trip: Trip) -> None:
         """Take a request in, or back."""
+        assert self.trips.get(trip.place, trip) is trip, f"place {trip.place:#x} is on two live routes"
         self.trips[trip.place] = trip
         trip.op = 0
         heapq.heappush(self._resting, (trip.wake_at, next(self._numbers), trip))
@@ -206,6 +207,8 @@ class Live:
                 self.flights[op] = Flight(op=op, route=route, lane=lane, trips=trips, started_at=now)
                 throttle.started(tokens, now, requests=len(trips))
                 until = max(trip.deadline for trip in trips)
+                # A deadline that has passed leaves no time for an answer, and whoever named it waits no more.
+                until = until if until > now else NEVER
                 yield Call(op=op, route=route, lane=lane, places=[trip.place for trip in trips], deadline=until)
             if not line.heap:
                 del self._lines[route, lane]

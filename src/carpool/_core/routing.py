@@ -22,6 +22,10 @@ LADDERS: Final[tuple[Ladder, ...]] = tuple(
 """All ladders there are. A row's ladder is written down as its index here, so the order is for ever."""
 BATCH_ONLY: Final = 0
 SAMPLES_MAX: Final = 64
+KINDS_MAX: Final = 1_024
+"""Routes of models whose durations are kept; the one that was seen first makes room."""
+RECORD_PAUSE_S: Final = 60.0
+"""Least time between two writings of what was seen: to lose the last of it costs little."""
 USUAL_SHARE: Final = 0.9
 PRIOR_S: Final[dict[Route, float]] = {"batch": 6 * 3_600.0, "flex": 900.0, "standard": 60.0}
 """How long a route takes before there is any history: guesses, until ten durations were seen."""
@@ -76,13 +80,16 @@ class Durations:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, Route], list[float]] = {}
         self._usual: dict[tuple[str, Route], float] = {}
+        self._changed: set[tuple[str, Route]] = set()
+        self._recorded_at = float("-inf")
 
     def saw(self, model: str, route: Route, duration_s: float) -> None:
         """Learn from a request that took so long from entering the route to its answer."""
-        seen = self._seen.setdefault((model, route), [])
+        seen = self._of(model, route)
         seen.append(max(0.0, duration_s))
         del seen[:-SAMPLES_MAX]
         self._usual.pop((model, route), None)
+        self._changed.add((model, route))
 
     def saw_at_least(self, model: str, route: Route, duration_s: float) -> None:
         """Learn from one that was given up after so long: it tells something only if that is longer than usual."""
@@ -99,14 +106,37 @@ class Durations:
             known = self._usual[model, route] = seen[ceil(USUAL_SHARE * len(seen)) - 1]
         return known
 
-    def records(self) -> list[Seen]:
-        """Return what is to be written down."""
-        return [Seen(model=model, route=route, durations_s=seen) for (model, route), seen in self._seen.items()]
+    # -- records
+
+    def changes(self, now: float, *, at_once: bool = False) -> list[Seen]:
+        """Return what is to be written down now: what changed since the last time, but seldom.
+
+        Args:
+            now: the time.
+            at_once: however short a time ago that was: there may be no next time.
+        """
+        # Distance, not order: the clock may have been set back meanwhile.
+        if not self._changed or not (at_once or abs(now - self._recorded_at) >= RECORD_PAUSE_S):
+            return []
+        changed, self._changed, self._recorded_at = sorted(self._changed), set(), now
+        return [Seen(model=model, route=route, durations_s=list(self._seen[model, route])) for model, route in changed]
 
     def take(self, record: Seen) -> None:
         """Take what was written down."""
-        self._seen[record.model, record.route] = list(record.durations_s[-SAMPLES_MAX:])
+        seen = self._of(record.model, record.route)
+        seen[:] = [max(0.0, duration_s) for duration_s in record.durations_s[-SAMPLES_MAX:]]
         self._usual.pop((record.model, record.route), None)
+
+    def _of(self, model: str, route: Route) -> list[float]:
+        seen = self._seen.get((model, route))
+        if seen is None:
+            if len(self._seen) >= KINDS_MAX:
+                oldest = next(iter(self._seen))
+                del self._seen[oldest]
+                self._usual.pop(oldest, None)
+                self._changed.discard(oldest)
+            seen = self._seen[model, route] = []
+        return seen
 
     # -- the two rules
 

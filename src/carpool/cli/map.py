@@ -19,7 +19,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from carpool.cli.console import Exit, UsageError, counted, deadline_of, ladder_of, print_json, run, say
-from carpool.cli.progress import Counts, Display, display, jobs_open, ticking
+from carpool.cli.progress import Display, counts_of, display, jobs_open, ticking
 
 if TYPE_CHECKING:
     from carpool import Client, Outcome, Receipt, Request, Settings, Stats
@@ -217,12 +217,12 @@ def _take(outcome: Outcome, output: Output, tally: _Tally) -> None:
     Raises:
         CarpoolError: the client itself has failed: this is no verdict on a row.
     """
-    from carpool import ConfigurationError, DeadlineExceeded, FileError, JobError, RequestError
+    from carpool import BudgetExceeded, ConfigurationError, DeadlineExceeded, FileError, JobError, RequestError
 
     error = outcome.error
     if error is None:
         tally.answered += 1
-    elif isinstance(error, RequestError | JobError | FileError | ConfigurationError):
+    elif isinstance(error, RequestError | JobError | FileError | ConfigurationError | BudgetExceeded):
         tally.failed += 1
         tally.late += isinstance(error, DeadlineExceeded)
         if tally.failed == 1:
@@ -234,15 +234,14 @@ def _take(outcome: Outcome, output: Output, tally: _Tally) -> None:
 
 def _show(shown: Display, client: Client, tally: _Tally) -> None:
     stats = client.stats()
-    outstanding = tally.asked - tally.answered - tally.failed
-    in_jobs = max(0, min(stats.sent, outstanding - stats.waiting))
     shown.show(
-        Counts(
+        counts_of(
+            stats,
+            client.receipt(),
             total=tally.total,
             done=tally.done,
             failed=tally.failed,
-            waiting=outstanding - in_jobs,
-            in_jobs=in_jobs,
+            outstanding=tally.asked - tally.answered - tally.failed,
             jobs=jobs_open(stats.jobs, stats.jobs_created),
         )
     )
