@@ -76,7 +76,8 @@ SCENARIOS: Final = {
 def on(call: str, name: str, play: Play, **options: Any) -> Attack:
     """Return an attack on a kind of call, which comes about as usual."""
     scenario, breaks = SCENARIOS[call]
-    return Attack(name, call, play, **({"scenario": scenario, "breaks": breaks} | options))
+    usual = {"scenario": scenario, "breaks": breaks, "speaks": call == "live"}  # any object is an answer there
+    return Attack(name, call, play, **(usual | options))
 
 
 # ------------------------------------------------------------------------------------------- on every kind of call
@@ -387,7 +388,7 @@ LIVE_BODIES: Final[dict[str, bytes]] = {
 
 def live_answers() -> list[Attack]:
     """Return hostile answers to live calls."""
-    return [on("live", f"answer: {name}", fixed(reply(body)), speaks=True) for name, body in LIVE_BODIES.items()]
+    return [on("live", f"answer: {name}", fixed(reply(body))) for name, body in LIVE_BODIES.items()]
 
 
 def _deep_rows(world: World, asked: Asked) -> Iterator[bytes]:

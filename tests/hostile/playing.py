@@ -142,10 +142,10 @@ class Stage:
         good = TYPED | ({"answer", "another answer"} if attack.speaks else {"answer"})
         faults = [f"a call ended as {outcome}" for outcome in sorted(set(lived.outcomes) - good)]
         faults += [f"afterwards: {outcome}" for outcome in sorted({over.outcomes[0]} - {"answer"})]
-        lost = set() if attack.scenario == "live" and "DeadlineExceeded" in lived.outcomes else _lost(over)
-        faults += [
-            f"looked up later: {outcome}" for outcome in sorted(set(over.outcomes[1:]) - good - {"RequestError"} | lost)
-        ]
+        unfinished = attack.scenario == "live" and "DeadlineExceeded" in lived.outcomes
+        # By a ``RequestError`` a later client says that it does not know a key.
+        known = good | {"RequestError"} if unfinished else good - {"RequestError"}
+        faults += [f"looked up later: {outcome}" for outcome in sorted(set(over.outcomes[1:]) - known)]
         faults += [f"a bug: {bug[-1_500:]}" for bug in over.bugs]
         if not hits:
             faults.append("the attacked call was never made")
@@ -162,11 +162,6 @@ class Stage:
         if CANARY in lived.said:
             faults.append("the key stands in an error")
         return faults
-
-
-def _lost(over: Report) -> set[str]:
-    """Return the error by which a later client says that it does not know a key."""
-    return {"RequestError"} & set(over.outcomes[1:])
 
 
 async def _nothing(*_: Any) -> None: ...
