@@ -15,7 +15,6 @@ from carpool._core.book import Book, spans_of
 from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, RowsFetched, Undelivered
 from carpool._core.model import (
     ABANDONED,
-    DONE,
     EXPLICIT,
     LIVE,
     PARKED,
@@ -346,12 +345,6 @@ def _row(book: Book, place: Place) -> tuple[Segment, int]:
 def _is_sent(book: Book, place: Place) -> bool:
     segment, row = _row(book, place)
     return segment.states[row] == SENT
-
-
-def _is_overtaken(book: Book, place: Place) -> bool:
-    """Return whether a live call has answered a row since its job's output was begun to be read."""
-    segment, row = _row(book, place)
-    return bool(segment.ladders) and segment.states[row] == DONE
 
 
 def _flags(book: Book, place: Place) -> int:
