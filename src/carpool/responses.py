@@ -101,7 +101,10 @@ def _view_answer(raw: bytes) -> _AnswerView:
     try:
         return _answer_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.convert(decode_json(raw), _AnswerView)
+        try:
+            return msgspec.convert(decode_json(raw), _AnswerView)
+        except msgspec.ValidationError:
+            return _AnswerView()  # it holds something else, which ``json()`` shows
 
 
 class _Call(msgspec.Struct, frozen=True, gc=False):

@@ -1,7 +1,7 @@
 """Storms: the real client calls the bundled emulator over real HTTP, in virtual time, while the live API refuses.
 
-Owns the run of one storm and its figures. ``python -m tests.end_to_end.storms [SEEDS]`` prints the table of all;
-it leaves with 1 if a call did not end as it should, or the live API was called more often than is promised.
+Owns the run of one storm and its figures. ``python -m tests.end_to_end.storms [SEEDS]`` prints the table of all of
+them; it leaves with 1 if a call did not end as it should, or the live API was called more often than is promised.
 
 Client and emulator share one event loop. Its clock stands still while anything can be read from a socket, and jumps to
 the next timer where nothing can: the system delivers what is sent to the machine itself before ``send`` returns.

@@ -48,6 +48,7 @@ class Undelivered(msgspec.Struct, frozen=True, tag=True):
     """Place, key, digest, body."""
     lane: Lane
     job: str
+    route: Route = "batch"
 
 
 class Uploaded(msgspec.Struct, frozen=True, tag=True):

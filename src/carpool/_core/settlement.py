@@ -262,7 +262,7 @@ def on_undelivered(book: Book, event: Undelivered, now: float) -> None:
         else:
             shelf.offer(book, handed)  # stored before it was handed over: twice stored, it could be given twice
     if rows:
-        shelf.keep(book, event.lane, event.job, rows, now)
+        shelf.keep(book, event.lane, event.job, rows, now, route=event.route)
 
 
 def trim(book: Book, job: Job) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from carpool._core.engine import Engine
 from carpool._core.keys import Claim
@@ -16,6 +16,7 @@ from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
 from carpool._runtime.awaiters import Answer, Asked, Awaiters
 from carpool._runtime.kept import KeptReads
 from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge, StoreFull
+from carpool.settings import Route
 from carpool.types import Facts, Kind
 
 Line: TypeAlias = Callable[[str, bytes], bytes]
@@ -176,13 +177,15 @@ class Entrance:
             self._engine.leave(asked.place, self._now())
         self._wake()
 
-    def undelivered(self, place: Place, body: bytes, facts: Facts) -> None:
+    def undelivered(self, place: Place, key: str, body: bytes, facts: Facts) -> None:
         """Note that the only awaiter of an automatic key was cancelled before its answer was handed over."""
-        self._keep(place, self._engine.book.key_at(place), body, facts)
+        self._keep(place, key, body, facts)
 
     def _keep(self, place: Place, key: str, body: bytes, facts: Facts) -> None:
         digest = bytes.fromhex(key[1:33])
-        self._undelivered.append(Undelivered([(place, key, digest, body)], Lane(facts.kind, facts.model), facts.job))
+        lane = Lane(facts.kind, facts.model)
+        route = cast("Route", facts.route)
+        self._undelivered.append(Undelivered([(place, key, digest, body)], lane, facts.job, route))
         self._wake()
 
     def nobody_left(self, place: Place) -> None:

@@ -7,7 +7,8 @@ are stored before they count as settled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from carpool._core.book import Book
@@ -28,6 +29,8 @@ class Sorted(NamedTuple):
     handovers: list[tuple[Waiter, Place, bytes]]
     """Answers that go straight to awaiters, once the engine has taken the event."""
     facts: Facts
+    keys: Mapping[Place, str] = MappingProxyType({})
+    """Keys of requests that may be forgotten by the time they are handed over; jobs keep theirs."""
 
 
 class RowSorter:

@@ -39,7 +39,8 @@ class Handover:
             facts = block.facts
             for waiter, place, body in block.handovers:
                 if waiter.done():
-                    self._entrance.undelivered(place, body, facts)
+                    key = block.keys.get(place) or self._engine.book.key_at(place)
+                    self._entrance.undelivered(place, key, body, facts)
                 else:
                     waiter.set_result((body, facts))
         self._blocks.clear()  # last: what a bug leaves here, ``dismiss`` hands over

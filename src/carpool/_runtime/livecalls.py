@@ -90,17 +90,19 @@ class LiveCalls:
         meter = book.ledger.meter(call.route, call.lane, now, text_only=text_only)
         flight = book.live.flights[call.op]
         index: dict[str, Place] = {}
+        keys: dict[Place, str] = {}
         rows: list[Row] = []
         for trip, body in zip(flight.trips, answers.bodies, strict=True):
             if book.is_open(trip.place):  # also one that has left this call meanwhile: the first answer is its answer
                 key = book.key_at(trip.place)
                 index[key] = trip.place
+                keys[trip.place] = key
                 rows.append(Row(key, msgspec.Raw(body)))
         charge = _charge(meter, answers)  # first: a bug in it is to leave no answer without its awaiter
         sorter = RowSorter(book, self._awaiters, index, facts, keys=list, answered=set())
         found = sorter.sort("", call.op, Block(rows=rows))
         event = found.event
-        return Answered(call.op, event.delivered, event.kept, event.failed, charge), found
+        return Answered(call.op, event.delivered, event.kept, event.failed, charge), found._replace(keys=keys)
 
 
 def _charge(meter: Meter, answers: Answers) -> Charge:
