@@ -105,9 +105,9 @@ logged, and costs nothing else.
 or has stopped: then the status is `failed`.
 
 An alarm is raised once, when something happens. What lasts is among the reasons of `health()` for as long as it does:
-`job_overdue`, `job_stalled`, `results_unfetched`, `server_unreachable`, `store_full`, `store_nearly_full`. What has to
-do with money or with rows that were set aside stays there until the client is left: `rows_not_ours`, `twins`. `closed`
-is only ever a reason, and no alarm.
+`job_overdue`, `job_stalled`, `live_refused`, `results_unfetched`, `server_unreachable`, `store_full`,
+`store_nearly_full`. What has to do with money or with rows that were set aside stays there until the client is left:
+`rows_not_ours`, `twins`. `closed` is only ever a reason, and no alarm.
 
 | alarm | what it says |
 |---|---|

@@ -151,6 +151,7 @@ class Quoter:
 
     def __init__(self, model: str, kind: Kind, settings: Settings, now: float) -> None:
         self._lane = Lane(kind, model_name(model))
+        self._now = now
         self._settings = settings
         self._ledger = Ledger.of(settings)
         self._rate = self._ledger.rate(self._lane.model, now)
@@ -159,7 +160,7 @@ class Quoter:
         self._framing = wire.framing(settings.priority)
         self._rows = self._inline = self._batches = self._size_bytes = 0
         self._cases = [_Case() for _ in _CASES]
-        self._capped = self._searches = self._cached = self._unsized = 0
+        self._capped = self._searches = self._cached = self._unsized = self._others = 0
         self._open = self._new_batch()
 
     def add(self, request: Request) -> None:
@@ -178,6 +179,8 @@ class Quoter:
         fields = msgspec.json.decode(encoded.payload)
         survey = survey_request(fields)
         self._count(survey, spread_of(fields))
+        named = fields.get("model")
+        self._others += isinstance(named, str) and named.removeprefix("models/") != self._lane.model
         self._pack(len(line(request.key or "", encoded.payload)), survey.tokens)
 
     def _count(self, survey: Survey, spread: Spread) -> None:
@@ -215,7 +218,7 @@ class Quoter:
         self._size_bytes += line_bytes
 
     def _close(self, batch: Batch) -> None:
-        form = choose_form(self._settings, self._framing, self._ledger, batch, _NAME_BYTES)
+        form = choose_form(self._settings, self._framing, self._ledger, batch, _NAME_BYTES, self._now)
         self._batches += 1
         self._inline += form == "inline"
 
@@ -307,6 +310,7 @@ class Quoter:
                 if fee_known
                 else "that may search, for a fee that is not known and not counted",
             ),
+            _rows_note(self._others, f"with another model's name: quoted, and sent, as for {self._lane.model}"),
             _rows_note(long_rows, "whose prompt is or may be long: counted at the price of such where it is"),
         ]
         return basis | ({"notes": "; ".join(note for note in notes if note)} if any(notes) else {})

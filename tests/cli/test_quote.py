@@ -403,6 +403,8 @@ def test_what_is_not_in_the_rows_is_noted() -> None:
     quote = quoted("gemini-2.5-flash", film, text("x", cachedContent="cachedContents/a"))
     assert "1 medium whose length or size is not in the row" in quote.basis["notes"]
     assert "1 row with cached content" in quote.basis["notes"]
+    named = quoted("gemini-2.5-flash", text("x", model="models/gemini-2.5-pro"), text("x", model="gemini-2.5-flash"))
+    assert named.basis["notes"] == "1 row with another model's name: quoted, and sent, as for gemini-2.5-flash"
     unpriced = quoted("gemini-2.5-flash-preview-tts", text("x", tools=[{"googleSearch": {}}]))
     assert "not known and not counted" in unpriced.basis["notes"]
 

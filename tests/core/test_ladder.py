@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from carpool._core.messages import (
     Closing,
     Create,
     Deliver,
+    Expire,
     Fail,
     PutResults,
     PutSeen,
@@ -23,7 +25,7 @@ from carpool._core.model import DONE, LIVE, QUEUED, SENT
 from carpool._core.routing import KINDS_MAX, LADDERS, PRIOR_S, RECORD_PAUSE_S, Durations, Seen, code_of
 from carpool.settings import CHEAP, FAST, Price
 
-from .desk import LANE, START, Desk, every, only
+from .desk import LANE, START, Desk, error, every, only
 
 HOUR = 3_600.0
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
@@ -202,7 +204,11 @@ def test_nothing_is_sent_twice_where_that_is_forbidden() -> None:
     desk.created()
     step = desk.wait(7 * HOUR - 1.0)
     assert (calls(step), state(desk, place)) == ([], SENT)
-    assert desk.engine.book.held_back == {place: "max_double_cost_per_day_usd"}
+    told = only(desk.wait(1.0).actions, Expire)
+    assert told.place == place
+    assert "may cost up to $0.010240, and Settings.max_double_cost_per_day_usd leaves $0.000000" in told.why
+    desk.polled("CANCELLED", output=False)
+    assert desk.engine.book.held_back == {}
 
 
 def test_a_row_that_a_job_did_not_answer_goes_on_alone_where_it_went_ahead() -> None:
@@ -287,3 +293,46 @@ def test_a_later_process_knows_the_durations() -> None:
     durations = desk.restart().engine.book.durations
     assert durations.usual_s(LANE.model, "standard") == 1_000.0
     assert durations.changes(desk.now) == []
+
+
+# -- a job and a live call that answer the same request at about the same time
+
+
+def doubled(**settings: Any) -> tuple[Desk, int, Call]:
+    """Return a request in a job that is being read, and in a live call."""
+    desk = Desk(prices=PRICES, **settings)
+    place = desk.admit(key="k", ladder=CHEAP, deadline=START + 7 * HOUR)
+    other = desk.admit("other", key="other")
+    desk.wait()
+    desk.created()
+    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    desk.polled()
+    assert other != place
+    return desk, place, call
+
+
+def test_a_row_that_a_live_call_answered_since_its_block_was_sorted_is_settled_once() -> None:
+    desk, place, call = doubled()
+    desk.answered(call, kept=[(place, b"live")])
+    desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
+    desk.ended()
+    assert (state(desk, place), desk.jobs) == (DONE, [])
+    assert desk.engine.stats().answered == 2
+    assert desk.engine.book.overtaken == {}
+
+
+def test_a_live_answer_that_was_sorted_before_the_job_answered_is_settled_once() -> None:
+    desk, place, call = doubled()
+    desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
+    desk.answered(call, kept=[(place, b"live")])
+    desk.ended()
+    assert (state(desk, place), desk.engine.stats().answered) == (DONE, 2)
+
+
+def test_a_row_that_failed_in_a_job_and_was_answered_live_is_not_sent_again() -> None:
+    desk, place, call = doubled()
+    desk.fetched(kept=[(place + 1, b"job")], failed=[(place, error(13))])
+    desk.answered(call, kept=[(place, b"live")])
+    step = desk.ended()
+    assert (state(desk, place), desk.jobs) == (DONE, [])
+    assert every(step.actions, Create) == []

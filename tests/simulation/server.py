@@ -332,7 +332,8 @@ class Server:
 
     def _perhaps_computed(self, route: str, model: str, lines: list[bytes], fault: Fault) -> Fault:
         sound = not any(parse(line)[1].startswith(("bad", "cursed")) for line in lines)
-        if fault.kind == "unknown" and sound and self.plan.live.random() < 0.5:
+        # What the service itself turns away it has not taken; what timed out it may have.
+        if fault is TIMEOUT and sound and self.plan.live.random() < 0.5:
             self._compute_live(route, model, lines)
         return fault
 

@@ -166,6 +166,7 @@ def go_on(book: Book, places: Iterable[Place], now: float) -> None:
     again: list[Place] = []
     for place in places:
         one = rider(book, place)
+        book.held_back.pop(place, None)
         if place in book.live.trips:
             _go_on_alone(book, one)
             continue
@@ -311,7 +312,7 @@ def _leave_job(book: Book, job: Job, places: list[Place], now: float) -> None:
         if refusal is None:
             _go_live(book, one, rung, now)
         else:
-            book.held_back[place] = refusal.setting
+            book.held_back[place] = refusal.reason
 
 
 def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int) -> Ask:

@@ -15,7 +15,7 @@ from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
 from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
-from carpool._core.retry import Refusal, pause_s, read_refusal
+from carpool._core.retry import Refusal, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
 _NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
@@ -59,13 +59,14 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
     delivered = [place for place in event.delivered if book.is_open(place)]
     kept = [(place, body) for place, body in event.kept if book.is_open(place)]
-    book.answered += len(event.delivered) + len(kept)
+    book.answered += len(delivered) + len(kept)
     if kept:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
-        shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route))
+        head = shelf.keep(book, flight.lane, "", rows, now, route=route)
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
     entered_at = {trip.place: trip.entered_at for trip in flight.trips}
     for place in (*delivered, *(place for place, _ in kept)):
+        book.overtake(place)
         book.durations.saw(model, route, now - entered_at[place])
         book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
@@ -85,7 +86,7 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     book.live.throttles.of(flight.route, flight.lane.model).refused(now, pushback, sent_at=flight.started_at)
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
-    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown")
+    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
     its_own = event.fault.kind == "refused" and not pushback.refuses
     shared = len(flight.trips) if its_own and read_refusal(event.fault) is not Refusal.CREDENTIALS else 1
     for trip in flight.trips:
@@ -152,7 +153,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
         descend(book, one, trip.rung, now)
     elif trip.besides:
         book.live.drop(trip.place)
-        book.held_back[trip.place] = refusal.setting
+        book.held_back[trip.place] = refusal.reason
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 

@@ -375,6 +375,7 @@ class Deliver(msgspec.Struct, frozen=True, tag=True):
     lane: Lane
     rows: list[tuple[Place, bytes]]
     route: Route = "batch"
+    text_only: bool = False
 
 
 class Fail(msgspec.Struct, frozen=True, tag=True):
@@ -390,6 +391,8 @@ class Expire(msgspec.Struct, frozen=True, tag=True):
 
     place: Place
     deadline: float
+    why: str = ""
+    """What forbade to send it over another route in time, if anything did: setting and amounts."""
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):

@@ -203,6 +203,8 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """Cumulative bytes of the bodies."""
     route: Route = "batch"
     """Which route gave them."""
+    text_only: bool = False
+    """Whether they are to embeddings that held nothing but text: what they cost depends on it."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -369,7 +371,7 @@ def limit_of(cap: int, *, searches: bool) -> int:
 
     Args:
         cap: most tokens of output, over all candidates; 0: none is named.
-        searches: whether it may search, for a fee.
+        searches: whether it may search, for a fee; of an embedding, whether it holds anything but text.
     """
     return cap << 1 | searches
 

@@ -105,7 +105,7 @@ def on_swept(book: Book, event: Swept, now: float) -> None:
             case Origin.FOREIGN:
                 pass
             case Origin.CLOSED:
-                _judge_closed(book, census.closed.get(job_id), event.op, found)
+                _judge_closed(book, census.closed.get(job_id), event.op, found, now)
             case Origin.STRANGE:
                 _adopt(book, found, now)
             case _ as origin:
@@ -115,14 +115,14 @@ def on_swept(book: Book, event: Swept, now: float) -> None:
         book.write(PutMeta(meta=census.meta))
 
 
-def count_doubles(book: Book, remotes: list[BatchJob]) -> int:
+def count_doubles(book: Book, remotes: list[BatchJob], now: float) -> int:
     """Cancel doubled jobs that go on, and count them; return how many were not counted before."""
     fresh = 0
     for remote in remotes:
         fresh += book.census.count(remote.name)
         if not remote.ended:
             book.act(CancelRemote(name=remote.name))
-    book.ledger.doubles += fresh
+    book.ledger.found_twins(fresh, now)
     return fresh
 
 
@@ -142,7 +142,7 @@ def _judge_open(book: Book, job: Job, found: _Found, now: float) -> None:
                 twins.append(remote)
         elif _is_ahead(job, name):
             _jump(book, job, name, remote, now)
-    _tell_twins(book, twins)
+    _tell_twins(book, twins, now)
 
 
 def _is_ahead(job: Job, name: JobName) -> bool:
@@ -165,7 +165,7 @@ def _jump(book: Book, job: Job, name: JobName, remote: BatchJob, now: float) -> 
     book.record(job)
 
 
-def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found) -> None:
+def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found, now: float) -> None:
     """Cancel what goes on although nobody will ask for it; count that, and what ended although its twin was read."""
     # Closed while the list was on its way: then the list may be older than its end.
     late = closed is not None and closed.sweep >= op
@@ -180,11 +180,11 @@ def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found) -> 
     if closed is None:
         # A process that is gone closed it, and read one of them: the last attempt, unless they are equals.
         ended = [remote for remote in ended if remote.name not in book.census.doubled][1:]
-    _tell_twins(book, running + ended)
+    _tell_twins(book, running + ended, now)
 
 
-def _tell_twins(book: Book, twins: list[BatchJob]) -> None:
-    count = count_doubles(book, twins)
+def _tell_twins(book: Book, twins: list[BatchJob], now: float) -> None:
+    count = count_doubles(book, twins, now)
     if count:
         book.report("twins", twins[0].name, count, twins[0].display_name)
 

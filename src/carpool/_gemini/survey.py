@@ -50,6 +50,11 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cached: bool = False
     """Whether it uses cached content, whose tokens are not in the request."""
 
+    @property
+    def has_media(self) -> bool:
+        """Whether it holds anything but text."""
+        return bool(self.audio or self.image or self.video or self.other)
+
 
 class Takes(NamedTuple):
     """Input tokens, by what they are of."""

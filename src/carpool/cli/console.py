@@ -15,7 +15,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Coroutine, Generator
-from decimal import Decimal
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -75,12 +74,6 @@ def words_of_error(error: ServerError) -> str:
 def lose_output() -> None:
     """Let go of a stdout that nobody reads any more, so that the interpreter does not complain about it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def usd(amount: Decimal, beside: Decimal) -> str:
-    """Return an amount for people: the smaller the largest amount beside it is, the more digits."""
-    digits = 2 if beside >= 100 or not beside else 4 if beside >= 1 else 6 if beside >= Decimal("0.01") else 9
-    return f"${amount:,.{digits}f}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from carpool.cli.console import say, usd
+from carpool._tables import usd
+from carpool.cli.console import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress

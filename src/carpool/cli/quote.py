@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 from cyclopts import Parameter
 
-from carpool.cli.console import Exit, UsageError, counted, print_json, run, say, usd
+from carpool._tables import usd
+from carpool.cli.console import Exit, UsageError, counted, print_json, run, say
 
 if TYPE_CHECKING:
     from carpool import Settings
