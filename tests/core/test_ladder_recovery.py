@@ -228,6 +228,19 @@ def test_a_row_that_was_given_back_while_its_live_call_is_in_the_air_goes_on_wit
     assert (state(desk, place), desk.engine.stats().waiting) == (DONE, 0)
 
 
+@pytest.mark.parametrize(("jobs_max", "then", "doubles"), [(2, SENT, 1), (1, QUEUED, 0)])
+def test_what_both_a_call_that_was_left_and_a_job_answer_is_a_double(jobs_max: int, then: int, doubles: int) -> None:
+    desk = Desk(prices=PRICES, jobs_max=jobs_max)
+    desk.running("first")
+    place = desk.admit(ladder=("flex", "batch"), deadline=desk.now + 24 * HOUR)
+    call = only(desk.wait().actions, Call)
+    desk.wait(18 * HOUR)
+    desk.wait(HOUR)
+    assert state(desk, place) == then
+    desk.answered(call)
+    assert (state(desk, place), sum(day.doubles for day in desk.disk.accounts())) == (DONE, doubles)
+
+
 # -- what is held back for a job that this store may not know
 
 

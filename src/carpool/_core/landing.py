@@ -14,7 +14,7 @@ from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
+from carpool._core.model import ABANDONED, DONE, ROW_BITS, SENT, Failure, Fault
 from carpool._core.retry import Refusal, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
@@ -56,6 +56,9 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
+    doubles = sum(trip.left and _was_sent(book, trip) for trip in flight.trips)
+    if doubles:
+        book.ledger.budget.count_doubles(now, doubles)
     # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
     delivered = [place for place in event.delivered if book.is_open(place)]
     kept = [(place, body) for place, body in event.kept if book.is_open(place)]
@@ -75,6 +78,12 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
             error = faults.get(trip.place, _NO_ANSWER)
             _failed(book, trip, Fault(kind="refused", error=error), read_pushback(error), now)
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+
+
+def _was_sent(book: Book, trip: Trip) -> bool:
+    """Return whether a request that left its call has gone into a job since."""
+    segment, row = book.at(trip.place)
+    return segment is None or segment.states[row] in (SENT, DONE)
 
 
 def on_refused(book: Book, event: Refused, now: float) -> None:

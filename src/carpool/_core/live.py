@@ -44,6 +44,8 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """How many may share its call: fewer since one that it was in was refused."""
     besides: bool = False
     """Whether its row is in a running job too: what both answer is paid for twice."""
+    left: bool = False
+    """Whether its request went on to a job while the call was in the air: what both answer is paid for twice."""
     over: bool = False
     """Whether it was answered elsewhere, or left."""
 
