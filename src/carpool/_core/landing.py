@@ -80,6 +80,13 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
+def _let_alone(book: Book, trip: Trip) -> None:
+    """Note that a call came to nothing: if its request has left it, that is on its next rung alone."""
+    heir = book.live.trips.get(trip.place) if trip.over else None
+    if heir is not None:
+        heir.besides = rider(book, trip.place).state == SENT
+
+
 def _was_sent(book: Book, trip: Trip) -> bool:
     """Return whether a request that left its call has gone into a job since."""
     segment, row = book.at(trip.place)
@@ -99,6 +106,7 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     its_own = event.fault.kind == "refused" and not pushback.refuses
     shared = len(flight.trips) if its_own and read_refusal(event.fault) is not Refusal.CREDENTIALS else 1
     for trip in flight.trips:
+        _let_alone(book, trip)
         if shared > 1 and not trip.over:
             # One of them is bad, and the refusal does not say which: they part, and go again.
             trip.share_max = shared // 2
@@ -149,7 +157,7 @@ def _verdict_of(fault: Fault) -> Failure:
 def _end(book: Book, trip: Trip, failure: Failure, now: float) -> None:
     """Give a request its final verdict; one that is in a running job too may still be answered there."""
     book.live.drop(trip.place)
-    if not trip.besides:
+    if rider(book, trip.place).state != SENT:
         verdicts = settlement.Verdicts()
         verdicts.add([trip.place], failure)
         settlement.fail(book, trip.lane, "", verdicts, now)
@@ -160,9 +168,13 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
     one = rider(book, trip.place)
     if is_no_dearer(one.ladder, trip.rung):
         descend(book, one, trip.rung, now)
-    elif trip.besides:
+    elif one.state == SENT:
         book.live.drop(trip.place)
         book.held_back[trip.place] = refusal.reason
+    elif trip.besides:  # the call that it left is in the air, and may answer it yet
+        book.held_back[trip.place] = refusal.reason
+        trip.wake_at = now + book.settings.retry_max_s
+        book.live.push(trip)
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 
