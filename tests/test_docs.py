@@ -11,7 +11,7 @@ from typing import Final, get_args, get_type_hints
 import pytest
 
 import carpool
-from carpool._core import breaker, concurrency, descent, throttle
+from carpool._core import breaker, concurrency, live, throttle
 from carpool._core.live import EMBEDS_MAX
 from carpool._core.model import TRANSITIONS, Failure
 from carpool._core.routing import PRIOR_S, SAMPLES_MAX, USUAL_SHARE
@@ -101,7 +101,7 @@ def test_the_figures_of_the_ladder_are_those_of_the_code() -> None:
         f"what nine of ten requests of the same model kept to, of the last {SAMPLES_MAX} durations",
         f"batch {hours:g} h, flex {minutes:g} min, standard {seconds:g} s",
         f"`CHEAP` leaves the batch {below_batch_s / 60:g} minutes before its deadline",
-        f"it would be more than {descent.WAIT_MAX_S:g} seconds",
+        f"it would be more than {live.WAIT_MAX_S:g} seconds",
         f"({breaker.ASKED_MAX_S / 60:g} minutes at most)",
         f"`attempts_max` times ({defaults.attempts_max})",
         f"pauses of {breaker.PAUSE_MIN_S:g} to {breaker.PAUSE_MAX_S:g} seconds",

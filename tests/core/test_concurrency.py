@@ -114,6 +114,20 @@ def test_it_begins_small_again_and_is_quick_up_to_where_it_was() -> None:
     assert flying.limit == 4
 
 
+def test_after_a_restart_it_is_quick_to_grow_even_where_it_had_not_grown_before() -> None:
+    flying = InFlight()
+    fly(flying, 1, NOW)
+    flying.refused(NOW + 1, NOW)
+    flying.restart()
+    limits = [flying.limit]
+    for at in range(5):
+        fly(flying, limits[-1], NOW + 10 + at)
+        for _ in range(limits[-1]):
+            flying.succeeded(NOW + 10.5 + at, NOW + 10 + at)
+        limits.append(flying.limit)
+    assert limits == [2, 4, 8, 16, 32, 64]
+
+
 def test_calls_that_tell_nothing_make_room() -> None:
     flying = InFlight(1)
     flying.sent(NOW)

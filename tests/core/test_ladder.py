@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
+from carpool._core.live import SHARED_BYTES_MAX, WAIT_MAX_S
 from carpool._core.messages import (
     Answered,
     Call,
@@ -18,10 +18,11 @@ from carpool._core.messages import (
     Fail,
     PutResults,
     PutSeen,
+    Refused,
     Step,
 )
 from carpool._core.meter import Charge
-from carpool._core.model import DONE, LIVE, QUEUED, SENT
+from carpool._core.model import DONE, LIVE, QUEUED, SENT, Fault, Lane
 from carpool._core.routing import KINDS_MAX, LADDERS, PRIOR_S, RECORD_PAUSE_S, Durations, Seen, code_of
 from carpool.settings import CHEAP, FAST, Price
 
@@ -298,21 +299,21 @@ def test_a_later_process_knows_the_durations() -> None:
 # -- a job and a live call that answer the same request at about the same time
 
 
-def doubled(**settings: Any) -> tuple[Desk, int, Call]:
-    """Return a request in a job that is being read, and in a live call."""
-    desk = Desk(prices=PRICES, **settings)
-    place = desk.admit(key="k", ladder=CHEAP, deadline=START + 7 * HOUR)
-    other = desk.admit("other", key="other")
+def doubled(key: str | None = None, *others: str) -> tuple[Desk, int, Call]:
+    """Return a request in a job that is being read, and in a live call too; others are in the job alone."""
+    desk = Desk(prices=PRICES)
+    place = desk.admit(key=key, ladder=CHEAP, deadline=START + 7 * HOUR)
+    for other in others:
+        desk.admit(other, key=other)
     desk.wait()
     desk.created()
     call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
     desk.polled()
-    assert other != place
     return desk, place, call
 
 
 def test_a_row_that_a_live_call_answered_since_its_block_was_sorted_is_settled_once() -> None:
-    desk, place, call = doubled()
+    desk, place, call = doubled("k", "other")
     desk.answered(call, kept=[(place, b"live")])
     desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
     desk.ended()
@@ -322,7 +323,7 @@ def test_a_row_that_a_live_call_answered_since_its_block_was_sorted_is_settled_o
 
 
 def test_a_live_answer_that_was_sorted_before_the_job_answered_is_settled_once() -> None:
-    desk, place, call = doubled()
+    desk, place, call = doubled("k", "other")
     desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
     desk.answered(call, kept=[(place, b"live")])
     desk.ended()
@@ -330,9 +331,183 @@ def test_a_live_answer_that_was_sorted_before_the_job_answered_is_settled_once()
 
 
 def test_a_row_that_failed_in_a_job_and_was_answered_live_is_not_sent_again() -> None:
-    desk, place, call = doubled()
+    desk, place, call = doubled("k", "other")
     desk.fetched(kept=[(place + 1, b"job")], failed=[(place, error(13))])
     desk.answered(call, kept=[(place, b"live")])
     step = desk.ended()
     assert (state(desk, place), desk.jobs) == (DONE, [])
     assert every(step.actions, Create) == []
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_what_a_live_call_answers_while_its_job_is_read_is_answered_once(key: str | None) -> None:
+    desk, place, call = doubled(key)
+    first = desk.answered(call, kept=[(place, b"live")])
+    assert only(first.writes, PutResults).head.route == "flex"
+    step = desk.fetched(kept=[(place, b"batch")])
+    assert (every(step.writes, PutResults), every(step.actions, Deliver)) == ([], [])
+    desk.ended()
+    assert (desk.jobs, desk.engine.stats().answered, desk.engine.idle) == ([], 1, True)
+
+
+def test_a_row_that_failed_in_a_job_is_not_told_so_once_a_live_call_has_answered_it() -> None:
+    desk, place, call = doubled()
+    desk.answered(call)
+    step = desk.fetched(failed=[(place, error(400, "bad", "INVALID_ARGUMENT"))])
+    assert every(step.actions, Fail) == []
+    assert every(desk.ended().actions, Fail) == []
+
+
+def test_a_row_that_is_to_be_sent_again_is_not_once_a_live_call_has_answered_it() -> None:
+    desk, place, call = doubled()
+    desk.fetched(failed=[(place, error(13, "internal", "INTERNAL"))])
+    desk.answered(call)
+    step = desk.ended()
+    assert (desk.jobs, every(step.actions, Create), every(step.actions, Call)) == ([], [], [])
+    assert desk.engine.idle
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_live_answer_that_comes_when_the_job_has_answered_is_only_paid(key: str | None) -> None:
+    desk, place, call = doubled(key)
+    desk.fetched(kept=[(place, b"batch")])
+    step = desk.tell(Answered(call.op, [], [(place, b"live")], [], Charge(answers=1)))
+    assert (every(step.writes, PutResults), every(step.actions, Deliver)) == ([], [])
+    desk.ended()
+    assert desk.engine.receipt().by_route["flex"].requests == 1
+    assert desk.engine.stats().answered == 1
+
+
+# -- embeddings that share a call
+
+
+EMBED = Lane("embed", "model-of-embeddings")
+
+
+def shared(desk: Desk, count: int) -> tuple[list[int], Call]:
+    """Admit embeddings, and return their places and the call that they share."""
+    places = [desk.admit(f"e{number}", lane=EMBED, ladder=STANDARD) for number in range(count)]
+    return places, only(desk.wait().actions, Call)
+
+
+def play_out(desk: Desk, call: Call, bad: set[int]) -> tuple[list[int], list[int]]:
+    """Answer calls until none is left: refused is each that holds a bad request. Return who failed, and the sizes."""
+    calls_, failed, sizes = [call], [], []
+    while calls_:
+        call = calls_.pop(0)
+        sizes.append(len(call.places))
+        if bad.isdisjoint(call.places):
+            step = desk.answered(call)
+        else:
+            step = desk.shed(call, 400, "Request contains an invalid argument.", "INVALID_ARGUMENT")
+        calls_ += every(step.actions, Call)
+        failed += [place for fail in every(step.actions, Fail) for place in fail.places]
+    return failed, sizes
+
+
+def test_a_bad_embedding_fails_alone_and_the_others_of_its_call_are_answered() -> None:
+    desk = Desk()
+    places, call = shared(desk, 100)
+    failed, sizes = play_out(desk, call, {places[37]})
+    assert failed == [places[37]]
+    assert sum(sizes) <= 100 + 100 + 10
+    assert desk.engine.idle
+    assert desk.engine.stats().answered == 99
+
+
+def test_what_a_refusal_names_fails_at_once_and_the_others_go_on_together() -> None:
+    desk = Desk()
+    places, call = shared(desk, 20)
+    step = desk.shed(call, 400, "Invalid value at 'requests[3].content'", "INVALID_ARGUMENT")
+    assert only(step.actions, Fail).places == [places[3]]
+    assert only(step.actions, Call).places == places[:3] + places[4:]
+
+
+def test_a_refused_key_fails_all_embeddings_of_a_call_without_another() -> None:
+    desk = Desk()
+    places, call = shared(desk, 5)
+    step = desk.shed(call, 403, "no", "PERMISSION_DENIED")
+    assert [(fail.places, fail.failure.kind) for fail in every(step.actions, Fail)] == [
+        ([place], "credentials") for place in places
+    ]
+    assert every(step.actions, Call) == []
+
+
+def test_of_a_refused_call_those_are_not_sent_again_whom_nobody_awaits() -> None:
+    desk = Desk()
+    places, call = shared(desk, 3)
+    desk.leave(places[0])
+    step = desk.shed(call, 400, "bad", "INVALID_ARGUMENT")
+    again = every(step.actions, Call)
+    assert [one.places for one in again] == [[places[1]], [places[2]]]
+
+
+def test_what_was_answered_elsewhere_is_no_part_of_a_refused_call() -> None:
+    desk = Desk()
+    places, call = shared(desk, 3)
+    desk.engine.book.finish(*desk.engine.book.at(places[1]))  # type: ignore[arg-type]
+    step = desk.shed(call, 400, "bad", "INVALID_ARGUMENT")
+    assert [one.places for one in every(step.actions, Call)] == [[places[0]], [places[2]]]
+
+
+def test_large_embeddings_share_no_call() -> None:
+    desk = Desk()
+    for number in range(3):
+        desk.admit(f"e{number}", lane=EMBED, ladder=STANDARD, size_bytes=SHARED_BYTES_MAX // 2)
+    assert [len(call.places) for call in every(desk.wait().actions, Call)] == [2, 1]
+
+
+# -- a bug in a live call
+
+
+def test_a_call_that_a_bug_of_ours_broke_is_not_made_again() -> None:
+    desk = Desk()
+    place = desk.admit(ladder=FAST)
+    call = only(desk.wait().actions, Call)
+    step = desk.tell(Refused(call.op, Fault(kind="unknown", error=error(message="a bug of carpool: X")), broken=True))
+    fail = only(step.actions, Fail)
+    assert (fail.places, fail.failure.kind, every(step.actions, Call), desk.jobs) == ([place], "failed", [], [])
+    assert desk.engine.idle
+    gate = desk.engine.book.live.throttles.of("standard", LANE.model)
+    assert not gate.is_refusing(desk.now), "it says nothing of the route"
+
+
+def test_a_bug_in_a_call_leaves_alone_what_was_answered_elsewhere() -> None:
+    desk, place, call = doubled()
+    desk.fetched(kept=[(place, b"batch")])
+    step = desk.tell(Refused(call.op, Fault(kind="unknown", error=error()), broken=True))
+    assert every(step.actions, Fail) == []
+
+
+# -- waiting in vain
+
+
+def test_a_fast_call_that_waits_behind_calls_which_do_not_end_goes_to_a_batch_in_time() -> None:
+    desk = Desk(live_calls_max=1)
+    desk.admit("hangs", ladder=STANDARD)
+    desk.wait()
+    place = desk.admit(ladder=FAST)
+    desk.wait()
+    assert state(desk, place) == LIVE
+    step = desk.wake()
+    assert (state(desk, place), only(step.actions, Create).job.count) == (SENT, 1)
+    assert desk.now == START + WAIT_MAX_S
+
+
+def test_fast_calls_of_which_the_last_would_wait_too_long_go_to_a_batch_at_once() -> None:
+    desk = Desk()
+    throttle = desk.engine.book.live.throttles.of("standard", LANE.model)
+    throttle.requests.refused(desk.now, desk.now, 60.0)  # one a second
+    places = [desk.admit(f"p{number}", ladder=FAST) for number in range(40)]
+    others = [desk.admit(f"o{number}", ladder=STANDARD) for number in range(5)]
+    desk.wait(1.0)
+    kept = [place for place in places if state(desk, place) == LIVE]
+    assert kept == places[: len(kept)]
+    assert 10 <= len(kept) <= 15
+    assert [state(desk, place) for place in others] == [LIVE] * 5
+    late = [desk.admit(f"late {number}", ladder=FAST) for number in range(5)]
+    desk.wait(0.01)
+    assert [state(desk, place) for place in late] == [LIVE] * 5, "the line is not looked along at every turn"
+    assert (desk.engine.next_wakeup() or 0.0) <= START + 2.0
+    desk.wait(1.0)
+    assert LIVE not in [state(desk, place) for place in late]

@@ -295,19 +295,6 @@ def test_a_parked_live_request_that_is_claimed_meanwhile_waits_too() -> None:
 # -- live embeddings that share a call
 
 
-def test_embeddings_part_when_one_of_them_is_bad_and_the_bad_one_alone_is_rejected() -> None:
-    desk = Desk()
-    places = [desk.admit(f"p{number}", lane=EMBEDS, ladder=STANDARD) for number in range(8)]
-    bad, sizes, waiting = places[5], [], every(desk.wait().actions, Call)
-    while waiting:
-        call = waiting.pop()
-        sizes.append(len(call.places))
-        step = desk.shed(call, 400, "no") if bad in call.places else desk.answered(call)
-        waiting += every(step.actions, Call)
-    assert (sizes[0], desk.engine.stats().answered, desk.engine.stats().failed) == (8, 7, 1)
-    assert len(sizes) < 8
-
-
 def test_a_wrong_key_is_told_to_all_that_share_a_call() -> None:
     desk = Desk()
     for number in range(3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -156,6 +157,26 @@ def test_refused_probes_teach_nothing_of_the_rate() -> None:
         throttle.refused(at, quota, sent_at=at)
     assert at > NOW + 300
     assert throttle.requests.per_minute == learned
+
+
+def test_refused_probes_teach_nothing_of_the_calls_in_the_air_so_that_all_go_live_soon_afterwards() -> None:
+    throttle, at = opened()
+    for _ in range(8):
+        at = throttle.next_start(at)
+        calls(throttle, 1, at)
+        throttle.refused(at, Pushback(scope="overload"), sent_at=at)
+    at, taken = throttle.next_start(at), []
+    for _ in range(10):
+        sent = 0
+        while throttle.may_start(at):
+            throttle.started(1, at)
+            sent += 1
+        for _ in range(sent):
+            throttle.ended(at, sent_at=at)
+        taken.append(sent)
+        at += 1.0
+    assert taken[:4] == [1] * 4
+    assert all(later >= 2 * sooner for sooner, later in pairwise(taken[4:9])), taken
 
 
 def test_calls_that_were_broken_off_make_room() -> None:

@@ -323,6 +323,26 @@ async def test_a_header_that_says_when_to_ask_again_counts_where_the_body_does_n
     assert read_pushback(fault.error).scope == "overload"
 
 
+@pytest.mark.parametrize(
+    ("asked", "date", "seconds"),
+    [
+        ("Sat, 21 Nov 2026 10:00:30 GMT", "Sat, 21 Nov 2026 10:00:00 GMT", 30.0),
+        ("Saturday, 21-Nov-26 10:00:30 GMT", "Sat, 21 Nov 2026 10:00:00 GMT", 30.0),
+        ("Sat, 21 Nov 2026 10:00:00 GMT", "Sat, 21 Nov 2026 10:00:30 GMT", 0.0),
+        ("Sat, 21 Nov 9999 10:00:00 GMT", "Sat, 21 Nov 2026 10:00:00 GMT", 0.0),
+        ("Sat, 21 Nov 2026 10:00:30 GMT", "", 0.0),
+        ("Sat, 21 Nov 2026 10:00:30 GMT", "Sat, 21 Nov 2026 10:00:00 -0000", 0.0),
+        ("Sat, 99 Nov 2026 10:00:30 GMT", "Sat, 21 Nov 2026 10:00:00 GMT", 0.0),
+        ("\u0663\u0663", "", 0.0),
+    ],
+)
+async def test_a_date_to_ask_again_counts_from_the_replys_own(
+    tools: Any, asked: str, date: str, seconds: float
+) -> None:
+    fault = await fault_of(tools, tools.reply(503, b"", Retry_After=asked, Date=date))
+    assert read_pushback(fault.error).retry_after_s == seconds
+
+
 async def test_a_redirect_is_not_followed(tools: Any) -> None:
     async with tools.Server(tools.reply(200, ANSWER)) as elsewhere:
         fault = await fault_of(tools, tools.reply(307, b"", Location=f"{elsewhere.url}/x"))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from carpool import CarpoolError, Client, Request, Settings
-from carpool._core.routing import PRIOR_S
+from carpool._core.routing import Durations
 from carpool._gemini.developer import DeveloperProvider
 from carpool._stores.disk import DiskStore
 from carpool.emulator import expected_text, expected_values
@@ -74,7 +74,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     checkpoints: bool = False
     disk_pause_s: float = 0.0
     usual_s: dict[str, float] = {}
-    """How long routes take, as far as nobody knows better."""
+    """How long routes usually take; empty: as it is learned."""
     plain: bool = False
     """With a client as users make it, which passes no points and says nothing of its store."""
     spoil: str = ""
@@ -120,7 +120,8 @@ class Program:
         order = self._order
         if order.plain:
             return Client(api_key=API_KEY, base_url=order.base_url, home=order.home, settings=settings)
-        PRIOR_S.update(order.usual_s)  # type: ignore[arg-type]
+        if order.usual_s:  # whatever is learned
+            Durations.usual_s = lambda _self, _model, route: order.usual_s[route]  # type: ignore[method-assign]
         watch_the_wire(self._killer)
         watch_the_disk(self._killer, self.say, checkpoints=order.checkpoints, pause_s=order.disk_pause_s)
         store = KillingStore(DiskStore(Path(order.home), settings), self._killer, self.say)

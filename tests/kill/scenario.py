@@ -104,7 +104,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
         power_fails: whether a killed process also loses what was not synced of the database's log.
         late: whether a create may take effect when it counts as lost.
         spoil: how the client is made worse, if it is.
-        usual_s: how long routes take, as far as a new client knows.
+        usual_s: how long routes usually take, if that is not to be learned.
     """
 
     title: str

@@ -19,6 +19,8 @@ TAKEN_AFTER_S: Final = 5.0
 """A call that was not refused by then counts as taken."""
 RESTART: Final = 2.0
 """The same after the route refused everything for a while."""
+QUICK: Final = 64.0
+"""So far the limit grows quickly again then."""
 _CUT: Final = 0.7
 _ROUND_SHARE: Final = 0.1
 _CALM_S: Final = 60.0
@@ -127,8 +129,11 @@ class InFlight:
             self._young.remove(sent_at)
 
     def restart(self) -> None:
-        """Begin small again, and be quick up to near where it was: the route refused everything for a while."""
-        self._threshold = max(RESTART, self._peak * _CUT)
+        """Begin small again, and be quick up to near where it was: the route refused everything for a while.
+
+        Quick up to ``QUICK`` at least, since refusing everything says nothing of how much the route takes.
+        """
+        self._threshold = max(QUICK, self._peak * _CUT)
         self._limit = min(RESTART, float(self._most))
 
     def _age(self, now: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from carpool._core.accumulator import queued_runs
 from carpool._core.book import Book, spans_of
@@ -18,9 +18,6 @@ from carpool._core.messages import CancelRemote
 from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, caps_of, place_of
 from carpool._core.routing import BATCH_ONLY, LADDERS
 from carpool.settings import Ladder, Route
-
-WAIT_MAX_S: Final = 15.0
-"""How long a request waits for a live call while a route that costs no more is on its ladder."""
 
 
 class Rider(NamedTuple):
@@ -211,6 +208,8 @@ def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
             tokens=one.tokens,
             deadline=one.deadline,
             entered_at=now,
+            size_bytes=one.segment.bytes_of(one.row, one.row + 1),
+            flees=is_no_dearer(one.ladder, rung),
             wake_at=now,
             besides=one.state == SENT,
         )
@@ -252,21 +251,9 @@ def move_on(book: Book, now: float) -> None:
 
 
 def flee(book: Book, now: float) -> None:
-    """Take the requests that wait for a live route in vain to a rung that costs no more.
-
-    In vain: the route refuses all calls, or keeps them waiting long. Calls that may start have started before, since
-    one of them is the probe that shows when the route recovers.
-    """
-    for route, lane, trips in book.live.queues:
-        throttle = book.live.throttles.of(route, lane.model)
-        refuses = throttle.is_refusing(now)
-        tokens = 0
-        for ahead, trip in enumerate(trips):
-            one = rider(book, trip.place)
-            tokens += trip.tokens
-            waits = now - trip.entered_at > WAIT_MAX_S or throttle.wait_s(now, ahead, tokens) > WAIT_MAX_S
-            if (refuses or waits) and is_no_dearer(one.ladder, trip.rung):
-                descend(book, one, trip.rung, now)
+    """Take the requests that wait for a live route in vain to a rung that costs no more."""
+    for trip in book.live.in_vain(now):
+        descend(book, rider(book, trip.place), trip.rung, now)
 
 
 def descend(book: Book, one: Rider, rung: int, now: float) -> None:

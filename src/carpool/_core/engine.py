@@ -385,6 +385,8 @@ class Engine:
         """End a segment: let its rows begin, and return the write that makes them durable."""
         write = self.book.close_segment(segment)
         descent.begin(self.book, segment, 0, len(segment.keys), now)
+        if segment.ladders:
+            self.book.live.remember(segment.no, write.lines)
         return write
 
     def _take(self, event: Event, now: float) -> None:

@@ -12,12 +12,14 @@ from carpool._core.book import Book
 from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
 from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
-from carpool._core.live import NEVER, Trip
+from carpool._core.live import NEVER, Flight, Trip
 from carpool._core.messages import Answered, Deliver, Refused
 from carpool._core.model import ABANDONED, DONE, ROW_BITS, SENT, Failure, Fault
-from carpool._core.retry import Refusal, is_turned_away, pause_s, read_refusal
+from carpool._core.retry import Refusal, bad_rows, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
+_PARTS: Final = 10
+"""A company with a bad request among it is parted into about so many."""
 _NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
 
 
@@ -98,22 +100,68 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     flight = book.live.land(event.op)
     if flight is None:
         return
+    throttle = book.live.throttles.of(flight.route, flight.lane.model)
+    if event.broken:
+        throttle.dropped(flight.started_at)
+        _broken(book, flight, event.fault, now)
+        return
     pushback = read_pushback(event.fault.error)
-    book.live.throttles.of(flight.route, flight.lane.model).refused(now, pushback, sent_at=flight.started_at)
+    throttle.refused(now, pushback, sent_at=flight.started_at)
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
     book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
-    its_own = event.fault.kind == "refused" and not pushback.refuses
-    shared = len(flight.trips) if its_own and read_refusal(event.fault) is not Refusal.CREDENTIALS else 1
     for trip in flight.trips:
         _let_alone(book, trip)
-        if shared > 1 and not trip.over:
-            # One of them is bad, and the refusal does not say which: they part, and go again.
-            trip.share_max = shared // 2
-            book.live.push(trip)
-        elif not trip.over:
-            _failed(book, trip, event.fault, pushback, now)
+    if len(flight.trips) > 1 and not pushback.refuses and _may_be_one_of(event.fault):
+        _part(book, flight, event.fault, now)
+    else:
+        for trip in flight.trips:
+            if not trip.over:
+                _failed(book, trip, event.fault, pushback, now)
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+
+
+def _broken(book: Book, flight: Flight, fault: Fault, now: float) -> None:
+    """Give up the requests of a call that a bug of ours broke: another try would meet it again, and may cost again."""
+    book.ledger.close(hold_of(flight.op), known=False)
+    for trip in flight.trips:
+        _let_alone(book, trip)
+        if not trip.over:
+            _end(book, trip, Failure(kind="failed", error=fault.error), now)
+    book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+
+
+def _may_be_one_of(fault: Fault) -> bool:
+    """Return whether a refusal of several requests may be meant for one of them, or for their size."""
+    return fault.kind == "refused" and read_refusal(fault) in (Refusal.ISOLATE, Refusal.TOO_LARGE)
+
+
+def _part(book: Book, flight: Flight, fault: Fault, now: float) -> None:
+    """Part the bad request of a call from the others: by the server's words, else in ever smaller companies."""
+    count = len(flight.trips)
+    named = set(bad_rows(fault.error.message, count))
+    for number, trip in enumerate(flight.trips):
+        if trip.over:
+            continue
+        if number in named:
+            _failed(book, trip, fault, Pushback(), now)
+        elif not _is_unwanted(book, trip):
+            if not named:
+                trip.company = max(1, count // _PARTS)
+            trip.wake_at = now
+            book.live.push(trip)
+
+
+def _is_unwanted(book: Book, trip: Trip) -> bool:
+    """Return whether nobody waits for a request any more; it ends then, or goes on in its job alone."""
+    one = rider(book, trip.place)
+    if not one.segment.flags[one.row] & ABANDONED:
+        return False
+    if one.state == SENT:
+        book.live.drop(trip.place)
+    else:
+        book.finish(*one)
+    return True
 
 
 def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float) -> None:
@@ -121,12 +169,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     one = rider(book, trip.place)
     trip.tries += 1
     is_last = trip.rung + 1 == len(one.ladder)
-    if one.segment.flags[one.row] & ABANDONED:  # nobody waits for it any more
-        if one.state == SENT:
-            book.live.drop(trip.place)
-        else:
-            book.finish(*one)
-    elif fault.kind == "refused" and not pushback.refuses:
+    if _is_unwanted(book, trip):
+        return
+    if fault.kind == "refused" and not pushback.refuses:
         # What flex cannot do the next rung may; what the request has wrong it will say too.
         if trip.route == "flex" and not is_last:
             descend(book, one, trip.rung, now)

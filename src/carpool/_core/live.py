@@ -7,20 +7,29 @@ it goes next: that is for ``descent``.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Final
 
 import msgspec
 
 from carpool._core.messages import Call
-from carpool._core.model import Lane, Place
-from carpool._core.throttle import Throttles
+from carpool._core.model import ROW_BITS, Lane, Place
+from carpool._core.throttle import Throttle, Throttles
 from carpool.settings import Route
 
 NEVER: Final = float("inf")
 EMBEDS_MAX: Final = 100
 """Contents that one live embedding call takes (batchEmbedContents)."""
+SHARED_BYTES_MAX: Final = 8_388_608
+"""Size of the requests that share one call; what is larger goes alone."""
+WAIT_MAX_S: Final = 15.0
+"""How long a request waits for a live call while a route that costs no more is on its ladder."""
+LINES_BYTES_MAX: Final = 16_777_216
+"""What of waiting requests may stay in memory, over all live routes."""
+_LOOK_S: Final = 1.0
+"""Between two looks along a line that is too long."""
 
 
 class Trip(msgspec.Struct, kw_only=True, eq=False):
@@ -35,19 +44,26 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """Estimate of its input."""
     deadline: float
     entered_at: float
+    size_bytes: int = 0
+    flees: bool = False
+    """Whether there is a next rung that costs no more."""
+    company: int = EMBEDS_MAX
+    """How many may share a call with it, itself included."""
     tries: int = 0
     op: int = 0
     """The call that carries it; 0 while it waits."""
     wake_at: float = 0.0
     """Not to be sent before."""
-    share_max: int = EMBEDS_MAX
-    """How many may share its call: fewer since one that it was in was refused."""
     besides: bool = False
     """Whether its row is in a running job too: what both answer is paid for twice."""
     left: bool = False
     """Whether its request went on to a job while the call was in the air: what both answer is paid for twice."""
     over: bool = False
     """Whether it was answered elsewhere, or left."""
+    ready: bool = False
+    """Whether it stands in line."""
+    line: bytes | None = None
+    """Its row of a batch file, as far as there is room for it in memory; else it is read when it goes."""
 
 
 class Flight(msgspec.Struct, kw_only=True, eq=False):
@@ -60,6 +76,78 @@ class Flight(msgspec.Struct, kw_only=True, eq=False):
     started_at: float
 
 
+class _Line:
+    """Requests of one route and lane that wait for a call."""
+
+    __slots__ = ("count", "fleeing", "heap", "look_at", "tokens")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, Trip]] = []
+        """Nearest deadline first; some of them may have left."""
+        self.fleeing: deque[Trip] = deque()
+        """Those that need not wait here, in the order in which they came; some may have left."""
+        self.count = 0
+        self.tokens = 0
+        self.look_at = 0.0
+        """When to look along it again."""
+
+    def enter(self, number: int, trip: Trip) -> None:
+        heapq.heappush(self.heap, (trip.deadline, number, trip))
+        if trip.flees:
+            self.fleeing.append(trip)
+        trip.ready = True
+        self.count += 1
+        self.tokens += trip.tokens
+
+    def leave(self, trip: Trip) -> None:
+        trip.ready = False
+        self.count -= 1
+        self.tokens -= trip.tokens
+
+    def first(self, most: int) -> list[tuple[float, int, Trip]]:
+        """Take out those that go next and may share a call; those that have left are let go of."""
+        taken: list[tuple[float, int, Trip]] = []
+        size_bytes = 0
+        while self.heap and len(taken) < most:
+            trip = self.heap[0][2]
+            if trip.ready:
+                size_bytes += trip.size_bytes
+                most = min(most, trip.company)
+                if taken and (len(taken) >= most or size_bytes > SHARED_BYTES_MAX):
+                    break
+                taken.append(self.heap[0])
+            heapq.heappop(self.heap)
+        return taken
+
+    def put_back(self, entries: list[tuple[float, int, Trip]]) -> None:
+        """Let those that were taken out stand in line as before."""
+        for entry in entries:
+            heapq.heappush(self.heap, entry)
+
+    def far_back(self, throttle: Throttle, now: float) -> list[Trip]:
+        """Return those that need not wait here, and whose turn would come too late."""
+        if not self.fleeing or 0.0 <= self.look_at - now <= _LOOK_S:
+            return []
+        if throttle.wait_s(now, self.count - 1, self.tokens) <= WAIT_MAX_S:
+            return []
+        self.look_at = now + _LOOK_S
+        found: list[Trip] = []
+        ahead = tokens = 0
+        for _, _, trip in sorted(self.heap, key=_order):
+            if trip.ready:
+                tokens += trip.tokens
+                if trip.flees and throttle.wait_s(now, ahead, tokens) > WAIT_MAX_S:
+                    found.append(trip)
+                ahead += 1
+        return found
+
+    def oldest(self) -> Trip | None:
+        """Return the one that need not wait here and came first."""
+        while self.fleeing and not self.fleeing[0].ready:
+            self.fleeing.popleft()
+        return self.fleeing[0] if self.fleeing else None
+
+
 class Live:
     """All requests on live routes."""
 
@@ -67,9 +155,21 @@ class Live:
         self.throttles = throttles
         self.trips: dict[Place, Trip] = {}
         self.flights: dict[int, Flight] = {}
-        self._ready: dict[tuple[Route, Lane], list[tuple[float, int, Trip]]] = {}
+        self._lines: dict[tuple[Route, Lane], _Line] = {}
         self._resting: list[tuple[float, int, Trip]] = []
+        self._lines_bytes = 0
         self._numbers = count(1)
+
+    def remember(self, no: int, lines: Sequence[bytes]) -> None:
+        """Keep those rows of a segment that has just been closed in memory which are to go live, while there is room.
+
+        To read each of them back would cost more than the rest of a call, and hold up whoever writes.
+        """
+        for place, line in enumerate(lines, no << ROW_BITS):
+            trip = self.trips.get(place)
+            if trip is not None and self._lines_bytes + len(line) <= LINES_BYTES_MAX:
+                trip.line = line
+                self._lines_bytes += len(line)
 
     def push(self, trip: Trip) -> None:
         """Take a request in, or back."""
@@ -83,36 +183,57 @@ class Live:
         trip = self.trips.pop(place, None)
         if trip is not None:
             trip.over = True
+            if trip.line is not None:
+                self._lines_bytes -= len(trip.line)
+                trip.line = None
+            if trip.ready:
+                self._lines[trip.route, trip.lane].leave(trip)
         return trip
-
-    @property
-    def queues(self) -> list[tuple[Route, Lane, list[Trip]]]:
-        """Requests that wait for a call, those with the nearest deadline first, by route and lane."""
-        return [
-            (route, lane, [trip for _, _, trip in sorted(heap, key=_order) if not trip.over])
-            for (route, lane), heap in self._ready.items()
-        ]
 
     def start(self, now: float) -> Iterator[Call]:
         """Start the calls that may start now, those with the nearest deadline first."""
         self._wake(now)
-        for (route, lane), heap in list(self._ready.items()):
+        for (route, lane), line in list(self._lines.items()):
             throttle = self.throttles.of(route, lane.model)
             most = EMBEDS_MAX if lane.kind == "embed" else 1
-            while (trips := self._next(heap, most)) and throttle.may_start(now, sum(trip.tokens for trip in trips)):
-                for _ in trips:
-                    heapq.heappop(heap)
+            while entries := line.first(most):
+                trips = [trip for _, _, trip in entries]
+                tokens = sum(trip.tokens for trip in trips)
+                if not throttle.may_start(now, tokens):
+                    line.put_back(entries)
+                    break
                 op = next(self._numbers)
                 for trip in trips:
+                    line.leave(trip)
                     trip.op = op
                 self.flights[op] = Flight(op=op, route=route, lane=lane, trips=trips, started_at=now)
-                throttle.started(sum(trip.tokens for trip in trips), now, requests=len(trips))
+                throttle.started(tokens, now, requests=len(trips))
                 until = max(trip.deadline for trip in trips)
                 # A deadline that has passed leaves no time for an answer, and whoever named it waits no more.
                 until = until if until > now else NEVER
                 yield Call(op=op, route=route, lane=lane, places=[trip.place for trip in trips], deadline=until)
-            if not heap:
-                del self._ready[route, lane]
+            if not line.heap:
+                del self._lines[route, lane]
+
+    def in_vain(self, now: float) -> list[Trip]:
+        """Return those that wait in vain, and need not.
+
+        In vain: the route refuses all calls, or keeps them waiting long. Calls that may start have started before,
+        since one of them is the probe that shows when the route recovers.
+        """
+        found: list[Trip] = []
+        for (route, lane), line in self._lines.items():
+            if line.oldest() is None:
+                continue
+            throttle = self.throttles.of(route, lane.model)
+            if throttle.is_refusing(now):
+                found += [trip for trip in line.fleeing if trip.ready]
+                continue
+            while (oldest := line.oldest()) is not None and now - oldest.entered_at >= WAIT_MAX_S:
+                line.leave(oldest)
+                found.append(oldest)
+            found += line.far_back(throttle, now)
+        return found
 
     def land(self, op: int) -> Flight | None:
         """Take a call out of the air; ``None`` if there is none of this number."""
@@ -124,32 +245,21 @@ class Live:
     def next_wakeup(self, now: float) -> float | None:
         """Return when to look again if nothing else happens before."""
         times = [self._resting[0][0]] if self._resting else []
-        times += [self.throttles.of(route, lane.model).next_start(now) for route, lane in self._ready]
+        for (route, lane), line in self._lines.items():
+            times.append(self.throttles.of(route, lane.model).next_start(now))
+            oldest = line.oldest()
+            if oldest is not None:
+                times.append(oldest.entered_at + WAIT_MAX_S)
+                if line.look_at > now:
+                    times.append(line.look_at)
         return min((time for time in times if time < NEVER), default=None)
 
     def _wake(self, now: float) -> None:
-        """Queue what has rested."""
+        """Let those that have rested stand in line."""
         while self._resting and self._resting[0][0] <= now:
             _, number, trip = heapq.heappop(self._resting)
             if not trip.over:
-                heapq.heappush(self._ready.setdefault((trip.route, trip.lane), []), (trip.deadline, number, trip))
-
-    @staticmethod
-    def _next(heap: list[tuple[float, int, Trip]], most: int) -> list[Trip]:
-        """Return the requests that go next, still in the heap; those that are over are let go of."""
-        taken: list[tuple[float, int, Trip]] = []
-        while heap and len(taken) < most:
-            entry = heapq.heappop(heap)
-            trip = entry[2]
-            if not trip.over and len(taken) < trip.share_max:
-                taken.append(entry)
-                most = min(most, trip.share_max)
-            elif not trip.over:
-                heapq.heappush(heap, entry)
-                break
-        for entry in taken:
-            heapq.heappush(heap, entry)
-        return [trip for _, _, trip in taken]
+                self._lines.setdefault((trip.route, trip.lane), _Line()).enter(number, trip)
 
 
 def _order(entry: tuple[float, int, Trip]) -> tuple[float, int]:

@@ -162,6 +162,8 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     op: int
     fault: Fault
+    broken: bool = False
+    """Whether a bug of ours broke it, which another try would meet again."""
 
 
 class Closing(msgspec.Struct, frozen=True, tag=True):

@@ -154,8 +154,10 @@ class Throttle:
         self._air.count -= 1
         asked_s = pushback.retry_after_s
         was_open = self._breaker.is_open
-        self.flying.refused(now, sent_at)
-        if not was_open:  # else it is a probe, or late: it says nothing of how much the route takes when it works
+        if was_open:  # it is a probe, or late: it says nothing of how much the route takes when it works
+            self.flying.dropped(sent_at)
+        else:
+            self.flying.refused(now, sent_at)
             self._learn(now, pushback, sent_at)
         if pushback.scope in ("requests_day", "tokens_day"):
             self._breaker.open(now, asked_s or DAY_PAUSE_S)

@@ -268,7 +268,7 @@ class Http:
         return await session.request(
             method,
             url,
-            data=_pieces(body) if any(body) else None,
+            data=_data(body),
             headers=sent,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
@@ -292,6 +292,19 @@ class Http:
             if failed:
                 return b""
             raise unreadable("the reply is compressed, though that was not asked for; it was not unpacked")
+        content = response.content
+        if content.is_eof() and content.exception() is None:
+            body = content.read_nowait()  # it has come whole already, as small ones do
+            size_bytes = len(body)
+        else:
+            body, size_bytes = await self._gather(response, cap, failed=failed)
+        if size_bytes > cap and not failed:
+            raise unreadable(f"the reply is larger than Settings.body_bytes_max ({cap} bytes)")
+        # Errors come to be shown; some of the service's quote the key.
+        return body[:cap].replace(self._key.encode(), b"[key]") if failed else body
+
+    async def _gather(self, response: aiohttp.ClientResponse, cap: int, *, failed: bool) -> tuple[bytes, int]:
+        """Read a body until it ends or grows beyond its cap; return what there is, and how much came."""
         parts: list[bytes] = []
         size_bytes = 0
         try:
@@ -304,11 +317,7 @@ class Http:
         except ProviderError:
             if not failed:
                 raise
-        if size_bytes > cap and not failed:
-            raise unreadable(f"the reply is larger than Settings.body_bytes_max ({cap} bytes)")
-        body = b"".join(parts)
-        # Errors come to be shown; some of the service's quote the key.
-        return body.replace(self._key.encode(), b"[key]") if failed else body
+        return b"".join(parts), size_bytes
 
 
 class _Pace:
@@ -355,6 +364,13 @@ def parse_url(text: str) -> URL | None:
         return url if usable and url.port else None
     except ValueError:
         return None
+
+
+def _data(body: Sequence[bytes]) -> bytes | AsyncIterator[bytes] | None:
+    """Return a body as it is best sent: a small one goes out together with the headers."""
+    if len(body) == 1 and len(body[0]) <= _PIECE_BYTES:
+        return body[0] or None
+    return _pieces(body) if any(body) else None
 
 
 async def _pieces(body: Sequence[bytes]) -> AsyncIterator[bytes]:

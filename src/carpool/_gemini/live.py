@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import Any, Final
 
@@ -36,7 +37,8 @@ _BLANKS: Final = b" \t\r\n"
 _TIER_NAMES: Final = ("serviceTier", "service_tier")
 _FLEX: Final = b',"serviceTier":"flex"}'
 _RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
-_SECONDS = re.compile(r"\d{1,9}")
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_ASKED_MAX_S: Final = 10**9
 _TOKENS_MAX: Final = 10**12
 # A string, which stays, or blanks, which go.
 _STRING_OR_BLANKS = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|[ \t\r\n]+', re.DOTALL)
@@ -165,7 +167,7 @@ def request_of(line: bytes) -> bytes:
 
 def _tiered(request: bytes, route: Route) -> bytes:
     """Return a generate request for a route. A tier of its own gives way: the route is what is paid for."""
-    if any(name.encode() in request for name in _TIER_NAMES):
+    if _TIER_NAMES[0].encode() in request or _TIER_NAMES[1].encode() in request:
         fields = _fields.decode(request)
         kept = {name: raw for name, raw in fields.items() if name not in _TIER_NAMES}
         if len(kept) < len(fields):
@@ -253,15 +255,27 @@ def _tokens(usage: bytes) -> int | None:
 
 def _hinted(fault: Fault, headers: Mapping[str, str]) -> Fault:
     """Return a fault that tells when to ask again in the service's own form, where only a header says it."""
-    seconds = headers.get("Retry-After", "").strip()
+    seconds = _asked(headers)
     given: Any = fault.error.details
     details: list[Any] = list(given) if is_sequence(given) else []
     known = any(is_object(detail) and detail.get("@type") == _RETRY_INFO for detail in details)
-    if known or not _SECONDS.fullmatch(seconds) or not (given is None or is_sequence(given)):
+    if known or not seconds or not (given is None or is_sequence(given)):
         return fault
     details.append({"@type": _RETRY_INFO, "retryDelay": f"{seconds}s"})
     error = fault.error
     return Fault(kind=fault.kind, error=ServerError(error.code, error.message, error.status, details))
+
+
+def _asked(headers: Mapping[str, str]) -> str:
+    """Return the seconds of a Retry-After, in digits; empty if there are none. A date counts from the reply's own."""
+    words = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(words):
+        return words
+    try:
+        wait_s = (parsedate_to_datetime(words) - parsedate_to_datetime(headers.get("Date", ""))).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # no date, or one with a time zone and one without
+        return ""
+    return str(ceil(wait_s)) if 0 < wait_s < _ASKED_MAX_S else ""
 
 
 def _refused(text: str) -> ProviderError:

@@ -60,21 +60,23 @@ class LiveCalls:
         Raises:
             StoreError: the requests cannot be read.
         """
-        lines = [await self._line(place) for place in call.places]
+        trips = self._engine.book.live.flights[call.op].trips
+        lines = [await self._line(trip.place) if trip.line is None else trip.line for trip in trips]
         left_s = call.deadline - self._now()
         try:
             answers = await self._provider.send(
                 call.route, call.lane, lines, timeout_s=max(1.0, left_s) if left_s < NEVER else None
             )
+            told = self._sorted(call, answers)
         except ProviderError as error:
             self._heard(error.fault)
             return Refused(call.op, error.fault), None
         except Exception as error:  # noqa: BLE001 - whatever it is, the call's requests are told of it
             log_bug(f"a bug of carpool in a live call of {call.lane.model}", error)
-            words = f"a bug of carpool: {type(error).__name__}"
-            return Refused(call.op, Fault(kind="refused", error=ServerError(message=words))), None
+            fault = Fault(kind="unknown", error=ServerError(message=f"a bug of carpool: {type(error).__name__}"))
+            return Refused(call.op, fault, broken=True), None
         self._heard(None)
-        return self._sorted(call, answers)
+        return told
 
     async def _line(self, place: Place) -> bytes:
         no, row = place >> ROW_BITS, place & ROW_MASK
@@ -94,10 +96,10 @@ class LiveCalls:
                 key = book.key_at(trip.place)
                 index[key] = trip.place
                 rows.append(Row(key, msgspec.Raw(body)))
+        charge = _charge(meter, answers)  # first: a bug in it is to leave no answer without its awaiter
         sorter = RowSorter(book, self._awaiters, index, facts, keys=list, answered=set())
         found = sorter.sort("", call.op, Block(rows=rows))
         event = found.event
-        charge = _charge(meter, answers)
         return Answered(call.op, event.delivered, event.kept, event.failed, charge), found
 
 

@@ -169,12 +169,16 @@ class Live:
         request = as_object(body.get("generateContentRequest")) or body
         return ok(answers.count_tokens(request, self._found(request).cache))
 
-    def _embedding(self, request: JsonObject) -> tuple[bytes, EmbedTask]:
-        """Return one ``{"values": [...]}`` and bill it."""
+    def _task(self, request: JsonObject) -> EmbedTask:
+        """Return what an embedding is made of."""
         self._found(request)
         task = answers.embed(request)
         if isinstance(task, RowError):
             raise refusal_of(task)
+        return task
+
+    def _embedding(self, request: JsonObject, task: EmbedTask) -> bytes:
+        """Return one ``{"values": [...]}`` and bill it."""
         cost = embedding_picousd(self._model, "standard", task.by_modality, self._now)
         bill = LiveBill(
             model=self._model,
@@ -186,7 +190,7 @@ class Live:
         )
         self._state.ledger.bill_live(camel_digest(self._model, request), bill)
         self._state.quotas.took(self._model, self._now, task.tokens)
-        return b'{"values":' + vector_json(task.text, task.dimensions) + b"}", task
+        return b'{"values":' + vector_json(task.text, task.dimensions) + b"}"
 
     def _usage(self, tasks: list[EmbedTask]) -> bytes:
         """Return the end of an answer, which tells the tokens for newer models alone."""
@@ -203,7 +207,8 @@ class Live:
         """
         request = self._body("EmbedContentRequest")
         self._check_quota()
-        values, task = self._embedding(request)
+        task = self._task(request)
+        values = self._embedding(request, task)
         return Reply(body=b'{"embedding":' + values + self._usage([task]))
 
     def embed_many(self) -> Reply:
@@ -219,6 +224,7 @@ class Live:
         if not requests:
             raise ApiError(400, f"{words}requests is not specified\n")
         self._check_quota(len(requests))
-        embedded = [self._embedding(as_object(request)) for request in requests]
-        values = b",".join(one for one, _ in embedded)
-        return Reply(body=b'{"embeddings":[' + values + b"]" + self._usage([task for _, task in embedded]))
+        objects = [as_object(request) for request in requests]
+        tasks = [self._task(request) for request in objects]  # all of them first: one that is bad costs nothing
+        values = b",".join(map(self._embedding, objects, tasks))
+        return Reply(body=b'{"embeddings":[' + values + b"]" + self._usage(tasks))
