@@ -52,7 +52,7 @@ _UNTOLD: Final = {"create.dropped_after_apply": Fault(count=1)}
 """A create that takes effect, and nobody is told."""
 _LIVE_UNTOLD: Final = {"generate.dropped_after_apply": Fault(count=2)}
 """Live calls that are answered and billed, and nobody hears of it."""
-_LIVE_REFUSED: Final = {"generate.503": Fault()}
+_LIVE_REFUSED: Final = {"generate.429": Fault()}
 _FAST: Final = ("standard", "batch")
 _ALONE: Final = ("standard",)
 _LAST: Final = ("batch", "standard")
