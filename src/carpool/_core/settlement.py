@@ -60,8 +60,8 @@ def _take_overtaken(book: Book, job: Job, event: RowsFetched) -> None:
     In another reading of the output they come again, and cost nothing more.
     """
     overtaken = book.overtaken[job.id]
-    for place in sorted({*event.delivered, *(place for place, _ in event.kept)} & set(overtaken.values())):
-        del overtaken[book.key_at(place)]
+    for place in (*event.delivered, *(place for place, _ in event.kept)):
+        overtaken.pop(book.key_at(place), None)
 
 
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
