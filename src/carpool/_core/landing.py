@@ -218,7 +218,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
         book.held_back[trip.place] = refusal.reason
     elif trip.besides:  # the call that it left is in the air, and may answer it yet
         book.held_back[trip.place] = refusal.reason
-        trip.wake_at = now + book.settings.retry_max_s
+        trip.wake_at = now + book.settings.retry_min_s
         book.live.push(trip)
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
