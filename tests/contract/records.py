@@ -90,7 +90,7 @@ def put_day(day: int, spent_picousd: int = 7) -> PutDay:
             double_picousd=2,
             overrun_picousd=3,
             lost_picousd=4,
-            holds=[Hold(id="01abc", day=day, route="batch", reserved_picousd=5, double_picousd=1)],
+            holds=[Hold(id="01abc", day=day, route="batch", reserved_picousd=5, double_picousd=1, doubles=2)],
             granted_picousd=6,
             granted_full_picousd=7,
             granted_double_picousd=8,

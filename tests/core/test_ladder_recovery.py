@@ -228,6 +228,19 @@ def test_a_row_that_was_given_back_while_its_live_call_is_in_the_air_goes_on_wit
     assert (state(desk, place), desk.engine.stats().waiting) == (DONE, 0)
 
 
+@pytest.mark.parametrize(("jobs_max", "then", "doubles"), [(2, SENT, 1), (1, QUEUED, 0)])
+def test_what_both_a_call_that_was_left_and_a_job_answer_is_a_double(jobs_max: int, then: int, doubles: int) -> None:
+    desk = Desk(prices=PRICES, jobs_max=jobs_max)
+    desk.running("first")
+    place = desk.admit(ladder=("flex", "batch"), deadline=desk.now + 24 * HOUR)
+    call = only(desk.wait().actions, Call)
+    desk.wait(18 * HOUR)
+    desk.wait(HOUR)
+    assert state(desk, place) == then
+    desk.answered(call)
+    assert (state(desk, place), sum(day.doubles for day in desk.disk.accounts())) == (DONE, doubles)
+
+
 # -- what is held back for a job that this store may not know
 
 
@@ -289,3 +302,41 @@ def test_a_wrong_key_is_told_to_all_that_share_a_call() -> None:
     call = only(desk.wait().actions, Call)
     desk.tell(Refused(call.op, Fault(kind="refused", error=ServerError(400, "API key not valid.", "INVALID_ARGUMENT"))))
     assert desk.engine.stats().failed == 3
+
+
+# -- calls that were left in the air, where nothing may be paid for twice
+
+
+def left_in_the_air() -> tuple[Desk, int, Call]:
+    """Return a desk on which doubles are forbidden, a request that has left its flex call, and that call."""
+    desk = Desk(prices=PRICES, max_double_cost_per_day_usd=Decimal(0))
+    place = desk.admit(key="k", ladder=("flex", "standard"), deadline=START + HOUR)
+    call = only(desk.wait().actions, Call)
+    assert every(desk.wait(HOUR - PRIOR_S["standard"]).actions, Call) == []
+    assert (state(desk, place), desk.engine.book.live.trips[place].route) == (LIVE, "standard")
+    return desk, place, call
+
+
+def test_a_request_that_may_not_be_sent_beside_the_call_that_it_left_waits_for_that() -> None:
+    desk, place, call = left_in_the_air()
+    assert place in desk.engine.book.held_back
+    desk.answered(call, kept=[(place, b"late")])
+    assert (state(desk, place), desk.claim("k")[0]) == (DONE, Claim.KEPT)
+    assert (desk.engine.book.live.trips, desk.engine.stats().waiting) == ({}, 0)
+
+
+def test_it_goes_on_alone_once_the_call_that_it_left_came_to_nothing() -> None:
+    desk, place, call = left_in_the_air()
+    desk.shed(call)
+    assert [call.route for call in every(desk.wait(60.0).actions, Call)] == ["standard"]
+    assert not desk.engine.book.live.trips[place].besides
+
+
+def test_a_job_that_answered_first_leaves_a_refused_live_call_nothing_to_end() -> None:
+    desk, place = in_a_job(ladder=("batch", "standard"))
+    call = only(desk.wait(7 * HOUR - PRIOR_S["standard"]).actions, Call)
+    desk.shed(call, 400, "no")
+    assert (state(desk, place), desk.engine.book.live.trips, desk.engine.stats().failed) == (SENT, {}, 0)
+    desk.polled()
+    desk.fetched(kept=[(place, b"x")])
+    assert desk.claim("k")[0] is Claim.KEPT

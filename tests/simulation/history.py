@@ -168,11 +168,16 @@ class History:
                 expect(f"{bill.prompt}#{bill.serial}".encode() in seen, f"paid for and lost: {bill} of {job}")
 
     def _check_live_answers(self, server: Server) -> None:
-        """What was paid for live, and is in the account, was given to somebody, or answered elsewhere too."""
+        """What was paid for live, and is in the account, was given to somebody, or answered elsewhere too.
+
+        A request that has left its call and waits for a job is withdrawn when its caller leaves; then the answer to the
+        call comes to nobody.
+        """
+        withdrawn = {call.key for call in self.calls if call.ending in ("cancelled", "expired")}
         seen = {call.body for call in self.calls if call.ending == "value"} | {result.body for result in self.stored}
         twice = set(self.paid_twice(server))
         for bill in server.live_bills.values():
-            if bill.booked and bill.key not in twice:
+            if bill.booked and bill.key not in twice and bill.key not in withdrawn:
                 expect(f"{bill.prompt}#{bill.serial}".encode() in seen, f"paid for live, and lost: {bill}")
 
     def paid_twice(self, server: Server) -> list[str]:

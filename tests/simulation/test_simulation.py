@@ -53,10 +53,16 @@ def test_the_seeds_show_what_they_are_meant_to_show() -> None:
         seen["restarts"] += len(world.processes) - 2
         seen["twins made"] += sum(job.twin for job in world.server.jobs.values())
         seen["adopted in flight"] += sum(call.joined and call.ask.key is None for call in world.history.calls)
+        bills = world.server.live_bills.values()
+        seen["live answers"] += sum(bill.booked for bill in bills)
+        seen["live answers that nobody heard of"] += sum(not bill.heard for bill in bills)
+        seen["live calls besides a job"] += world.history.besides
+        seen["paid for twice"] += len(world.history.paid_twice(world.server))
         seen["kept answers"] += sum(call.kept for call in world.history.calls)
     assert {"value", "failed", "expired", "cancelled", "closed", "died", "conflict", "unknown"} <= endings.keys()
     wanted = {
         "create_ambiguous", "job_adopted", "job_lost", "job_stalled", "job_vanished", "output_vanished", "rows_missing",
-        "rows_not_ours", "twins", "restarts", "twins made", "adopted in flight", "kept answers",
+        "rows_not_ours", "twins", "restarts", "twins made", "adopted in flight", "kept answers", "live answers",
+        "live answers that nobody heard of", "live calls besides a job",
     }  # fmt: skip
     assert not {name for name in wanted if not seen[name]}

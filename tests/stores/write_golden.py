@@ -82,7 +82,7 @@ def since_format_2() -> list[Write]:
     ladders, limits = bytes((0, 1, len(LADDERS) - 1)), array("Q", [0, 3, 2**40]).tobytes()
     return [
         PutSegment(msgspec.structs.replace(segment.head, ladders=ladders, limits=limits), segment.lines),
-        PutResults(msgspec.structs.replace(results.head, job="", route="flex"), results.bodies),
+        PutResults(msgspec.structs.replace(results.head, job="", route="flex", text_only=True), results.bodies),
         put_day(20_000),
         put_habit(TUNED),
         put_seen(TUNED),

@@ -264,6 +264,8 @@ def descend(book: Book, one: Rider, rung: int, now: float) -> None:
         book.unqueue(one.segment, one.row)
     trip = book.live.drop(one.place)
     if one.ladder[rung] == "batch":
+        if trip is not None:
+            trip.left = trip.op > 0
         if one.state != SENT:
             book.requeue(((one.segment.no, one.row, one.row + 1),), now, counted=True)
             _watch(book, one, rung, now)

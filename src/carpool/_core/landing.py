@@ -14,7 +14,7 @@ from carpool._core.descent import ask_of, descend, is_no_dearer, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Flight, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
+from carpool._core.model import ABANDONED, DONE, ROW_BITS, SENT, Failure, Fault
 from carpool._core.retry import Refusal, bad_rows, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
@@ -58,6 +58,9 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
+    doubles = sum(trip.left and _was_sent(book, trip) for trip in flight.trips)
+    if doubles:
+        book.ledger.budget.count_doubles(now, doubles)
     # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
     delivered = [place for place in event.delivered if book.is_open(place)]
     kept = [(place, body) for place, body in event.kept if book.is_open(place)]
@@ -79,6 +82,19 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
+def _let_alone(book: Book, trip: Trip) -> None:
+    """Note that a call came to nothing: if its request has left it, that is on its next rung alone."""
+    heir = book.live.trips.get(trip.place) if trip.over else None
+    if heir is not None:
+        heir.besides = rider(book, trip.place).state == SENT
+
+
+def _was_sent(book: Book, trip: Trip) -> bool:
+    """Return whether a request that left its call has gone into a job since."""
+    segment, row = book.at(trip.place)
+    return segment is None or segment.states[row] in (SENT, DONE)
+
+
 def on_refused(book: Book, event: Refused, now: float) -> None:
     """Sort the error of a live call: the request's own, or the route's."""
     flight = book.live.land(event.op)
@@ -94,6 +110,8 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
     book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
+    for trip in flight.trips:
+        _let_alone(book, trip)
     if len(flight.trips) > 1 and not pushback.refuses and _may_be_one_of(event.fault):
         _part(book, flight, event.fault, now)
     else:
@@ -107,6 +125,7 @@ def _broken(book: Book, flight: Flight, fault: Fault, now: float) -> None:
     """Give up the requests of a call that a bug of ours broke: another try would meet it again, and may cost again."""
     book.ledger.close(hold_of(flight.op), known=False)
     for trip in flight.trips:
+        _let_alone(book, trip)
         if not trip.over:
             _end(book, trip, Failure(kind="failed", error=fault.error), now)
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
@@ -183,7 +202,7 @@ def _verdict_of(fault: Fault) -> Failure:
 def _end(book: Book, trip: Trip, failure: Failure, now: float) -> None:
     """Give a request its final verdict; one that is in a running job too may still be answered there."""
     book.live.drop(trip.place)
-    if not trip.besides:
+    if rider(book, trip.place).state != SENT:
         verdicts = settlement.Verdicts()
         verdicts.add([trip.place], failure)
         settlement.fail(book, trip.lane, "", verdicts, now)
@@ -194,9 +213,13 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
     one = rider(book, trip.place)
     if is_no_dearer(one.ladder, trip.rung):
         descend(book, one, trip.rung, now)
-    elif trip.besides:
+    elif one.state == SENT:
         book.live.drop(trip.place)
         book.held_back[trip.place] = refusal.reason
+    elif trip.besides:  # the call that it left is in the air, and may answer it yet
+        book.held_back[trip.place] = refusal.reason
+        trip.wake_at = now + book.settings.retry_min_s
+        book.live.push(trip)
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 
