@@ -31,13 +31,14 @@ RESERVE_SHARE: Final = 0.9
 CLASSES: Final = tuple(exp(log(2 * MINUTE) + n * (log(36 * HOUR) - log(2 * MINUTE)) / 14) for n in range(15))
 LEAVES: Final = (NEVER, 4 * HOUR, 2 * HOUR, HOUR, 40 * MINUTE, 25 * MINUTE, 16 * MINUTE, 8 * MINUTE, 4 * MINUTE, 0.0)
 """Time left, beyond the last reserve, at which the batch route is left; infinity: it is not entered."""
-TRIALS: Final = 240
+TRIALS: Final = 200
 SHADOWS: Final = 24
 PARTS: Final = 3
 BATCH, FULL = 1, 2
 """What an answer costs: on the batch and flex routes, and on standard, in halves of the list price."""
 _BEGIN_S: Final = 3.0
-_RETRY_S: Final = 2.0
+_PROBE_S: Final = 30.0
+"""Time between two calls of a flex route that refuses: that of a client that does not hammer."""
 
 
 class Played(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def play(  # noqa: PLR0917 - one line of arguments, called millions of times
             if ends_at <= last:
                 return Played(paid, ends_at)
             break
-        t += _RETRY_S
+        t = min(t + _PROBE_S, last)
     t = max(t, last)
     while t < deadline:
         if not service.refuses("standard", model, t):

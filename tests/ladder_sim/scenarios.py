@@ -66,7 +66,7 @@ class Refusals(msgspec.Struct, frozen=True, kw_only=True):
     storm_s: float = 0.0
     """Mean length of an episode."""
     share: float = 1.0
-    """Of the seconds of an episode in which all calls are refused."""
+    """Of the slots of an episode in which all calls are refused."""
     stray: float = 0.01
     """Of the seconds between episodes."""
     asks: float = 0.0

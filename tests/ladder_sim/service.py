@@ -11,6 +11,7 @@ from collections import deque
 from functools import cache
 from random import Random
 from typing import Final, Literal
+from zlib import crc32
 
 import msgspec
 
@@ -22,6 +23,8 @@ START: Final = 1_790_000_000.0
 JOB_LIFE_S: Final = 48 * 3_600.0
 JOB_SLOT_S: Final = 60.0
 """Jobs of one model that are created within the same so many seconds fare alike."""
+REFUSAL_SLOT_S: Final = 15.0
+"""In an episode of refusals, calls of one route and model within the same so many seconds fare alike."""
 MODELS: Final = ("model-one", "model-two")
 TOKENS_IN: Final = 1_000
 TOKENS_OUT: Final = 500
@@ -45,7 +48,10 @@ class Service:
         self.job = cache(self._job)
 
     def _draw(self, *what: object) -> float:
-        return Random(f"{self.seed}/{what}").random()  # noqa: S311 - a simulation
+        mixed = crc32(f"{self.seed}/{what}".encode())
+        for _ in range(2):
+            mixed = (mixed ^ mixed >> 16) * 0x45D9F3B & 0xFFFFFFFF
+        return (mixed ^ mixed >> 16) / 2**32
 
     # -- batch
 
@@ -70,10 +76,11 @@ class Service:
         return quantile(self._draw(route, request), at - START)
 
     def refuses(self, route: Route, model: str, at: float) -> bool:
-        """Return whether all calls are refused in this second, quotas apart."""
+        """Return whether all calls are refused in this slot, quotas apart."""
         refusals = self._refusals(route)
-        share = refusals.share if self.is_storm(route, model, at) else refusals.stray
-        return share > 0 and (share >= 1 or self._draw("refuses", route, model, int(at)) < share)
+        storm = self.is_storm(route, model, at)
+        share, slot_s = (refusals.share, REFUSAL_SLOT_S) if storm else (refusals.stray, 1.0)
+        return share > 0 and (share >= 1 or self._draw("refuses", route, model, int(at // slot_s)) < share)
 
     def is_storm(self, route: Route, model: str, at: float) -> bool:
         """Return whether it is within an episode of refusals."""

@@ -262,7 +262,7 @@ class World:
     def _answer(self, call: Call) -> None:
         book = self.engine.book
         flight = book.live.flights[call.op]
-        places = [trip.place for trip in flight.trips if not trip.over]
+        places = [trip.place for trip in flight.trips if book.is_open(trip.place)]
         delivered = [place for place in places if not self.by_place[place].ending]
         kept = [(place, b"{}") for place in places if self.by_place[place].ending]
         for place in delivered:

@@ -143,11 +143,22 @@ def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
 def _watch(book: Book, one: Rider, rung: int) -> None:
     """Note when a request has to leave its rung."""
     if one.deadline < NEVER and rung + 1 < len(one.ladder):
-        leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
-        heapq.heappush(book.leaving, (leave_at, one.place, rung))
+        heapq.heappush(book.leaving, (leave_at(book, one, rung), one.place, rung))
 
 
 # -- off a rung
+
+
+def leave_at(book: Book, one: Rider, rung: int) -> float:
+    """Return when a request has to leave a rung, as far as is known now."""
+    return book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
+
+
+def alone(book: Book, place: Place) -> None:
+    """Note that a call that a request had left is over without an answer."""
+    trip = book.live.trips.get(place)
+    if trip is not None and rider(book, place).state != SENT:
+        trip.besides = False
 
 
 def move_on(book: Book, now: float) -> None:
@@ -160,12 +171,15 @@ def move_on(book: Book, now: float) -> None:
         one = rider(book, place)
         if _rung_of(book, one) != rung or one.state == PARKED:
             continue
-        leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
-        if leave_at > now:  # the rungs below have become quicker since this was noted
-            heapq.heappush(book.leaving, (leave_at, place, rung))
-        elif one.state == SENT:
+        at = leave_at(book, one, rung)
+        trip = book.live.trips.get(place)
+        if at > now:  # the rungs below have become quicker since this was noted
+            heapq.heappush(book.leaving, (at, place, rung))
+        elif one.state == SENT and trip is None:
             riding.setdefault(book.job_of(place).id, []).append(place)
-        else:
+        elif trip is None or not trip.op or _may_double(book, one, rung + 1, now):
+            if trip is not None:
+                book.durations.saw_at_least(trip.lane.model, trip.route, now - trip.entered_at)
             descend(book, one, rung, now)
     for job_id, places in riding.items():
         _leave_job(book, book.jobs[job_id], places, now)
@@ -206,6 +220,13 @@ def descend(book: Book, one: Rider, rung: int, now: float) -> None:
         book.live.trips[one.place].besides = True  # the call that it leaves may be answered, and billed, all the same
 
 
+def stop(book: Book, place: Place) -> None:
+    """Let a request that is in a job as well go on there alone, since nobody waits for it any more."""
+    trip = book.live.trips.get(place)
+    if trip is not None and not trip.op:
+        book.live.drop(place)
+
+
 def is_no_dearer(ladder: Ladder, rung: int) -> bool:
     """Return whether there is a next rung, and it costs no more than this one."""
     return rung + 1 < len(ladder) and PAID_PERCENT[ladder[rung + 1]] <= PAID_PERCENT[ladder[rung]]
@@ -221,11 +242,16 @@ def _leave_job(book: Book, job: Job, places: list[Place], now: float) -> None:
     for place in places:
         one = rider(book, place)
         rung = _first_rung(book, one, one.ladder.index("batch") + 1, now)
-        refusal = book.ledger.refusal(ask_of("", one.ladder[rung], [one], doubles=1), now)
-        if refusal is None:
+        if _may_double(book, one, rung, now):
             _go_live(book, one, rung, now)
-        else:
-            book.held_back[place] = refusal.setting
+
+
+def _may_double(book: Book, one: Rider, rung: int, now: float) -> bool:
+    """Return whether a request may be sent on a rung although it may be answered, and billed, where it is."""
+    refusal = book.ledger.refusal(ask_of("", one.ladder[rung], [one], doubles=1), now)
+    if refusal is not None:
+        book.held_back[one.place] = refusal.setting
+    return refusal is None
 
 
 def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int) -> Ask:

@@ -263,6 +263,8 @@ class Engine:
             book.finish(segment, row)
             self._unswept.append(segment.no)
         elif state in (SENT, LIVE) and not flags & (EXPLICIT | ABANDONED):
+            if state == SENT:
+                descent.stop(book, place)
             segment.flags[row] |= ABANDONED
             book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
 

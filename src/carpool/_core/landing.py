@@ -10,14 +10,16 @@ from typing import Final, Literal
 from carpool._core import settlement, shelf
 from carpool._core.book import Book
 from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
-from carpool._core.descent import ask_of, descend, is_no_dearer, rider
+from carpool._core.descent import alone, ask_of, descend, is_no_dearer, leave_at, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, ROW_BITS, Failure, Fault
+from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
 from carpool._core.retry import Refusal, pause_s, read_refusal
 from carpool.types import ServerError
 
+_AGAIN_S: Final = 5.0
+"""Pause before money is asked for again that was refused since the request is in another call."""
 _NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
 
 
@@ -60,9 +62,10 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
         shelf.keep(book, flight.lane, "", rows, now, route=route)
         book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
+    entered_at = {trip.place: trip.entered_at for trip in flight.trips}
     for place in (*event.delivered, *(place for place, _ in event.kept)):
-        book.durations.saw(model, route, now - book.live.trips[place].entered_at)
-        book.finish(*rider(book, place))
+        book.durations.saw(model, route, now - entered_at[place])
+        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
     for trip in flight.trips:
         if not trip.over:
@@ -84,6 +87,8 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     for trip in flight.trips:
         if not trip.over:
             _failed(book, trip, event.fault, pushback, now)
+        elif event.fault.kind != "unknown":
+            alone(book, trip.place)
     book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
@@ -92,15 +97,22 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     one = rider(book, trip.place)
     trip.tries += 1
     is_last = trip.rung + 1 == len(one.ladder)
-    if one.segment.flags[one.row] & ABANDONED and not trip.besides:
-        book.finish(*one)  # nobody waits for it any more
+    if one.segment.flags[one.row] & ABANDONED:  # nobody waits for it any more
+        if one.state == SENT:
+            book.live.drop(trip.place)
+        else:
+            book.finish(*one)
     elif fault.kind == "refused" and not pushback.refuses:
         # What flex cannot do the next rung may; what the request has wrong it will say too.
         if trip.route == "flex" and not is_last:
             descend(book, one, trip.rung, now)
         else:
             _end(book, trip, _verdict_of(fault), now)
-    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip)):
+    elif not is_last and (
+        is_no_dearer(one.ladder, trip.rung)
+        or _is_out_of_tries(book, trip)
+        or leave_at(book, one, trip.rung) <= now  # it stayed since it was in a call, and may not be sent twice
+    ):
         descend(book, one, trip.rung, now)
     elif is_last and _is_out_of_tries(book, trip):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
@@ -125,20 +137,27 @@ def _verdict_of(fault: Fault) -> Failure:
 def _end(book: Book, trip: Trip, failure: Failure, now: float) -> None:
     """Give a request its final verdict; one that is in a running job too may still be answered there."""
     book.live.drop(trip.place)
-    if not trip.besides:
+    if rider(book, trip.place).state != SENT:
         verdicts = settlement.Verdicts()
         verdicts.add([trip.place], failure)
         settlement.fail(book, trip.lane, "", verdicts, now)
 
 
 def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> None:
-    """Tell a request that its budget is used up; where a rung below costs less it goes there."""
+    """Tell a request that its budget is used up; where a rung below costs less it goes there.
+
+    One that may be answered by a job, or by a call that it left, waits for that.
+    """
     one = rider(book, trip.place)
     if is_no_dearer(one.ladder, trip.rung):
         descend(book, one, trip.rung, now)
-    elif trip.besides:
+    elif one.state == SENT:
         book.live.drop(trip.place)
         book.held_back[trip.place] = refusal.setting
+    elif trip.besides:
+        book.held_back[trip.place] = refusal.setting
+        trip.wake_at = now + _AGAIN_S
+        book.live.push(trip)
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 

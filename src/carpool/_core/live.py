@@ -69,6 +69,7 @@ class Live:
 
     def push(self, trip: Trip) -> None:
         """Take a request in, or back."""
+        assert self.trips.get(trip.place, trip) is trip, f"place {trip.place:#x} is on two live routes"
         self.trips[trip.place] = trip
         trip.op = 0
         heapq.heappush(self._resting, (trip.wake_at, next(self._numbers), trip))

@@ -27,6 +27,9 @@ PRIOR_S: Final[dict[Route, float]] = {"batch": 6 * 3_600.0, "flex": 900.0, "stan
 """How long a route takes before there is any history: guesses, until ten durations were seen."""
 _TRUSTED: Final = 10
 
+import os
+MODE = int(os.environ.get("MODE", "0"))
+SHARE = float(os.environ.get("SHARE", "0.5"))
 _CODES: Final = {ladder: code for code, ladder in enumerate(LADDERS)}
 
 
@@ -99,6 +102,12 @@ class Durations:
             known = self._usual[model, route] = seen[ceil(USUAL_SHARE * len(seen)) - 1]
         return known
 
+    def quantile_s(self, model: str, route: Route, share: float) -> float:
+        seen = sorted(self._seen.get((model, route), ()))
+        if len(seen) < _TRUSTED:
+            seen = sorted([*seen, PRIOR_S[route]])
+        return seen[ceil(share * len(seen)) - 1]
+
     def records(self) -> list[Seen]:
         """Return what is to be written down."""
         return [Seen(model=model, route=route, durations_s=seen) for (model, route), seen in self._seen.items()]
@@ -121,7 +130,13 @@ class Durations:
         """
         last = len(ladder) - 1
         for number in range(rung, last):
-            if self.usual_s(model, ladder[number]) <= left_s:
+            if MODE == 0 and self.usual_s(model, ladder[number]) <= left_s:
+                return number
+            if MODE == 1 and self.quantile_s(model, ladder[number], SHARE) <= left_s:
+                return number
+            if MODE == 2 and self.quantile_s(model, ladder[number], SHARE) <= left_s - self.reserve_s(model, ladder, number):
+                return number
+            if MODE == 3 and self.quantile_s(model, ladder[number], SHARE) <= left_s - self.usual_s(model, ladder[-1]):
                 return number
         return last
 

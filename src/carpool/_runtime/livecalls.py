@@ -88,7 +88,7 @@ class LiveCalls:
         index: dict[str, Place] = {}
         rows: list[Row] = []
         for trip, body in zip(flight.trips, answers.bodies, strict=True):
-            if not trip.over:
+            if book.is_open(trip.place):  # also one that has left this call meanwhile: the first answer is its answer
                 key = book.key_at(trip.place)
                 index[key] = trip.place
                 rows.append(Row(key, msgspec.Raw(body)))
