@@ -82,7 +82,7 @@ def play(  # noqa: PLR0917 - one line of arguments, called millions of times
     t = max(t, last)
     while t < deadline:
         if not service.refuses("standard", model, t):
-            return Played(paid + FULL, min(ends_at, t + service.takes_s("standard", number, t)))
+            return Played(paid + FULL, min(ends_at, t + service.takes_s("standard", number, t, shares="flex" not in ladder)))
         t += 1.0
     return Played(paid, ends_at)
 

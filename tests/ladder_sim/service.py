@@ -70,10 +70,13 @@ class Service:
 
     # -- live
 
-    def takes_s(self, route: Route, request: int, at: float) -> float:
-        """Return how long a live call for a request takes once it is accepted."""
+    def takes_s(self, route: Route, request: int, at: float, *, shares: bool = False) -> float:
+        """Return how long a live call for a request takes once it is accepted.
+
+        Calls that several requests ``share`` take as long as any other of the same half minute.
+        """
         quantile = self.scenario.flex if route == "flex" else self.scenario.standard
-        return quantile(self._draw(route, request), at - START)
+        return quantile(self._draw(route, int(at // 30) if shares else request), at - START)
 
     def refuses(self, route: Route, model: str, at: float) -> bool:
         """Return whether all calls are refused in this slot, quotas apart."""

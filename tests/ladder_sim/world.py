@@ -63,7 +63,7 @@ from .scenarios import DAY, HORIZON_S, Scenario, scenario_of
 from .service import MODELS, START, TOKENS_IN, TOKENS_OUT, Fate, Service
 
 LOOK_S: Final = 0.5
-HOLDS_S: Final = 2.0
+HOLDS_S: Final = 5.0
 T = TypeVar("T")
 
 
@@ -249,7 +249,7 @@ class World:
             for number in numbers:
                 self.service.took(route, model, self.now)
                 self.billed[number, route] += 1
-            ends_at = self.now + max(self.service.takes_s(route, number, self.now) for number in numbers)
+            ends_at = self.now + max(self.service.takes_s(route, number, self.now, shares=call.lane.kind == "embed") for number in numbers)
             if ends_at < call.deadline + 1.0:
                 self._at(ends_at, lambda: self._answer(call))
             else:
@@ -293,7 +293,8 @@ class World:
         reserve_s = durations.reserve_s(asked.model, ladder, len(ladder) - 2)
         for route in ladder[1:]:
             at = max(asked.at + HOLDS_S, asked.deadline - reserve_s)
-            while at <= asked.deadline - self.service.takes_s(route, asked.number, at):
+            shares = asked.kind == "embed"
+            while at <= asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares):
                 if all(self._accepted(route, asked.model, at + LOOK_S * n) for n in range(int(HOLDS_S / LOOK_S) + 1)):
                     return False
                 at += LOOK_S

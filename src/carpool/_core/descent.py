@@ -14,12 +14,16 @@ from carpool._core.book import Book, spans_of
 from carpool._core.ledger import PAID_PERCENT, Ask
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import CancelRemote
-from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, caps_of, place_of
+from carpool._core.model import LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, caps_of, place_of
 from carpool._core.routing import BATCH_ONLY, LADDERS
 from carpool.settings import Ladder, Route
 
 WAIT_MAX_S: Final = 15.0
 """How long a request waits for a live call while a route that costs no more is on its ladder."""
+
+
+LOOKS_PER_S: Final = 20_000
+"""How many requests may be looked at anew in a second, since a route below theirs has become slower."""
 
 
 class Rider(NamedTuple):
@@ -93,17 +97,19 @@ def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> No
 
 
 def go_on(book: Book, places: Iterable[Place], now: float) -> None:
-    """Send rows that a job gave no answer to again: in another job, or on the next rung if time is short."""
+    """Send rows that a job gave no answer to again: in another job, or on the next rung if time or tries are short."""
     again: list[Place] = []
     for place in places:
         one = rider(book, place)
         trip = book.live.trips.get(place)
-        rung = 0 if trip is not None else _first_rung(book, one, one.ladder.index("batch"), now)
+        tired = one.segment.attempts[one.row] >= book.settings.attempts_max
+        rung = 0 if trip is not None else _first_rung(book, one, one.ladder.index("batch") + tired, now)
         if trip is None and one.ladder[rung] == "batch":
             again.append(place)
             continue
         book.count_in(one.segment, one.row, one.row + 1)
         one.segment.states[one.row] = LIVE
+        one.segment.attempts[one.row] = 0
         if trip is not None:
             trip.besides = False  # it went ahead of its job, and is alone now
         else:
@@ -113,8 +119,7 @@ def go_on(book: Book, places: Iterable[Place], now: float) -> None:
 
 def has_next(book: Book, place: Place, route: Route) -> bool:
     """Return whether a request that one route cannot answer may be sent over another."""
-    one = rider(book, place)
-    return route in one.ladder[:-1] and not one.segment.flags[one.row] & ABANDONED
+    return route in rider(book, place).ladder[:-1]
 
 
 def _first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
@@ -124,6 +129,7 @@ def _first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
 
 def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
     """Start a row that is LIVE, or still in a job, on a live rung."""
+    is_last = rung + 1 == len(one.ladder)
     book.live.push(
         Trip(
             place=one.place,
@@ -133,6 +139,7 @@ def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
             tokens=one.tokens,
             deadline=one.deadline,
             entered_at=now,
+            urgent_at=leave_at(book, one, rung - 1) if is_last else NEVER,
             wake_at=now,
             besides=one.state == SENT,
         )
@@ -164,6 +171,14 @@ def alone(book: Book, place: Place) -> None:
 def move_on(book: Book, now: float) -> None:
     """Take the requests whose time on their rung is over to the next."""
     riding: dict[str, list[Place]] = {}
+    if abs(now - book.looked_at) * LOOKS_PER_S >= len(book.leaving) and book.durations.has_risen():
+        book.looked_at = now
+        book.leaving = [
+            (leave_at(book, rider(book, place), rung), place, rung)
+            for _, place, rung in book.leaving
+            if book.is_open(place)
+        ]
+        heapq.heapify(book.leaving)
     while book.leaving and book.leaving[0][0] <= now:
         _, place, rung = heapq.heappop(book.leaving)
         if not book.is_open(place):

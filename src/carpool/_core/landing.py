@@ -20,6 +20,8 @@ from carpool.types import ServerError
 
 _AGAIN_S: Final = 5.0
 """Pause before money is asked for again that was refused since the request is in another call."""
+_PATIENCE_SHARE: Final = 0.25
+"""Longest pause before the next try, of the time that is left."""
 _NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
 
 
@@ -120,7 +122,8 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     else:
         s = book.settings
         pause = pause_s(s.retry_min_s, s.retry_max_s, trip.tries, f"{trip.place:x}")
-        trip.wake_at = now + max(pause, min(pushback.retry_after_s, ASKED_MAX_S))
+        wait_s = max(pause, min(pushback.retry_after_s, ASKED_MAX_S))
+        trip.wake_at = now + min(wait_s, max(s.retry_min_s, (trip.deadline - now) * _PATIENCE_SHARE))
         book.live.push(trip)
 
 

@@ -35,6 +35,8 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """Estimate of its input."""
     deadline: float
     entered_at: float
+    urgent_at: float = NEVER
+    """From when on it has nothing to lose: it is on its last rung, and has no more time than the route usually takes."""
     tries: int = 0
     op: int = 0
     """The call that carries it; 0 while it waits."""
@@ -95,7 +97,9 @@ class Live:
         for (route, lane), heap in list(self._ready.items()):
             throttle = self.throttles.of(route, lane.model)
             most = EMBEDS_MAX if lane.kind == "embed" else 1
-            while (trips := self._next(heap, most)) and throttle.may_start(now, sum(trip.tokens for trip in trips)):
+            while (trips := self._next(heap, most)) and throttle.may_start(
+                now, sum(trip.tokens for trip in trips), urgent_at=trips[0].urgent_at
+            ):
                 for _ in trips:
                     heapq.heappop(heap)
                 op = next(self._numbers)

@@ -29,6 +29,8 @@ _TRUSTED: Final = 10
 
 import os
 MODE = int(os.environ.get("MODE", "0"))
+SLACK = float(os.environ.get("SLACK", "10"))
+MORE = float(os.environ.get("MORE", "0.5"))
 SHARE = float(os.environ.get("SHARE", "0.5"))
 _CODES: Final = {ladder: code for code, ladder in enumerate(LADDERS)}
 
@@ -79,13 +81,17 @@ class Durations:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, Route], list[float]] = {}
         self._usual: dict[tuple[str, Route], float] = {}
+        self._before: dict[tuple[str, Route], float] = {}
+        """What was usual before something was learned that has not been looked at yet."""
 
     def saw(self, model: str, route: Route, duration_s: float) -> None:
         """Learn from a request that took so long from entering the route to its answer."""
         seen = self._seen.setdefault((model, route), [])
         seen.append(max(0.0, duration_s))
         del seen[:-SAMPLES_MAX]
-        self._usual.pop((model, route), None)
+        usual = self._usual.pop((model, route), None)
+        if usual is not None:
+            self._before.setdefault((model, route), usual)
 
     def saw_at_least(self, model: str, route: Route, duration_s: float) -> None:
         """Learn from one that was given up after so long: it tells something only if that is longer than usual."""
@@ -108,6 +114,11 @@ class Durations:
             seen = sorted([*seen, PRIOR_S[route]])
         return seen[ceil(share * len(seen)) - 1]
 
+    def has_risen(self) -> bool:
+        """Return whether any route has become slower than it was when this was last asked."""
+        before, self._before = self._before, {}
+        return any(self.usual_s(model, route) > usual for (model, route), usual in before.items())
+
     def records(self) -> list[Seen]:
         """Return what is to be written down."""
         return [Seen(model=model, route=route, durations_s=seen) for (model, route), seen in self._seen.items()]
@@ -121,7 +132,8 @@ class Durations:
 
     def reserve_s(self, model: str, ladder: Ladder, rung: int) -> float:
         """Return how much time the rungs below one need."""
-        return sum(self.usual_s(model, route) for route in ladder[rung + 1 :])
+        return sum(self.usual_s(model, route) for route in ladder[rung + 1 :]) + (
+            SLACK + self.usual_s(model, ladder[-1]) * MORE if rung + 1 < len(ladder) else 0.0)
 
     def enter(self, model: str, ladder: Ladder, rung: int, left_s: float) -> int:
         """Return the first rung from ``rung`` on whose usual duration fits into the time left.
