@@ -382,6 +382,9 @@ class World:
                 self.service, asked.number, asked.model, asked.ladder, asked.at, asked.deadline
             )
             result.clairvoyant += played.halves * self._picousd(asked, "batch")
+            kinds = [r for (n, r), t in self.billed.items() if n == asked.number for _ in range(t)]
+            if len(kinds) > 1:
+                k = "+".join(sorted(kinds)); result.routes[k] = result.routes.get(k, 0) + 1
             result.clairvoyant_missed += played.ended_at > asked.deadline
         return result
 

@@ -193,8 +193,8 @@ def move_on(book: Book, now: float) -> None:
         elif one.state == SENT and trip is None:
             riding.setdefault(book.job_of(place).id, []).append(place)
         elif trip is None or not trip.op or _may_double(book, one, rung + 1, now):
-            if trip is not None:
-                book.durations.saw_at_least(trip.lane.model, trip.route, now - trip.entered_at)
+            if trip is not None and trip.op:
+                book.durations.saw_at_least(trip.lane.model, trip.route, now - book.live.flights[trip.op].started_at)
             descend(book, one, rung, now)
     for job_id, places in riding.items():
         _leave_job(book, book.jobs[job_id], places, now)

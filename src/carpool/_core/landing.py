@@ -64,7 +64,8 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
         shelf.keep(book, flight.lane, "", rows, now, route=route)
         book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
-    entered_at = {trip.place: trip.entered_at for trip in flight.trips}
+    # Time in which flex refuses is no reason to leave a job earlier for its sake; before standard is the last moment.
+    entered_at = {trip.place: flight.started_at if route == "flex" else trip.entered_at for trip in flight.trips}
     for place in (*event.delivered, *(place for place, _ in event.kept)):
         book.durations.saw(model, route, now - entered_at[place])
         book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job

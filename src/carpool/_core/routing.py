@@ -31,6 +31,7 @@ import os
 MODE = int(os.environ.get("MODE", "0"))
 SLACK = float(os.environ.get("SLACK", "10"))
 MORE = float(os.environ.get("MORE", "0.5"))
+SHARE_B = float(os.environ.get("SHARE_B", "0.5"))
 SHARE = float(os.environ.get("SHARE", "0.5"))
 _CODES: Final = {ladder: code for code, ladder in enumerate(LADDERS)}
 
@@ -146,7 +147,7 @@ class Durations:
                 return number
             if MODE == 1 and self.quantile_s(model, ladder[number], SHARE) <= left_s:
                 return number
-            if MODE == 2 and self.quantile_s(model, ladder[number], SHARE) <= left_s - self.reserve_s(model, ladder, number):
+            if MODE == 2 and self.quantile_s(model, ladder[number], SHARE_B if ladder[number]=="batch" else SHARE) <= left_s - self.reserve_s(model, ladder, number):
                 return number
             if MODE == 3 and self.quantile_s(model, ladder[number], SHARE) <= left_s - self.usual_s(model, ladder[-1]):
                 return number

@@ -88,8 +88,8 @@ class Throttle:
         if self._hold_until - now > HOLD_MAX_S:  # the clock was set back
             self._hold_until = now
         rates = max(self.requests.next_send(now), self.tokens.next_send(now, float(self._wanted)))
-        probe_at = min(self._breaker.next_send(now), max(self._urgent_at, self._breaker.next_urgent(now)))
-        at = max(now, self._hold_until, rates, probe_at)
+        at = max(now, self._hold_until, rates, self._breaker.next_send(now))
+        at = min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
         return at if self._breaker.is_open else max(at, self.flying.next_send(now))
 
