@@ -11,6 +11,8 @@ import sys
 import time
 import traceback
 
+from .policy import prepare
+from .scenarios import SCENARIOS
 from .world import Result, simulate
 
 
@@ -42,10 +44,6 @@ def _row(name: str, group: list[Result]) -> str:
     paid, best = total("paid"), total("clairvoyant")
     routes = [sum(result.routes.get(route, 0) for result in group) for route in ("batch", "flex", "standard")]
     shares = "/".join(f"{100 * route / max(1, sum(routes)):.0f}" for route in routes)
-    from collections import Counter
-    c = Counter()
-    for r in group: c.update({k: v for k, v in r.routes.items() if "+" in k})
-    shares += str(dict(c.most_common(4)))
     return (
         f"{name:24}{len(group):6}{total('requests'):9}{total('timed'):8}{total('in_time'):8}{total('excused'):8}"
         f"{total('unexcused'):7}{total('held_back'):6}{total('failed'):7}{total('doubles'):8}{total('paid_twice'):7}"
@@ -63,9 +61,11 @@ def main() -> int:
     began = time.monotonic()
     results: list[Result] = []
     failed: list[int] = []
-    with multiprocessing.Pool(args.jobs) as pool:
+    for scenario in SCENARIOS[: args.seeds]:
+        prepare(scenario)
+    with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
         seeds = range(args.start, args.start + args.seeds)
-        for seed, result, report in pool.imap_unordered(run_seed, seeds, chunksize=1):
+        for seed, result, report in pool.imap_unordered(run_seed, seeds, chunksize=4):
             if result is not None:
                 results.append(result)
             else:

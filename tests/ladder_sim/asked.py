@@ -19,6 +19,8 @@ from .service import MODELS, START
 NEVER: Final = float("inf")
 TIMED: Final = 0.85
 EMBEDS: Final = 0.15
+EMBEDS_LADDER: Final[Ladder] = ("batch", "standard")
+"""They pass flex over."""
 
 
 class Asked(msgspec.Struct, kw_only=True):
@@ -40,7 +42,7 @@ class Asked(msgspec.Struct, kw_only=True):
     @property
     def ladder(self) -> Ladder:
         """The routes that it may take."""
-        return CHEAP if self.kind == "generate" else ("batch", "standard")
+        return CHEAP if self.kind == "generate" else EMBEDS_LADDER
 
 
 def load(scenario: Scenario, rng: Random) -> list[Asked]:

@@ -21,10 +21,10 @@ from typing import Final
 
 import msgspec
 
-from carpool.settings import Ladder
+from carpool.settings import CHEAP, Ladder
 
-from .asked import NEVER
-from .scenarios import HORIZON_S, HOUR, MINUTE, SCENARIOS, Scenario
+from .asked import EMBEDS_LADDER, NEVER
+from .scenarios import DRIFTING, HORIZON_S, HOUR, MINUTE, SCENARIOS, Scenario
 from .service import MODELS, START, Service
 
 RESERVE_SHARE: Final = 0.9
@@ -113,6 +113,14 @@ def _choice(name: str, number: int, part: int, ladder: Ladder) -> float:
     return LEAVES[min(paid)[1]]
 
 
+def prepare(scenario: Scenario) -> None:
+    """Choose for all deadlines of a scenario: processes that are forked later need not."""
+    for ladder in (CHEAP, EMBEDS_LADDER):
+        for number in range(len(CLASSES)):
+            for part in range(PARTS) if scenario.name == DRIFTING else (1,):
+                _choice(scenario.name, number, part, ladder)
+
+
 @cache
 def _shadow(name: str, number: int) -> Service:
     [scenario] = [scenario for scenario in SCENARIOS if scenario.name == name]
@@ -124,7 +132,7 @@ def clairvoyant(service: Service, number: int, model: str, ladder: Ladder, at: f
     if deadline == NEVER:
         return play(service, number, model, ladder, at, deadline, NEVER, NEVER)
     last = deadline - reserve_s(service.scenario)
-    drifts = service.scenario.name == "drifting"
+    drifts = service.scenario.name == DRIFTING
     part = min(PARTS - 1, int((at - START) / HORIZON_S * PARTS)) if drifts else 1
     leave_s = _choice(service.scenario.name, min(len(CLASSES) - 1, bisect_left(CLASSES, deadline - at)), part, ladder)
     return play(service, number, model, ladder, at, deadline, last - leave_s, last)

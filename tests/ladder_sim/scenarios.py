@@ -102,11 +102,12 @@ PARTIAL: Final = Refusals(calm_s=40 * MINUTE, storm_s=10 * MINUTE, share=0.8, as
 SLOW: Final = around(5 * HOUR, 0.8, 10 * MINUTE, 30 * HOUR)
 TWO: Final = either(around(10 * MINUTE, 0.5, 2 * MINUTE, HOUR), around(18 * HOUR, 0.3, 8 * HOUR, 30 * HOUR), 0.7)
 
+DRIFTING: Final = "drifting"
 SCENARIOS: Final = (
     Scenario(name="calm"),
     Scenario(name="slow", batch=SLOW),
     Scenario(name="two humps", batch=TWO),
-    Scenario(name="drifting", batch=drifting(around(8 * MINUTE, 0.5, MINUTE, 30 * HOUR), SLOW)),
+    Scenario(name=DRIFTING, batch=drifting(around(8 * MINUTE, 0.5, MINUTE, 30 * HOUR), SLOW)),
     Scenario(name="stuck", stuck=0.25),
     Scenario(name="failing", failing=0.25),
     Scenario(name="flex shed", flex_refuses=SHED),

@@ -45,7 +45,8 @@ class Service:
         self.seed = seed
         self._storms: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
         self._taken: dict[tuple[Route, str], deque[float]] = {}
-        self.job = cache(self._job)
+        self._job_of = cache(self._job)
+        self._refuses_in = cache(self._drawn_refusal)
 
     def _draw(self, *what: object) -> float:
         mixed = crc32(f"{self.seed}/{what}".encode())
@@ -65,7 +66,7 @@ class Service:
 
     def fate(self, model: str, at: float) -> Fate:
         """Return what becomes of a job that is created now; its end as a time."""
-        fate = self.job(model, int(at // JOB_SLOT_S))
+        fate = self._job_of(model, int(at // JOB_SLOT_S))
         return Fate(fate.kind, at + fate.ends_at)
 
     # -- live
@@ -83,7 +84,10 @@ class Service:
         refusals = self._refusals(route)
         storm = self.is_storm(route, model, at)
         share, slot_s = (refusals.share, REFUSAL_SLOT_S) if storm else (refusals.stray, 1.0)
-        return share > 0 and (share >= 1 or self._draw("refuses", route, model, int(at // slot_s)) < share)
+        return share > 0 and (share >= 1 or self._refuses_in(route, model, int(at // slot_s), share))
+
+    def _drawn_refusal(self, route: Route, model: str, slot: int, share: float) -> bool:
+        return self._draw("refuses", route, model, slot) < share
 
     def is_storm(self, route: Route, model: str, at: float) -> bool:
         """Return whether it is within an episode of refusals."""

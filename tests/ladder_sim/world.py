@@ -4,15 +4,17 @@ Owns the loop, the account of what was paid, and the checks. There are no crashe
 ``tests/simulation``.
 
 **A missed deadline is excused** only if no lower rung accepted work within its last reserve. In exact words: let D be
-the deadline, R the reserve for standard as the engine knows it at D (``Durations.reserve_s``), d(route) the time that
-the request's call takes on a route. The miss is *not* excused if there is a time t, in steps of ``LOOK_S``, such that
+the deadline, R(route) the time from which on it is the last chance: for standard the reserve that the engine keeps for
+it (``Durations.reserve_s``: one and a half times what is usual, and 10 s), for flex what is usual of standard; both as
+the engine knows them at D. Let d(route) be the time that the request's call takes on a route. The miss is *not* excused
+if for any live route on its ladder there is a time t, in steps of ``LOOK_S``, such that
 
-- D - R <= t <= D - d(standard), or, with flex on its ladder, D - R <= t <= D - d(flex), and
-- from t on for ``HOLDS_S`` the route refused nobody and had quota left, by the service's log.
+- D - R(route) <= t <= D - d(route), and not before the request came, and
+- from t on for ``HOLDS_S`` the route refused nobody and had quota left, by the service's log. A route that opens for
+  less than that cannot be noticed by a client that does not hammer.
 
-``HOLDS_S`` is the time that a caller who was refused has to wait before it asks again. Misses of requests that
-``max_double_cost_per_day_usd`` kept in their job (the caller has forbidden the lower rungs) are counted apart, and must
-carry that reason.
+Misses of requests that ``max_double_cost_per_day_usd`` kept in their job or call (the caller has forbidden the lower
+rungs) are counted apart, and must carry that reason.
 """
 
 from __future__ import annotations
@@ -289,11 +291,13 @@ class World:
 
     def _is_excused(self, asked: Asked) -> bool:
         durations = self.engine.book.durations
-        ladder = asked.ladder
-        reserve_s = durations.reserve_s(asked.model, ladder, len(ladder) - 2)
+        ladder, shares = asked.ladder, asked.kind == "embed"
+        reserves_s = {
+            "standard": durations.reserve_s(asked.model, ladder, len(ladder) - 2),
+            "flex": durations.usual_s(asked.model, "standard"),
+        }
         for route in ladder[1:]:
-            at = max(asked.at + HOLDS_S, asked.deadline - reserve_s)
-            shares = asked.kind == "embed"
+            at = max(asked.at, asked.deadline - reserves_s[route])
             while at <= asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares):
                 if all(self._accepted(route, asked.model, at + LOOK_S * n) for n in range(int(HOLDS_S / LOOK_S) + 1)):
                     return False
@@ -382,9 +386,6 @@ class World:
                 self.service, asked.number, asked.model, asked.ladder, asked.at, asked.deadline
             )
             result.clairvoyant += played.halves * self._picousd(asked, "batch")
-            kinds = [r for (n, r), t in self.billed.items() if n == asked.number for _ in range(t)]
-            if len(kinds) > 1:
-                k = "+".join(sorted(kinds)); result.routes[k] = result.routes.get(k, 0) + 1
             result.clairvoyant_missed += played.ended_at > asked.deadline
         return result
 

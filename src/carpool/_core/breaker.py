@@ -30,6 +30,8 @@ ASKED_MAX_S: Final = 600.0
 """What is granted to a server that asks for more time before it is probed: it may not mean what it says."""
 URGENT_PAUSE_S: Final = 2.0
 """Time between two calls whose deadline is too near to wait for the next probe."""
+URGENT_CLOSED_S: Final = 0.5
+"""The same while the route takes calls, and only the number of calls in the air or of a minute holds them back."""
 URGENT_PASSED_S: Final = 0.25
 """The same once a probe has passed."""
 CLOSES_AFTER: Final = 4
@@ -233,7 +235,10 @@ class Breaker:
 
         It waits neither for other probes nor for what the server asked for, but keeps its distance from the last call.
         """
-        pause_s = URGENT_PASSED_S if self._passed else URGENT_PAUSE_S
+        if self._opened_at is None:
+            pause_s = URGENT_CLOSED_S
+        else:
+            pause_s = URGENT_PASSED_S if self._passed else URGENT_PAUSE_S
         return now if self._sent_at > now else max(now, self._sent_at + pause_s)
 
     def sent(self, now: float) -> None:

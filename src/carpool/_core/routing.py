@@ -23,16 +23,19 @@ LADDERS: Final[tuple[Ladder, ...]] = tuple(
 BATCH_ONLY: Final = 0
 SAMPLES_MAX: Final = 64
 USUAL_SHARE: Final = 0.9
+ENTER_SHARE: Final[dict[Route, float]] = {"batch": 0.75, "flex": 0.5, "standard": 0.5}
+"""A rung is entered if that share of its known durations fits into the time before the rungs below need theirs.
+
+More of the batch route: a request that leaves a job others ride in is often paid for twice, and flex costs no more. A
+live call that is left in vain is paid for beside the full price of the next: at even odds both ways cost the same."""
+RESERVE_MORE: Final = 0.5
+RESERVE_QUEUE_S: Final = 10.0
+"""The last rung gets half as much time again as it usually takes, and this for the calls that go before: there is
+nothing below it for the one of ten that takes longer than usual."""
 PRIOR_S: Final[dict[Route, float]] = {"batch": 6 * 3_600.0, "flex": 900.0, "standard": 60.0}
 """How long a route takes before there is any history: guesses, until ten durations were seen."""
 _TRUSTED: Final = 10
 
-import os
-MODE = int(os.environ.get("MODE", "0"))
-SLACK = float(os.environ.get("SLACK", "10"))
-MORE = float(os.environ.get("MORE", "0.5"))
-SHARE_B = float(os.environ.get("SHARE_B", "0.5"))
-SHARE = float(os.environ.get("SHARE", "0.5"))
 _CODES: Final = {ladder: code for code, ladder in enumerate(LADDERS)}
 
 
@@ -103,13 +106,10 @@ class Durations:
         """Return the duration that nine of ten requests keep to; until ten were seen the prior counts as one more."""
         known = self._usual.get((model, route))
         if known is None:
-            seen = sorted(self._seen.get((model, route), ()))
-            if len(seen) < _TRUSTED:
-                seen = sorted([*seen, PRIOR_S[route]])
-            known = self._usual[model, route] = seen[ceil(USUAL_SHARE * len(seen)) - 1]
+            known = self._usual[model, route] = self._within_s(model, route, USUAL_SHARE)
         return known
 
-    def quantile_s(self, model: str, route: Route, share: float) -> float:
+    def _within_s(self, model: str, route: Route, share: float) -> float:
         seen = sorted(self._seen.get((model, route), ()))
         if len(seen) < _TRUSTED:
             seen = sorted([*seen, PRIOR_S[route]])
@@ -133,23 +133,20 @@ class Durations:
 
     def reserve_s(self, model: str, ladder: Ladder, rung: int) -> float:
         """Return how much time the rungs below one need."""
-        return sum(self.usual_s(model, route) for route in ladder[rung + 1 :]) + (
-            SLACK + self.usual_s(model, ladder[-1]) * MORE if rung + 1 < len(ladder) else 0.0)
+        if rung + 1 == len(ladder):
+            return 0.0
+        last_s = self.usual_s(model, ladder[-1]) * (1 + RESERVE_MORE) + RESERVE_QUEUE_S
+        return sum((self.usual_s(model, route) for route in ladder[rung + 1 : -1]), start=last_s)
 
     def enter(self, model: str, ladder: Ladder, rung: int, left_s: float) -> int:
-        """Return the first rung from ``rung`` on whose usual duration fits into the time left.
+        """Return the first rung from ``rung`` on that may well be done before the rungs below need what is left.
 
         The last one is entered however little time is left: there is nothing to be saved for.
         """
         last = len(ladder) - 1
         for number in range(rung, last):
-            if MODE == 0 and self.usual_s(model, ladder[number]) <= left_s:
-                return number
-            if MODE == 1 and self.quantile_s(model, ladder[number], SHARE) <= left_s:
-                return number
-            if MODE == 2 and self.quantile_s(model, ladder[number], SHARE_B if ladder[number]=="batch" else SHARE) <= left_s - self.reserve_s(model, ladder, number):
-                return number
-            if MODE == 3 and self.quantile_s(model, ladder[number], SHARE) <= left_s - self.usual_s(model, ladder[-1]):
+            route = ladder[number]
+            if self._within_s(model, route, ENTER_SHARE[route]) <= left_s - self.reserve_s(model, ladder, number):
                 return number
         return last
 

@@ -89,9 +89,10 @@ class Throttle:
             self._hold_until = now
         rates = max(self.requests.next_send(now), self.tokens.next_send(now, float(self._wanted)))
         at = max(now, self._hold_until, rates, self._breaker.next_send(now))
-        at = min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
-        return at if self._breaker.is_open else max(at, self.flying.next_send(now))
+        if not self._breaker.is_open:
+            at = max(at, self.flying.next_send(now))
+        return min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
 
     def wait_s(self, now: float, queued: int, tokens: int = 0) -> float:
         """Return how long a call will wait behind others, as far as the learned rates tell.
