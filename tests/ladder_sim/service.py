@@ -7,7 +7,6 @@ can be compared on the same draws. Quotas apart, which depend on what was asked 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from functools import cache
 from random import Random
 from typing import Final, Literal
@@ -44,7 +43,7 @@ class Service:
         self.scenario = scenario
         self.seed = seed
         self._storms: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
-        self._taken: dict[tuple[Route, str], deque[float]] = {}
+        self._taken: dict[tuple[Route, str], list[float]] = {}
         self._job_of = cache(self._job)
         self._refuses_in = cache(self._drawn_refusal)
 
@@ -132,13 +131,22 @@ class Service:
         return min(s.requests_per_minute, by_tokens) if by_tokens and s.requests_per_minute else s.requests_per_minute
 
     def is_used_up(self, route: Route, model: str, at: float) -> bool:
-        """Return whether a quota was used up at a time, also in the past."""
+        """Return whether a quota is used up by the calls of the last minute."""
         quota = self.quota(route)
+        return bool(quota) and self._lately(route, model, at) >= quota
+
+    def had_room(self, route: Route, model: str, at: float) -> bool:
+        """Return whether one call more could have been taken then without keeping out one that was taken since."""
+        quota, taken = self.quota(route), self._taken.get((route, model), [])
         if not quota:
-            return False
-        taken = self._taken.get((route, model), ())
-        return sum(at - 60.0 < one <= at for one in taken) >= quota
+            return True
+        since = taken[bisect_right(taken, at) : bisect_right(taken, at + 60.0)]
+        return all(self._lately(route, model, one) < quota for one in (at, *since))
+
+    def _lately(self, route: Route, model: str, at: float) -> int:
+        taken = self._taken.get((route, model), [])
+        return bisect_right(taken, at) - bisect_right(taken, at - 60.0)
 
     def took(self, route: Route, model: str, at: float) -> None:
         """Note that a call was accepted."""
-        self._taken.setdefault((route, model), deque()).append(at)
+        self._taken.setdefault((route, model), []).append(at)

@@ -4,14 +4,16 @@ Owns the loop, the account of what was paid, and the checks. There are no crashe
 ``tests/simulation``.
 
 **A missed deadline is excused** only if no lower rung accepted work within its last reserve. In exact words: let D be
-the deadline, R(route) the time from which on it is the last chance: for standard the reserve that the engine keeps for
-it (``Durations.reserve_s``: one and a half times what is usual, and 10 s), for flex what is usual of standard; both as
-the engine knows them at D. Let d(route) be the time that the request's call takes on a route. The miss is *not* excused
-if for any live route on its ladder there is a time t, in steps of ``LOOK_S``, such that
+the deadline and d(route) the time that the request's call takes on a route. Let R be the reserve that the engine keeps
+for standard (one and a half times what is usual, and 10 s), and F what is usual of flex, both as it knows them at D.
+The last reserve of standard is from D - R to D, that of flex from D - R - F to D - R (or to when the request went on
+to standard, since less was known then). The miss is *not* excused if for
+any live route on the ladder there is a time t in its last reserve, in steps of ``LOOK_S``, such that
 
-- D - R(route) <= t <= D - d(route), and not before the request came, and
-- from t on for ``HOLDS_S`` the route refused nobody and had quota left, by the service's log. A route that opens for
-  less than that cannot be noticed by a client that does not hammer.
+- the request was there at t, and its answer would have come in time: t <= D - d(route), and
+- from t on for ``HOLDS_S`` the route refused nobody, and had quota for one call more than all that it took, by the
+  service's log. What opens for less than that cannot be noticed by a client that does not hammer: on the last rung it
+  asks every two seconds, before that as often as a breaker lets it, and the server itself asks for up to 41 s.
 
 Misses of requests that ``max_double_cost_per_day_usd`` kept in their job or call (the caller has forbidden the lower
 rungs) are counted apart, and must carry that reason.
@@ -65,7 +67,7 @@ from .scenarios import DAY, HORIZON_S, Scenario, scenario_of
 from .service import MODELS, START, TOKENS_IN, TOKENS_OUT, Fate, Service
 
 LOOK_S: Final = 0.5
-HOLDS_S: Final = 5.0
+HOLDS_S: Final[dict[Route, float]] = {"standard": 5.0, "flex": 46.0}
 T = TypeVar("T")
 
 
@@ -292,20 +294,19 @@ class World:
     def _is_excused(self, asked: Asked) -> bool:
         durations = self.engine.book.durations
         ladder, shares = asked.ladder, asked.kind == "embed"
-        reserves_s = {
-            "standard": durations.reserve_s(asked.model, ladder, len(ladder) - 2),
-            "flex": durations.usual_s(asked.model, "standard"),
-        }
+        last = asked.deadline - durations.reserve_s(asked.model, ladder, len(ladder) - 2)
+        windows = {"standard": (last, asked.deadline), "flex": (last - durations.usual_s(asked.model, "flex"), min(last, asked.last_at))}
         for route in ladder[1:]:
-            at = max(asked.at, asked.deadline - reserves_s[route])
-            while at <= asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares):
-                if all(self._accepted(route, asked.model, at + LOOK_S * n) for n in range(int(HOLDS_S / LOOK_S) + 1)):
+            at, until = max(asked.at, windows[route][0]), windows[route][1]
+            while at <= min(until, asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares)):
+                looks = range(int(HOLDS_S[route] / LOOK_S) + 1)
+                if all(self._accepted(route, asked.model, at + LOOK_S * look) for look in looks):
                     return False
                 at += LOOK_S
         return True
 
     def _accepted(self, route: Route, model: str, at: float) -> bool:
-        return not self.service.refuses(route, model, at) and not self.service.is_used_up(route, model, at)
+        return not self.service.refuses(route, model, at) and self.service.had_room(route, model, at)
 
     # -- checks
 
@@ -323,6 +324,9 @@ class World:
                 self._check_job(book.job_of(trip.place))
         if any(trip.besides for trip in trips):
             self._check_ceiling(call)
+        for trip in trips:
+            if call.route == "standard":
+                self.by_place[trip.place].last_at = min(self.now, self.by_place[trip.place].last_at)
 
     def _check_job(self, job: Job) -> None:
         book = self.engine.book
