@@ -36,8 +36,6 @@ class Asked(msgspec.Struct, kw_only=True):
     """``value``, ``expired``, or the kind of a failure."""
     ended_at: float = 0.0
     route: str = ""
-    last_at: float = NEVER
-    """When it was first called on the standard route."""
     held_back: bool = False
     """Whether the ceiling on doubles kept it in its job."""
 

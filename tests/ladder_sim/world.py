@@ -295,10 +295,12 @@ class World:
         durations = self.engine.book.durations
         ladder, shares = asked.ladder, asked.kind == "embed"
         last = asked.deadline - durations.reserve_s(asked.model, ladder, len(ladder) - 2)
-        windows = {"standard": (last, asked.deadline), "flex": (last - durations.usual_s(asked.model, "flex"), min(last, asked.last_at))}
+        trip = self.engine.book.live.trips.get(asked.place)
+        left_at = trip.entered_at if trip is not None and trip.route == "standard" else last
+        windows = {"standard": (last, asked.deadline), "flex": (last - durations.usual_s(asked.model, "flex"), min(last, left_at))}
         for route in ladder[1:]:
             at, until = max(asked.at, windows[route][0]), windows[route][1]
-            while at <= min(until, asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares)):
+            while at < min(until, asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares)):
                 looks = range(int(HOLDS_S[route] / LOOK_S) + 1)
                 if all(self._accepted(route, asked.model, at + LOOK_S * look) for look in looks):
                     return False
@@ -324,9 +326,6 @@ class World:
                 self._check_job(book.job_of(trip.place))
         if any(trip.besides for trip in trips):
             self._check_ceiling(call)
-        for trip in trips:
-            if call.route == "standard":
-                self.by_place[trip.place].last_at = min(self.now, self.by_place[trip.place].last_at)
 
     def _check_job(self, job: Job) -> None:
         book = self.engine.book
