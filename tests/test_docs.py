@@ -11,7 +11,10 @@ from typing import Final, get_args, get_type_hints
 import pytest
 
 import carpool
+from carpool._core import breaker, concurrency, descent, throttle
+from carpool._core.live import EMBEDS_MAX
 from carpool._core.model import TRANSITIONS, Failure
+from carpool._core.routing import PRIOR_S, SAMPLES_MAX, USUAL_SHARE
 from carpool._runtime.verdicts import VERDICTS
 from carpool.emulator import FAULT_NAMES, Plan
 
@@ -87,6 +90,32 @@ def test_settings_and_faults_that_pages_name_exist(page: Path) -> None:
     assert {name.lower() for name in variables} <= known
     quoted = set(re.findall(r"\"((?:create|get|list|upload|job|output|row)\.\w+)\"", text))
     assert quoted <= FAULT_NAMES
+
+
+def test_the_figures_of_the_ladder_are_those_of_the_code() -> None:
+    page = " ".join((DOCS / "explanation" / "ladder.md").read_text("utf-8").split())
+    hours, minutes, seconds = PRIOR_S["batch"] / 3_600, PRIOR_S["flex"] / 60, PRIOR_S["standard"]
+    below_batch_s = PRIOR_S["flex"] + PRIOR_S["standard"]
+    defaults = carpool.Settings()
+    for words in (
+        f"what nine of ten requests of the same model kept to, of the last {SAMPLES_MAX} durations",
+        f"batch {hours:g} h, flex {minutes:g} min, standard {seconds:g} s",
+        f"`CHEAP` leaves the batch {below_batch_s / 60:g} minutes before its deadline",
+        f"it would be more than {descent.WAIT_MAX_S:g} seconds",
+        f"({breaker.ASKED_MAX_S / 60:g} minutes at most)",
+        f"`attempts_max` times ({defaults.attempts_max})",
+        f"pauses of {breaker.PAUSE_MIN_S:g} to {breaker.PAUSE_MAX_S:g} seconds",
+        f"After {breaker.CLOSES_AFTER} probes that pass it closes",
+        f"It begins at {concurrency.START:g}, grows",
+        f"`Settings.live_calls_max` ({defaults.live_calls_max}) is the most",
+        f"on one route, {throttle.CALLS_IN_ALL} what all have together",
+        f"up to {EMBEDS_MAX} contents travel in one call",
+        f"({defaults.max_double_cost_per_day_usd} USD; 0 forbids it)",
+    ):
+        assert words in page, words
+    assert USUAL_SHARE == 0.9
+    for ladder in (carpool.CHEAP, carpool.FAST):
+        assert str(ladder).replace("'", '"') in page
 
 
 def test_what_is_said_of_the_emulators_plan_is_in_it() -> None:

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import math
 import re
+import time as machine
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 from typing import Any, Final
 
 from carpool._showing import in_short
@@ -27,6 +29,8 @@ from carpool.errors import ConfigurationError
 _SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""No span reaches further: what lies beyond cannot be shown as a date."""
 _DAYS_AHEAD: Final = 3
 """A clock shows each time of day within two days, even where one is left out to cross the date line."""
 _FORMS: Final = (
@@ -79,7 +83,7 @@ def _number(value: float) -> float:
 def _after(value: Any, span_s: float, now_s: float) -> float:
     if math.isfinite(span_s) and span_s <= 0:
         raise ConfigurationError(f"deadline {in_short(value)} is not in the future; give {_FORMS}")
-    if not math.isfinite(now_s + span_s):
+    if not now_s + span_s <= _LAST_S:  # not a number is not below it either
         raise _unusable(value)
     return now_s + span_s
 
@@ -88,7 +92,7 @@ def _parse_text(text: str, now_s: float, zone: tzinfo | None) -> float:
     if span := _SPAN.fullmatch(text):
         return _after(text, float(span[1]) * _UNIT_S[span[2]], now_s)
     if clock := _CLOCK.fullmatch(text):
-        return _next_shown(time(int(clock[1]), int(clock[2])), now_s, zone)
+        return _next_of(time(int(clock[1]), int(clock[2])), now_s, zone)
     raise _unusable(text)
 
 
@@ -97,6 +101,20 @@ def _unusable(value: Any) -> ConfigurationError:
 
 
 # -- times of day
+
+
+def _next_of(shown: time, now_s: float, zone: tzinfo | None) -> float:
+    """Return the next moment at which a clock shows a time of day; looked up once a minute, since many calls ask it."""
+    minute = now_s // 60 * 60
+    until = _after_minute(shown, minute, zone, machine.tzname, machine.timezone)
+    # A clock whose zone is off by seconds may have shown the time within this very minute.
+    return until if until > now_s else _next_shown(shown, now_s, zone)
+
+
+@lru_cache(maxsize=64)
+def _after_minute(shown: time, minute: float, zone: tzinfo | None, *_machine: object) -> float:
+    """Return ``_next_shown``. The machine's own zone is given too: it may be set anew."""
+    return _next_shown(shown, minute, zone)
 
 
 def _next_shown(shown: time, now_s: float, zone: tzinfo | None) -> float:

@@ -20,19 +20,24 @@ from carpool._core.routing import PRIOR_S
 from carpool._core.sealing import choose_form
 from carpool._gemini import wire
 from carpool._gemini.encode import Encoder, line, model_name
-from carpool._gemini.survey import Survey, survey_request
-from carpool.settings import Settings
+from carpool._gemini.survey import Spread, Survey, Takes, spread_of, survey_request
+from carpool.settings import Route, Settings
 from carpool.types import PICO, Kind, Request
 
-ROUTES: Final = ("standard", "batch", "flex")
+ROUTES: Final[tuple[Route, ...]] = ("standard", "batch", "flex")
 _NAME_BYTES: Final = 96
 """Longest display name that a job gets; it counts against the size of an inline create."""
-_INPUT_PERCENT: Final = (85, 100, 115)
-"""How far the rule of thumb for input may be off, in the lowest, the middle and the highest case."""
+_ONE: Final = Takes(1)
+"""No request takes less."""
+_CASES: Final = range(3)
+"""The lowest, the middle and the highest."""
 _QUERIES: Final = (0, 1, 2)
 """Searches of an answer that may search."""
-_BATCH_S: Final = (600, 3_600, int(PRIOR_S["batch"]))
-_FLEX_S: Final = (60, 180, int(PRIOR_S["flex"]))
+_TIMES_S: Final[dict[Route, tuple[int, int, int]]] = {
+    "standard": (2, 10, int(PRIOR_S["standard"])),
+    "batch": (600, 3_600, int(PRIOR_S["batch"])),
+    "flex": (60, 180, int(PRIOR_S["flex"])),
+}
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,46 +71,68 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     """Of the rows on the wire."""
     money: dict[str, Money] | None
-    """By route, ``list`` being the standard one; ``None``: the model's price is not known."""
+    """By route; the standard one costs the list price. Embeddings have no flex. ``None``: the price is not known."""
+    rounds: int
+    """How many batches have to follow each other, since there may be only so many jobs or tokens at once."""
     time_s: dict[str, Span]
-    """From sending to the last answer, by route."""
+    """By route: from sending to the last answer on the batch route, of one call on the others."""
     basis: dict[str, str]
     """What each part rests on."""
 
 
 class _Sums:
-    """What some requests will take."""
+    """What some requests will take, in one of the cases."""
 
-    __slots__ = ("audio", "image", "other", "outputs", "tokens", "video")
+    __slots__ = ("output", "takes")
 
     def __init__(self) -> None:
-        self.tokens = self.audio = self.image = self.video = self.other = 0
-        self.outputs = [0, 0, 0]
-        """In the lowest, the middle and the highest case."""
+        self.takes = [0] * len(Takes._fields)
+        self.output = 0
 
-    def add(self, survey: Survey, lengths: Lengths) -> None:
-        self.tokens += survey.tokens
-        self.audio += survey.audio
-        self.image += survey.image
-        self.video += survey.video
-        self.other += survey.other
-        for place, usual in enumerate((lengths.p10, lengths.p50, lengths.p90)):
-            output = usual * survey.candidates
-            self.outputs[place] += min(survey.cap, output) if survey.cap else output
+    def add(self, takes: Takes, output: int) -> None:
+        for place, tokens in enumerate(takes):
+            self.takes[place] += tokens
+        self.output += output
 
-    def spent(self, case: int, *, draws: bool) -> Spent:
+    @property
+    def tokens(self) -> int:
+        return sum(self.takes)
+
+    def spent(self, *, draws: bool) -> Spent:
         """Return them as they are billed; all output of a model that draws is pictures."""
-        percent, output = _INPUT_PERCENT[case], self.outputs[case]
-        audio, image, video, other = (n * percent // 100 for n in (self.audio, self.image, self.video, self.other))
+        _, audio, image, video, other = self.takes
         return Spent(
-            prompt=self.tokens * percent // 100,
+            prompt=self.tokens,
             audio=audio,
             image=image,
             video=video,
             other=other,
-            output=output,
-            image_output=output if draws else 0,
+            output=self.output,
+            image_output=self.output if draws else 0,
         )
+
+
+class _Case:
+    """One of the cases: requests of a short prompt, and those of a long one, which has prices of its own."""
+
+    __slots__ = ("long", "long_rows", "short")
+
+    def __init__(self) -> None:
+        self.short, self.long = _Sums(), _Sums()
+        self.long_rows = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.short.tokens + self.long.tokens
+
+    @property
+    def output(self) -> int:
+        return self.short.output + self.long.output
+
+    def add(self, takes: Takes, output: int, rate: Rate | None) -> None:
+        long = rate is not None and sum(takes) > rate.long_from_tokens
+        self.long_rows += long
+        (self.long if long else self.short).add(takes, output)
 
 
 class Quoter:
@@ -124,6 +151,7 @@ class Quoter:
 
     def __init__(self, model: str, kind: Kind, settings: Settings, now: float) -> None:
         self._lane = Lane(kind, model_name(model))
+        self._now = now
         self._settings = settings
         self._ledger = Ledger.of(settings)
         self._rate = self._ledger.rate(self._lane.model, now)
@@ -131,9 +159,8 @@ class Quoter:
         self._encoder = Encoder()
         self._framing = wire.framing(settings.priority)
         self._rows = self._inline = self._batches = self._size_bytes = 0
-        self._all, self._short, self._long = _Sums(), _Sums(), _Sums()
-        self._long_rows = 0
-        self._capped = self._searches = self._cached = self._unsized = 0
+        self._cases = [_Case() for _ in _CASES]
+        self._capped = self._searches = self._cached = self._unsized = self._others = 0
         self._open = self._new_batch()
 
     def add(self, request: Request) -> None:
@@ -149,16 +176,22 @@ class Quoter:
             encoded = self._encoder.embed(request.model, request.contents, request.config)
         else:
             encoded = self._encoder.generate(request.model, request.contents, request.config)
-        survey = survey_request(msgspec.json.decode(encoded.payload))
-        self._count(survey)
+        fields = msgspec.json.decode(encoded.payload)
+        survey = survey_request(fields)
+        self._count(survey, spread_of(fields))
+        named = fields.get("model")
+        self._others += isinstance(named, str) and named.removeprefix("models/") != self._lane.model
         self._pack(len(line(request.key or "", encoded.payload)), survey.tokens)
 
-    def _count(self, survey: Survey) -> None:
+    def _count(self, survey: Survey, spread: Spread) -> None:
         self._rows += 1
-        long = self._rate is not None and survey.tokens > self._rate.long_from_tokens
-        self._all.add(survey, self._lengths)
-        (self._long if long else self._short).add(survey, self._lengths)
-        self._long_rows += long
+        media = (survey.audio, survey.image, survey.video, survey.other)
+        usual = Takes(survey.tokens - sum(media), *media)
+        lengths = self._lengths
+        outputs = (lengths.p10, lengths.p50 + spread.thinking // 2, lengths.p90 + spread.thinking)
+        for case, takes, length in zip(self._cases, (spread.least, usual, spread.most), outputs, strict=True):
+            output = length * survey.candidates
+            case.add(takes if any(takes) else _ONE, min(survey.cap, output) if survey.cap else output, self._rate)
         self._capped += survey.cap > 0
         self._searches += survey.searches
         self._cached += survey.cached
@@ -185,7 +218,7 @@ class Quoter:
         self._size_bytes += line_bytes
 
     def _close(self, batch: Batch) -> None:
-        form = choose_form(self._settings, self._framing, self._ledger, batch, _NAME_BYTES)
+        form = choose_form(self._settings, self._framing, self._ledger, batch, _NAME_BYTES, self._now)
         self._batches += 1
         self._inline += form == "inline"
 
@@ -195,70 +228,90 @@ class Quoter:
         """Return what was counted. Nothing can be added afterwards."""
         if self._open.count:
             self._close(self._open)
-        low, usual, high = (self._all.tokens * percent // 100 for percent in _INPUT_PERCENT)
-        less, middle, more = self._all.outputs
+        rounds, cases = self._rounds(), self._cases
         return Quote(
             model=self._lane.model,
             kind=self._lane.kind,
             rows=self._rows,
-            input_tokens=Span(p10=low, p50=usual, p90=high),
-            output_tokens=Span(p10=less, p50=middle, p90=more),
+            input_tokens=_span(*(case.tokens for case in cases)),
+            output_tokens=_span(*(case.output for case in cases)),
             batches=self._batches,
             inline=self._inline,
             size_bytes=self._size_bytes,
             money=None if self._rate is None else self._money(self._rate),
+            rounds=rounds,
             time_s={
-                "batch": Span(p10=_BATCH_S[0], p50=_BATCH_S[1], p90=_BATCH_S[2]),
-                "flex": Span(p10=_FLEX_S[0], p50=_FLEX_S[1], p90=_FLEX_S[2]),
+                route: _span(*(seconds * (rounds if route == "batch" else 1) for seconds in _TIMES_S[route]))
+                for route in self._routes
             },
             basis=self._basis(),
         )
 
+    @property
+    def _routes(self) -> tuple[Route, ...]:
+        return ROUTES if self._lane.kind == "generate" else tuple(route for route in ROUTES if route != "flex")
+
+    def _rounds(self) -> int:
+        most = self._settings.enqueued_tokens_max
+        tokens = self._cases[1].tokens
+        return max(-(-self._batches // self._settings.jobs_max), 0 if most is None else -(-tokens // most))
+
     def _money(self, rate: Rate) -> dict[str, Money] | None:
         """Return the money by route; ``None``: something among the input has no price."""
         found: dict[str, Money] = {}
-        for route in ROUTES:
-            low, middle, high = (self._picousd(rate, route, case) for case in range(3))
+        for route in self._routes:
+            low, middle, high = (self._picousd(rate, route, number) for number in _CASES)
             if low is None or middle is None or high is None:
                 return None
-            money = Money(p10_usd=_usd(low), p50_usd=_usd(middle), p90_usd=_usd(high))
-            found["list" if route == "standard" else route] = money
+            found[route] = Money(p10_usd=_usd(low), p50_usd=_usd(middle), p90_usd=_usd(high))
         return found
 
-    def _picousd(self, rate: Rate, route: str, case: int) -> int | None:
+    def _picousd(self, rate: Rate, route: Route, number: int) -> int | None:
         """Return what all requests cost on a route in the lowest, the middle or the highest case."""
         draws = rate.standard.image_output > rate.standard.output
-        short = rate.tier(route).picousd(self._short.spent(case, draws=draws))
-        long = rate.tier(route, long=True).picousd(self._long.spent(case, draws=draws))
+        case = self._cases[number]
+        short = rate.tier(route).picousd(case.short.spent(draws=draws))
+        long = rate.tier(route, long=True).picousd(case.long.spent(draws=draws))
         if short is None or long is None:
             return None
         total = short + long
         if self._searches and rate.search_picousd > 0:
-            searches = _QUERIES[case] if rate.search_per_query else min(1, _QUERIES[case])
+            searches = _QUERIES[number] if rate.search_per_query else min(1, _QUERIES[number])
             total += self._searches * searches * rate.search_picousd
         return total
 
     def _basis(self) -> dict[str, str]:
         lengths = self._lengths
         basis = {
-            "input_tokens": "four bytes of text a token, media by their size; 15 % less or more",
+            "input_tokens": "rules of thumb: four bytes of text a token, 15 % less or more, other letters than English "
+            "ones and digits up to four times as many; media by their size",
             "output_tokens": _output_basis(lengths, self._rows, self._capped),
             "money": f"{PRICES_SOURCE}, or Settings.prices; tokens as above",
             "batches": f"at most {self._settings.batch_requests_max:,} rows each, if all are sent at once",
             "time": "assumed, not measured: the service aims at 24 h for a batch, and gives up on it after 48 h; "
-            "on the flex route each call takes minutes, and it may be refused",
+            "live calls are many at once, as far as the quota goes, and may be refused",
         }
         if self._rate is None:
             basis["money"] = f"the price of {self._lane.model} is not known; give it in Settings.prices"
         elif self._money(self._rate) is None:
             basis["money"] = f"{self._lane.model} has a price for each kind of input, and none for documents"
+        long_rows = self._cases[2].long_rows
+        fee_known = self._rate is None or self._rate.search_picousd >= 0
         notes = [
-            _note(self._unsized, "media whose length or size is not in the row: each counted as a small picture"),
-            _note(self._cached, "rows with cached content, whose tokens are not counted"),
-            _note(self._searches, "rows that may search: none to two searches each are counted, without free ones")
-            if self._rate is None or self._rate.search_picousd >= 0
-            else _note(self._searches, "rows that may search, for a fee that is not known and not counted"),
-            _note(self._long_rows, "rows with a long prompt, at the price of such"),
+            _note(
+                self._unsized,
+                "medium whose length or size is not in the row: counted as a small picture, maybe far too little",
+                "media whose length or size is not in the row: each counted as a small picture, maybe far too little",
+            ),
+            _rows_note(self._cached, "with cached content, whose tokens are not counted"),
+            _rows_note(
+                self._searches,
+                "that may search: none to two searches each are counted, without free ones"
+                if fee_known
+                else "that may search, for a fee that is not known and not counted",
+            ),
+            _rows_note(self._others, f"with another model's name: quoted, and sent, as for {self._lane.model}"),
+            _rows_note(long_rows, "whose prompt is or may be long: counted at the price of such where it is"),
         ]
         return basis | ({"notes": "; ".join(note for note in notes if note)} if any(notes) else {})
 
@@ -272,8 +325,16 @@ def _output_basis(lengths: Lengths, rows: int, capped: int) -> str:
     return f"{words}; no more than max_output_tokens in {'all' if capped == rows else f'{capped:,}'} rows"
 
 
-def _note(count: int, words: str) -> str:
-    return f"{count:,} {words}" if count else ""
+def _note(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}" if count else ""
+
+
+def _rows_note(count: int, words: str) -> str:
+    return _note(count, f"row {words}", f"rows {words}")
+
+
+def _span(p10: int, p50: int, p90: int) -> Span:
+    return Span(p10=p10, p50=p50, p90=p90)
 
 
 def _usd(picousd: int) -> Decimal:

@@ -17,6 +17,7 @@ import msgspec
 
 from carpool._adoption import Adopter
 from carpool._core.keys import Claim
+from carpool._core.ledger import receipt_of_days
 from carpool._core.model import UNKNOWN_DIGEST, Failure
 from carpool._lookout import Lookout, Sibling
 from carpool._runtime.awaiters import Answer, Asked
@@ -24,7 +25,7 @@ from carpool._runtime.calls import facts_of
 from carpool._runtime.loop import Runtime
 from carpool._runtime.verdicts import deadline_exceeded, exception_for
 from carpool._stores.disk import DiskStore
-from carpool._stores.peek import Bodies, Stored, UnderWay
+from carpool._stores.peek import Bodies, Stored, UnderWay, accounts_of
 from carpool._stores.slots import is_free
 from carpool.errors import CarpoolError, KeyConflict, RequestError, StoreCorrupt, StoreError, StoreLocked
 from carpool.types import Receipt
@@ -117,6 +118,22 @@ class Siblings:
     def receipt(self, own: Receipt) -> Receipt:
         """Return the client's own account with that of the slots that it adopted."""
         return self._adopter.receipt(own, self._lookout.siblings())
+
+    def receipt_of(self, day: int) -> Receipt:
+        """Return the account of a UTC day (days since 1970-01-01) of all slots of the home.
+
+        Those of other processes are read from the disk.
+
+        Raises:
+            StoreError: or one of its kinds: one of them cannot be read.
+        """
+        total = self._runtime.engine.book.ledger.receipt_of(day, day)
+        for sibling in self._lookout.siblings() if self._lookout else ():
+            if sibling.runtime is not None:
+                total += sibling.runtime.engine.book.ledger.receipt_of(day, day)
+            else:
+                total += receipt_of_days(one for one in accounts_of(sibling.peek) if one.day == day)
+        return total
 
     async def settle_down(self, on_close: str, *, clean: bool) -> None:
         """Before the client is left to drain, wait until nobody waits for another slot any more."""
@@ -221,7 +238,8 @@ class Siblings:
         book.reused += 1
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if not stored.failed:
-            future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at, head.route)))
+            facts = facts_of(book, head.lane, head.job, head.kept_at, head.route, text_only=head.text_only)
+            future.set_result((body, facts))
         else:
             try:
                 future.set_exception(exception_for(_verdict.decode(body), key))

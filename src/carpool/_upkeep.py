@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import date
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from carpool._core.engine import Engine
+from carpool._core.ledger import receipt_of_days
 from carpool._core.messages import Record, Step
 from carpool._core.model import ROW_BITS, ROW_MASK, SENT, Framing, Job, Meta, ResultsHead, SegmentHead
 from carpool._core.recovery import Recovery
 from carpool._stores.disk import DiskStore
+from carpool._stores.peek import Peek, accounts_of
 from carpool._stores.slots import find_slots
 from carpool.errors import StoreError, StoreLocked
 from carpool.settings import Settings
-from carpool.types import Kind
+from carpool.types import Kind, Receipt
 
+_FIRST_DAY: Final = date(1970, 1, 1).toordinal()
 _NO_WIRE: Final = Framing(inline_envelope_bytes=0, inline_row_bytes=0)
 
 
@@ -113,6 +117,21 @@ async def known_keys(home: Path, settings: Settings, now: float) -> list[KnownKe
                 found += _kept(engine)
                 found += _live(engine)
     return sorted(found, key=lambda known: known.since, reverse=True)
+
+
+def receipts_by_day(home: Path) -> dict[date, Receipt]:
+    """Return what all slots of a home cost by UTC day, the oldest first; running processes go on meanwhile.
+
+    What is under way is not in it: a job counts once it is settled.
+
+    Raises:
+        StoreError: or one of its kinds, as the store says.
+    """
+    accounts = [account for folder in find_slots(home) for account in accounts_of(Peek(folder, ""))]
+    days = sorted({account.day for account in accounts})
+    return {
+        date.fromordinal(_FIRST_DAY + day): receipt_of_days(one for one in accounts if one.day == day) for day in days
+    }
 
 
 @asynccontextmanager

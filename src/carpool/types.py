@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import msgspec
 
 from carpool._showing import status_word
+from carpool._tables import html_table, text_table, usd
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -101,6 +102,13 @@ class RequestReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reused: bool = False
     reused_age_s: float = 0.0
 
+    def _repr_html_(self) -> str:
+        money = ["not known" if one is None else usd(one, one) for one in (self.list_usd, self.paid_usd)]
+        rows = [("route", self.route), ("job", self.job or "none"), ("waited", f"{self.waited_s:,.1f} s")]
+        rows += [("list price", money[0]), ("paid", money[1])]
+        rows += [("reused, after", f"{self.reused_age_s:,.1f} s")] if self.reused else []
+        return html_table("Receipt of one answer", (), rows)
+
 
 class RouteTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Totals of one route: requests answered, their list price on the standard route, and what they cost."""
@@ -108,6 +116,13 @@ class RouteTotals(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     list_usd: Decimal
     paid_usd: Decimal
+
+    def __add__(self, other: RouteTotals) -> RouteTotals:
+        return RouteTotals(
+            requests=self.requests + other.requests,
+            list_usd=self.list_usd + other.list_usd,
+            paid_usd=self.paid_usd + other.paid_usd,
+        )
 
     @property
     def saved_usd(self) -> Decimal:
@@ -128,6 +143,56 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     lost_usd: Decimal = Decimal(0)
     """Reserved for what never told what it cost (killed, cut off): counted against budgets, and in no other sum."""
 
+    @classmethod
+    def empty(cls) -> Receipt:
+        """Return that of nothing."""
+        return cls(by_route={}, doubles=0, overrun_usd=Decimal(0), unknown_cost=0)
+
+    def __add__(self, other: Receipt) -> Receipt:
+        by_route = dict(self.by_route)
+        for route, totals in other.by_route.items():
+            by_route[route] = totals if route not in by_route else by_route[route] + totals
+        return Receipt(
+            by_route=by_route,
+            doubles=self.doubles + other.doubles,
+            overrun_usd=self.overrun_usd + other.overrun_usd,
+            unknown_cost=self.unknown_cost + other.unknown_cost,
+            double_usd=self.double_usd + other.double_usd,
+            lost_usd=self.lost_usd + other.lost_usd,
+        )
+
+    def __str__(self) -> str:
+        return text_table(_RECEIPT_HEADS, self._rows(), self.notes)
+
+    def _repr_html_(self) -> str:
+        return html_table("Receipt", _RECEIPT_HEADS, self._rows(), self.notes)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return what is said of each route, and of all."""
+        rows = [(route, totals) for route, totals in self.by_route.items()]
+        rows.append(("all", RouteTotals(requests=self.requests, list_usd=self.list_usd, paid_usd=self.paid_usd)))
+        return [
+            (
+                route,
+                f"{totals.requests:,}",
+                *(usd(amount, self.list_usd) for amount in (totals.list_usd, totals.paid_usd, totals.saved_usd)),
+            )
+            for route, totals in rows
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said beside the sums, in words: one line each for what there is."""
+        beside = self.list_usd
+        found = {
+            f"Without a price, since model or token count is not known: {self.unknown_cost:,}.": self.unknown_cost,
+            f"Jobs or requests that the server got twice: {self.doubles:,}; paid or lost for that: "
+            f"{usd(self.double_usd, beside)}.": self.doubles,
+            f"Paid beyond what was reserved: {usd(self.overrun_usd, beside)}.": self.overrun_usd,
+            f"Reserved for what never told its cost: {usd(self.lost_usd, beside)}.": self.lost_usd,
+        }
+        return [words for words, amount in found.items() if amount]
+
     @property
     def requests(self) -> int:
         """Requests answered, over all routes."""
@@ -147,6 +212,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def saved_usd(self) -> Decimal:
         """List price less what was paid."""
         return self.list_usd - self.paid_usd
+
+
+_RECEIPT_HEADS: Final = ("route", "requests", "list price", "paid", "saved")
 
 
 class Blob(msgspec.Struct, frozen=True, gc=False):
@@ -286,6 +354,12 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Records of another origin (base URL or key) in the same home, left alone."""
     quarantined: int = 0
     """Rows of output that were set aside: of no request of their job, doubled with other bytes, or unreadable."""
+    live: int = 0
+    """Requests on a live route, in a call or waiting for one; also those that a running job holds too."""
+
+    def _repr_html_(self) -> str:
+        rows = [(name.replace("_", " "), f"{getattr(self, name):,}") for name in self.__struct_fields__]
+        return html_table("Requests", (), rows)
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -306,3 +380,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """``degraded``: it works, and an operator should look. ``failed``: it takes no calls any more."""
     reasons: list[str] = []
     """Each begins with the name of an alarm, a colon, and says more in words."""
+
+    def _repr_html_(self) -> str:
+        return html_table("Health", (), [("status", self.status)], self.reasons)

@@ -78,7 +78,7 @@ class Program:
 
     def __init__(self, folder: Path, **environ: str) -> None:
         self.folder = folder
-        self.environ = environ_of(environ)
+        self.environ = environ_of({"CARPOOL_HOME": str(folder / "home")} | environ)  # never the user's own
 
     def start(self, *arguments: str, stdin: Any = subprocess.DEVNULL, **environ: str) -> Child:
         return Child(

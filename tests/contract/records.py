@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from carpool._core.budget import DayAccount, Hold, Totals
 from carpool._core.estimate import Habit, Sketch
-from carpool._core.messages import PutDay, PutHabit, PutJob, PutMarks, PutResults, PutSegment
+from carpool._core.messages import PutDay, PutHabit, PutJob, PutMarks, PutResults, PutSeen, PutSegment
 from carpool._core.model import (
     DIGEST_BYTES,
     EXPLICIT,
@@ -21,6 +21,8 @@ from carpool._core.model import (
     Segment,
     place_of,
 )
+from carpool._core.routing import Seen
+from carpool.settings import Route
 from carpool.types import BatchJob, JobStats, ServerError
 
 LANE = Lane("generate", "gemini-3.5-flash")
@@ -99,6 +101,10 @@ def put_day(day: int, spent_picousd: int = 7) -> PutDay:
 
 def put_habit(model: str, counted: int = 11) -> PutHabit:
     return PutHabit(Habit(model=model, estimated=10, counted=counted, outputs=Sketch(buckets=[3, 1, 40, 2])))
+
+
+def put_seen(model: str, route: Route = "flex", longest_s: float = 7.5) -> PutSeen:
+    return PutSeen(Seen(model=model, route=route, durations_s=[1.25, longest_s]))
 
 
 def put_job(job_id: str, *, state: JobState = JobState.RUNNING, attempt: int = 2) -> PutJob:

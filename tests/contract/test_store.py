@@ -29,13 +29,14 @@ from carpool._core.messages import (
     Write,
 )
 from carpool._core.model import Job, JobState, Marks, Meta, ResultsHead, SegmentHead, Span, Taken, place_of
+from carpool._core.routing import Seen
 from carpool._ports import Store
 from carpool._stores.disk import DiskStore
 from carpool._stores.memory import MemoryStore
 from carpool.errors import StoreCorrupt, StoreError
 from carpool.settings import Settings
 
-from .records import line, lines, put_day, put_habit, put_job, put_marks, put_results, put_segment
+from .records import line, lines, put_day, put_habit, put_job, put_marks, put_results, put_seen, put_segment
 
 
 class World(ABC):
@@ -159,10 +160,11 @@ async def test_every_kind_of_record_survives(store: Store, after: Any) -> None:
     meta = msgspec.structs.replace(meta, epoch=5)
     segment, marks, job, results = put_segment(1), put_marks(1), put_job("01abc"), put_results(4)
     taken = PutTaken(Taken(no=4, rows=b"\0\1\0"))
-    day, habit = put_day(20_000), put_habit("tunedModels/mine")
-    await store.commit([habit, day, PutMeta(meta), segment, marks, job, results, taken])
+    day, habit, seen = put_day(20_000), put_habit("tunedModels/mine"), put_seen("tunedModels/mine")
+    await store.commit([seen, habit, day, PutMeta(meta), segment, marks, job, results, taken])
     again = await after()
     heads = [meta, segment.head, marks.marks, job.job, results.head, taken.taken, day.account, habit.habit]
+    heads.append(seen.seen)
     assert await loaded(again) == heads
     assert await bodies(again, [(1, 0, 3)]) == [b"".join(segment.lines)]
     assert await again.results([place_of(4, row) for row in range(3)]) == results.bodies
@@ -220,6 +222,19 @@ async def test_days_and_habits_are_replaced_and_days_are_dropped(store: Store, a
     assert [record for record in records if isinstance(record, DayAccount)] == days
     habits = [put_habit("a", 12).habit, put_habit("b").habit, put_habit("tunedModels/a").habit]
     assert [record for record in records if isinstance(record, Habit)] == habits
+
+
+async def test_durations_are_replaced_by_route_and_model(store: Store, after: Any) -> None:
+    await store.commit([put_seen("b"), put_seen("a", "standard"), put_seen("a", "batch"), put_seen("a")])
+    await store.commit([put_seen("a", "batch", 8.0), put_seen("tunedModels/a", "standard"), put_seen("b", "flex", 9.0)])
+    seen = [record for record in await loaded(await after()) if isinstance(record, Seen)]
+    assert seen == [
+        put_seen("a", "batch", 8.0).seen,
+        put_seen("a").seen,
+        put_seen("b", "flex", 9.0).seen,
+        put_seen("a", "standard").seen,
+        put_seen("tunedModels/a", "standard").seen,
+    ]
 
 
 async def test_dropping_what_is_not_there_changes_nothing(store: Store, after: Any) -> None:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from carpool._core.messages import Answered, Call, CancelRemote, Create, Deliver, Fail, PutResults, Step
+from carpool._core.messages import (
+    Answered,
+    Call,
+    CancelRemote,
+    Closing,
+    Create,
+    Deliver,
+    Expire,
+    Fail,
+    PutResults,
+    PutSeen,
+    Step,
+)
 from carpool._core.meter import Charge
 from carpool._core.model import DONE, LIVE, QUEUED, SENT
-from carpool._core.routing import LADDERS, PRIOR_S, Durations, code_of
+from carpool._core.routing import KINDS_MAX, LADDERS, PRIOR_S, RECORD_PAUSE_S, Durations, Seen, code_of
 from carpool.settings import CHEAP, FAST, Price
 
-from .desk import LANE, START, Desk, every, only
+from .desk import LANE, START, Desk, error, every, only
 
 HOUR = 3_600.0
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
 STANDARD = ("standard",)
+LAST_S = Durations().reserve_s(LANE.model, CHEAP, 1)
+BELOW_S = Durations().reserve_s(LANE.model, CHEAP, 0)
+"""What is kept for the rungs below flex, and below the batch route, before there is any history."""
 
 
 def calls(step: Step) -> list[str]:
@@ -100,7 +116,7 @@ def test_a_shed_flex_call_is_tried_again_while_the_next_rung_costs_more() -> Non
     desk = Desk()
     desk.admit(ladder=("flex", "standard"), deadline=START + HOUR)
     step, tried = desk.wait(), 0
-    leave_at = START + HOUR - PRIOR_S["standard"]
+    leave_at = START + HOUR - LAST_S
     while desk.now < leave_at:
         for call in every(step.actions, Call):
             assert call.route == "flex"
@@ -151,7 +167,7 @@ def test_a_queued_request_leaves_when_the_rungs_below_need_the_time_that_is_left
     place = desk.admit("second", ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     assert state(desk, place) == QUEUED
-    leave_s = 7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]
+    leave_s = 7 * HOUR - BELOW_S
     assert calls(desk.wait(START + leave_s - desk.now - 1.0)) == []
     assert calls(desk.wait(1.0)) == ["flex"]
     assert (state(desk, place), desk.engine.book.waiting_requests) == (LIVE, 1)
@@ -162,7 +178,7 @@ def test_a_request_in_a_running_job_is_sent_again_and_a_job_of_nobody_is_cancell
     place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     desk.created()
-    step = desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"])
+    step = desk.wait(7 * HOUR - BELOW_S)
     kinds = [type(action) for action in step.actions if isinstance(action, Call | CancelRemote)]
     assert kinds == [CancelRemote, Call]
     assert state(desk, place) == SENT
@@ -175,7 +191,7 @@ def test_what_the_job_answers_first_is_taken_and_the_live_answer_is_a_double() -
     place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     desk.created()
-    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
     desk.polled()
     desk.fetched(place)
     desk.ended()
@@ -191,7 +207,11 @@ def test_nothing_is_sent_twice_where_that_is_forbidden() -> None:
     desk.created()
     step = desk.wait(7 * HOUR - 1.0)
     assert (calls(step), state(desk, place)) == ([], SENT)
-    assert desk.engine.book.held_back == {place: "max_double_cost_per_day_usd"}
+    told = only(desk.wait(1.0).actions, Expire)
+    assert told.place == place
+    assert "may cost up to $0.010240, and Settings.max_double_cost_per_day_usd leaves $0.000000" in told.why
+    desk.polled("CANCELLED", output=False)
+    assert desk.engine.book.held_back == {}
 
 
 def test_a_row_that_a_job_did_not_answer_goes_on_alone_where_it_went_ahead() -> None:
@@ -199,7 +219,7 @@ def test_a_row_that_a_job_did_not_answer_goes_on_alone_where_it_went_ahead() -> 
     place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     desk.created()
-    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
     desk.polled("CANCELLED", output=False)
     assert (state(desk, place), desk.jobs) == (LIVE, [])
     desk.answered(call)
@@ -216,7 +236,106 @@ def test_usual_durations_are_learned_and_the_prior_fades() -> None:
         durations.saw("m", "batch", 600.0)
     assert durations.usual_s("m", "batch") == 600.0
     durations.saw_at_least("m", "batch", 60.0)
-    assert len(durations.records()[0].durations_s) == 9
+    [seen] = durations.changes(START)
+    assert len(seen.durations_s) == 9
     again = Durations()
-    again.take(durations.records()[0])
+    again.take(seen)
     assert again.usual_s("m", "batch") == 600.0
+    assert again.changes(START) == []
+
+
+def test_what_is_learned_is_bounded_and_the_oldest_makes_room() -> None:
+    durations = Durations()
+    durations.take(Seen(model="m", route="flex", durations_s=[-1.0] * 99))
+    durations.saw("m", "flex", 2.0)
+    assert durations.usual_s("m", "flex") == 0.0
+    for number in range(KINDS_MAX):
+        durations.saw(f"m{number}", "flex", 1.0)
+    assert durations.usual_s("m", "flex") == PRIOR_S["flex"]
+    assert {seen.model for seen in durations.changes(START)} == {f"m{number}" for number in range(KINDS_MAX)}
+
+
+# -- durations on record
+
+
+def answer_one(desk: Desk, took_s: float) -> Step:
+    place = desk.admit(key=f"k{desk.now}", ladder=STANDARD)
+    call = only(desk.wait().actions, Call)
+    desk.now += took_s
+    return desk.answered(call, kept=[(place, b"body")])
+
+
+def test_durations_are_written_with_what_is_written_anyway_and_seldom() -> None:
+    desk = Desk()
+    assert only(answer_one(desk, 2.0).writes, PutSeen).seen.durations_s == [2.0]
+    assert every(answer_one(desk, 3.0).writes, PutSeen) == []
+    assert desk.wait(RECORD_PAUSE_S).writes == []
+    desk.admit()
+    assert only(desk.wait().writes, PutSeen).seen.durations_s == [2.0, 3.0]
+
+
+def test_durations_are_written_on_leaving_however_short_a_time_ago_they_were() -> None:
+    desk = Desk()
+    answer_one(desk, 2.0)
+    answer_one(desk, 3.0)
+    assert only(desk.tell(Closing(send=True)).writes, PutSeen).seen.durations_s == [2.0, 3.0]
+    assert desk.tell(Closing(send=True)).writes == []
+
+
+def test_a_clock_that_was_set_back_does_not_keep_durations_from_being_written() -> None:
+    desk = Desk()
+    answer_one(desk, 2.0)
+    desk.now -= 24 * HOUR
+    assert only(answer_one(desk, 3.0).writes, PutSeen).seen.durations_s == [2.0, 3.0]
+
+
+def test_a_later_process_knows_the_durations() -> None:
+    desk = Desk()
+    for _ in range(10):
+        answer_one(desk, 1_000.0)
+    durations = desk.restart().engine.book.durations
+    assert durations.usual_s(LANE.model, "standard") == 1_000.0
+    assert durations.changes(desk.now) == []
+
+
+# -- a job and a live call that answer the same request at about the same time
+
+
+def doubled(**settings: Any) -> tuple[Desk, int, Call]:
+    """Return a request in a job that is being read, and in a live call."""
+    desk = Desk(prices=PRICES, **settings)
+    place = desk.admit(key="k", ladder=CHEAP, deadline=START + 7 * HOUR)
+    other = desk.admit("other", key="other")
+    desk.wait()
+    desk.created()
+    call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
+    desk.polled()
+    assert other != place
+    return desk, place, call
+
+
+def test_a_row_that_a_live_call_answered_since_its_block_was_sorted_is_settled_once() -> None:
+    desk, place, call = doubled()
+    desk.answered(call, kept=[(place, b"live")])
+    desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
+    desk.ended()
+    assert (state(desk, place), desk.jobs) == (DONE, [])
+    assert desk.engine.stats().answered == 2
+    assert desk.engine.book.overtaken == {}
+
+
+def test_a_live_answer_that_was_sorted_before_the_job_answered_is_settled_once() -> None:
+    desk, place, call = doubled()
+    desk.fetched(kept=[(place, b"job"), (place + 1, b"job")])
+    desk.answered(call, kept=[(place, b"live")])
+    desk.ended()
+    assert (state(desk, place), desk.engine.stats().answered) == (DONE, 2)
+
+
+def test_a_row_that_failed_in_a_job_and_was_answered_live_is_not_sent_again() -> None:
+    desk, place, call = doubled()
+    desk.fetched(kept=[(place + 1, b"job")], failed=[(place, error(13))])
+    desk.answered(call, kept=[(place, b"live")])
+    step = desk.ended()
+    assert (state(desk, place), desk.jobs) == (DONE, [])
+    assert every(step.actions, Create) == []

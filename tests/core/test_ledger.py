@@ -133,7 +133,9 @@ def test_long_prompts_pictures_and_media_are_reserved_at_their_own_prices() -> N
     assert ledger.ask_picousd(ask(pro, tokens=400_002, count=2, caps=(1, 1)), NOW) == 400_002 * 1_250_000 + 15_000_000
     image = Lane("generate", "gemini-2.5-flash-image")
     assert ledger.ask_picousd(ask(image, tokens=0, caps=()), NOW) == 2_520 * 15_000_000
-    assert ledger.ask_picousd(ask(Lane("embed", "gemini-embedding-2"), tokens=10), NOW) == 10 * 6_000_000
+    embed = Lane("embed", "gemini-embedding-2")
+    assert ledger.ask_picousd(ask(embed, tokens=10, searches=1), NOW) == 10 * 6_000_000
+    assert ledger.ask_picousd(ask(embed, tokens=10), NOW) == 10 * 100_000
 
 
 def test_the_fee_of_searches_is_reserved_with_the_rest() -> None:
@@ -235,7 +237,7 @@ def test_a_double_is_seen_with_what_it_cost() -> None:
     assert (receipt.doubles, receipt.double_usd) == (5, Decimal(1_001) / 10**12)
     assert receipt.overrun_usd == Decimal(1) / 10**12
     assert receipt == ledger.receipt_of(day_of(NOW), day_of(NOW))
-    ledger.doubles += 2
+    ledger.found_twins(2, NOW)
     assert ledger.receipt().doubles == 7
 
 
@@ -359,7 +361,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 3))
     def double(self, count: int) -> None:
-        self.ledger.doubles += count
+        self.ledger.found_twins(count, NOW)
         self.doubles += count
 
     @invariant()

@@ -459,7 +459,7 @@ def test_once_all_is_clear_the_record_of_identity_holds_one_number() -> None:
 
 def test_a_record_of_identity_from_before_there_were_sweeps_is_read() -> None:
     old = msgspec.msgpack.encode(["abcd1234", 4, 1])
-    assert msgspec.msgpack.decode(old, type=Meta) == Meta(store_id="abcd1234", epoch=4)
+    assert msgspec.msgpack.decode(old, type=Meta) == Meta(store_id="abcd1234", epoch=4, format=1)
 
 
 # -- what waits

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from carpool import CHEAP, FAST, RequestRejected
+from carpool import CHEAP, FAST, BudgetExceeded, RequestRejected
 from carpool.emulator import Emulator, Fault, Plan, expected_text
 
-from .support import EMBED_MODEL, MODEL, opened, ops_of, prompts, refused
+from .support import EMBED_MODEL, MODEL, asked_for, opened, ops_of, prompts, refused
 
 
 def routes(client: Any) -> dict[str, int]:
@@ -56,9 +57,18 @@ async def test_an_explicit_key_is_answered_live_once_for_all_processes(tmp_path:
 
 
 async def test_a_request_with_little_time_goes_live_at_once() -> None:
-    async with Emulator() as emulator, opened(emulator) as client:
+    async with Emulator() as emulator, opened(emulator, ladder=None) as client:
         answer = await client.generate(MODEL, "hello", deadline=60.0)
         assert (answer.receipt.route, CHEAP[-1]) == ("standard", "standard")
+
+
+async def test_a_call_that_the_budget_forbids_is_told_so_and_the_client_goes_on() -> None:
+    async with Emulator() as emulator, opened(emulator, budget_per_day_usd=Decimal("0.000000000001")) as client:
+        for ladder in (("standard",), ("flex", "standard"), FAST):
+            [error] = await refused(BudgetExceeded, client.generate(MODEL, "hello", ladder=ladder))
+            assert "Settings.budget_per_day_usd" in str(error)
+        assert client.health().status == "ok"
+        assert asked_for(emulator) == []
 
 
 async def test_a_bad_request_is_rejected_on_the_live_route_too() -> None:

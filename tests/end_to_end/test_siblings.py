@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from carpool import (
+    FAST,
     Alarm,
     Client,
     ClientClosed,
@@ -31,7 +32,7 @@ from carpool._lookout import Vacancy
 from carpool._stores.database import Database
 from carpool._stores.peek import Peek
 from carpool._stores.slots import is_free, take_slot
-from carpool.emulator import Emulator, Plan
+from carpool.emulator import Emulator, Fault, Plan, expected_text
 
 from .support import (
     API_KEY,
@@ -342,6 +343,39 @@ async def test_a_slot_left_with_work_is_run_to_its_end_by_a_living_process(
         async with opened(emulator, tmp_path) as client:
             assert_own(texts, [await client.result(text) for text in texts])
         assert_billed_once(emulator, texts)
+
+
+# -- the ladder over several slots
+
+
+async def test_a_live_answer_in_another_slot_is_given_to_all_and_tells_its_route(tmp_path: Path) -> None:
+    async with Emulator() as emulator:
+        async with two_slots(tmp_path), opened(emulator, tmp_path) as first:
+            answer = await first.generate(MODEL, "a", key="a", ladder=FAST)
+        async with opened(emulator, tmp_path) as second:
+            again = await second.generate(MODEL, "a", key="a", ladder=FAST)
+            looked_up = await second.result("a")
+        assert again.raw == looked_up.raw == answer.raw
+        assert (again.receipt.route, again.receipt.job, again.receipt.reused) == ("standard", "", True)
+        assert ops_of(emulator)["generate"] == 1
+
+
+async def test_live_requests_in_a_left_slot_go_on_down_their_ladder_in_a_living_process(tmp_path: Path) -> None:
+    refuses = Plan(faults={"generate.503": Fault()})
+    async with Emulator(refuses) as emulator:
+        async with two_slots(tmp_path), opened(emulator, tmp_path) as client:
+            tickets = [("fast", FAST), ("alone", ("standard",))]
+            for text, ladder in tickets:
+                await client.submit(Request(model=MODEL, contents=text, key=text, ladder=ladder, deadline="2h"))
+            await until(lambda: ops_of(emulator)["generate"] >= 2, "the refusals")
+        async with opened(emulator, tmp_path, adopt_after_s=0.05) as other:
+            fast = await other.result("fast")
+            assert (fast.text, fast.receipt.route) == (expected_text("fast"), "batch")
+            emulator.plan = Plan()
+            alone = await other.result("alone")
+            assert (alone.text, alone.receipt.route) == (expected_text("alone"), "standard")
+        ledger = emulator.ledger()
+        assert (ledger.billed_by_key, ledger.live_calls) == ({"fast": 1}, 1)
 
 
 async def test_a_slot_is_left_alone_as_long_as_its_process_may_come_back_or_lives(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carpool._gemini.survey import Survey, survey_request
+from carpool._gemini.survey import Spread, Survey, Takes, spread_of, survey_request
 from carpool.emulator.media import picture
 
 PNG = picture(1_600, 800, b"\xff\xfe\xfd\xfc\xfb\xfa")
@@ -109,6 +109,54 @@ def test_searches_and_caches_are_seen() -> None:
     assert survey_request(asked({"text": "x"}, cached_content="cachedContents/a")).cached
 
 
+@pytest.mark.parametrize(
+    ("fields", "least", "most"),
+    [
+        (asked({"text": "x" * 4_000}), Takes(850), Takes(1_150)),
+        (asked({"text": "x" * 4_000}, system_instruction={"parts": {"text": "y" * 400}}), Takes(935), Takes(1_265)),
+        (asked({"text": "7" * 400}), Takes(85), Takes(115 + 300)),
+        (asked({"text": "я" * 1_200}), Takes(255), Takes(800)),
+        (asked({"text": "海" * 1_200}), Takes(255), Takes(1_200)),
+        (asked({"text": "\ud800" * 4}), Takes(0), Takes(4)),
+        (asked({"functionResponse": {"name": "f" * 370, "response": {}}}), Takes(88), Takes(120)),
+        (asked({"text": "x" * 400}, tools=[{"f": "x" * 390}]), Takes(85), Takes(230)),
+        (asked({"text": "x"}, generationConfig={"response_schema": {"a": "x" * 391}}), Takes(0), Takes(115)),
+        (asked({"text": "x"}, generation_config={"responseJsonSchema": {"a": "x" * 391}}), Takes(0), Takes(115)),
+        (asked({"inlineData": {"mimeType": "image/png", "data": ""}}), Takes(0, image=258), Takes(0, image=1_120)),
+        (
+            asked({"inlineData": {"mimeType": "image/png", "data": b64encode(PNG).decode()}}),
+            Takes(0, image=258),
+            Takes(0, image=6 * 258),
+        ),
+        (
+            asked({"inlineData": {"mimeType": "audio/mpeg", "data": "AAAA" * 40_000}}),
+            Takes(0, audio=96),
+            Takes(0, audio=480),
+        ),
+        (asked({"fileData": {"mimeType": "audio/mpeg"}}), Takes(0, audio=258), Takes(0, audio=258)),
+        (
+            asked({"fileData": {"mimeType": "video/mp4"}, "videoMetadata": {"endOffset": "100s"}}),
+            Takes(0, video=9_735),
+            Takes(0, video=33_925),
+        ),
+        (
+            asked({"inlineData": {"mimeType": "text/plain", "data": "eHh4" * 400}}),
+            Takes(0, other=255),
+            Takes(0, other=345),
+        ),
+        ({}, Takes(0), Takes(0)),
+    ],
+)
+def test_an_estimate_may_be_off_by_so_much(fields: dict[str, Any], least: Takes, most: Takes) -> None:
+    assert spread_of(fields) == Spread(least, most, 0)
+
+
+@pytest.mark.parametrize(("budget", "tokens"), [(500, 500), ("500", 500), (0, 0), (-1, 0), (True, 0), ([], 0)])
+def test_tokens_allowed_for_thinking_are_read(budget: Any, tokens: int) -> None:
+    assert spread_of(asked(generationConfig={"thinkingConfig": {"thinkingBudget": budget}})).thinking == tokens
+    assert spread_of(asked(generation_config={"thinking_config": {"thinking_budget": budget}})).thinking == tokens
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8),
     lambda inner: (
@@ -129,6 +177,8 @@ JSON = st.recursive(
     st.dictionaries(st.sampled_from(["contents", "content", "tools", "generationConfig", "systemInstruction"]), JSON)
 )
 def test_no_request_breaks_it(fields: dict[str, Any]) -> None:
-    found = survey_request(msgspec.json.decode(json.dumps(fields)))
+    decoded = msgspec.json.decode(json.dumps(fields))
+    found, spread = survey_request(decoded), spread_of(decoded)
+    assert all(0 <= low <= high for low, high in zip(spread.least, spread.most, strict=True))
     assert found.tokens >= 1
     assert found.tokens >= found.audio + found.image + found.video + found.other

@@ -24,6 +24,7 @@ HORIZON_S: Final = 3 * DAY
 Quantile: TypeAlias = Callable[[float, float], float]
 """A share from 0 to 1 and seconds since the beginning to seconds."""
 
+USUAL_PRICE: Final = Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))
 _NORMAL: Final = NormalDist()
 
 
@@ -93,7 +94,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 150
     burst: int = 12
     """Largest number of requests that come together."""
-    price: Price = Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))
+    price: Price = USUAL_PRICE
 
 
 SHED: Final = Refusals(calm_s=HOUR, storm_s=4 * HOUR, share=0.97, asks=0.3)

@@ -63,7 +63,7 @@ from carpool.types import BatchJob, ServerError
 
 from .asked import NEVER, Asked, load
 from .policy import clairvoyant
-from .scenarios import DAY, HORIZON_S, Scenario, scenario_of
+from .scenarios import DAY, HORIZON_S, USUAL_PRICE, Scenario, scenario_of
 from .service import MODELS, START, TOKENS_IN, TOKENS_OUT, Fate, Service
 
 LOOK_S: Final = 0.5
@@ -84,6 +84,8 @@ class Result(msgspec.Struct, kw_only=True):
 
     scenario: str
     seed: int
+    price_scale: int = 1
+    """By how much its prices are above those of the other scenarios."""
     requests: int = 0
     timed: int = 0
     in_time: int = 0
@@ -369,6 +371,7 @@ class World:
     def result(self) -> Result:
         """Return what the seed came to."""
         result = Result(scenario=self.scenario.name, seed=self.seed, requests=len(self.asked))
+        result.price_scale = int(self.scenario.price.input_usd / USUAL_PRICE.input_usd)
         result.timed = sum(asked.deadline < NEVER for asked in self.asked)
         result.in_time = sum(asked.ending == "value" for asked in self.asked if asked.deadline < NEVER)
         for asked, excused in self.misses:

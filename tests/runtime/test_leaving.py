@@ -339,6 +339,35 @@ def test_a_store_that_cannot_be_closed_as_its_loop_ends(caplog: pytest.LogCaptur
     assert "could not be closed in order: it does not close" in caplog.text
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["in the turn in which it failed", "later"])
+def test_whoever_leaves_a_client_that_has_failed_was_told_before(later: bool, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(carpool.MemoryStore):
+        is_broken = False
+
+        async def close(self) -> None:
+            raise carpool.StoreError("it does not close")
+
+        def commit(self, writes: Any) -> Any:
+            if not self.is_broken:
+                return super().commit(writes)
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(carpool.StoreError("the disk is gone"))
+            return failed
+
+    async def main() -> None:
+        service, store = Service(), Broken()
+        async with client_of(service, store) as client:
+            store.is_broken = True
+            with pytest.raises(carpool.StoreError, match="the disk is gone"):
+                await client.generate(MODEL, "p")
+            if later:
+                await until(lambda: not service.is_open, "the end")
+        assert not service.is_open
+
+    run(main())
+    assert "could not be closed in order: it does not close" in caplog.text
+
+
 def test_a_client_that_was_left_is_not_forgotten() -> None:
     async def main() -> None:
         async with client_of(Service(), carpool.MemoryStore()) as client:

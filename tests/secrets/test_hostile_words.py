@@ -31,6 +31,7 @@ QUICK: dict[str, Any] = {
     "quota_retry_max_s": 0.01,
     "lookup_wait_s": 0.02,
     "output_grace_s": 0.05,
+    "ladder": ("batch",),
     "first_contact_s": 0.2,
     "job_attempts_max": 2,
     "attempts_max": 2,

@@ -25,12 +25,14 @@ from carpool._core.messages import (
     PutMarks,
     PutMeta,
     PutResults,
+    PutSeen,
     PutSegment,
     PutTaken,
     Record,
     Write,
 )
 from carpool._core.model import EXPLICIT, Job, Marks, Meta, Place, ResultsHead, SegmentHead, Span, Taken
+from carpool._core.routing import Seen
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -47,6 +49,7 @@ class DurableStore:
         self.taken: dict[int, bytes] = {}
         self.days: dict[int, bytes] = {}
         self.habits: dict[str, bytes] = {}
+        self.seen: dict[tuple[str, str], bytes] = {}
         self.when_accepted: Callable[[], None] | None = None
         """Called when requests with keys of their own became durable."""
 
@@ -94,20 +97,23 @@ class DurableStore:
                         del self.days[day]
                 case PutHabit(habit=habit):
                     self.habits[habit.model] = _encode(habit)
+                case PutSeen(seen=seen):
+                    self.seen[seen.model, seen.route] = _encode(seen)
         if accepted and self.when_accepted is not None:
             self.when_accepted()
 
     def backup(self) -> list[Any]:
         """Return a copy of everything."""
-        parts = (self.segments, self.marks, self.jobs, self.results, self.taken, self.days, self.habits)
+        parts = (self.segments, self.marks, self.jobs, self.results, self.taken, self.days, self.habits, self.seen)
         return [self.meta, *(dict(part) for part in parts)]
 
     def restore(self, backup: list[Any]) -> None:
         """Put everything back as it was."""
-        self.meta, self.segments, self.marks, self.jobs, self.results, self.taken, self.days, self.habits = backup
+        self.meta, self.segments, self.marks, self.jobs, self.results, self.taken, *learned = backup
+        self.days, self.habits, self.seen = learned
 
     def load(self) -> Iterator[Record]:
-        """Yield all records: the identity, segments, marks, jobs, results, days, habits."""
+        """Yield all records: the identity, segments, marks, jobs, results, days, habits, durations."""
         yield msgspec.msgpack.decode(self.meta, type=Meta)
         for no in sorted(self.segments):
             yield msgspec.msgpack.decode(self.segments[no][0], type=SegmentHead)
@@ -119,14 +125,19 @@ class DurableStore:
             yield self.results_head(no)
         for no in sorted(self.taken):
             yield msgspec.msgpack.decode(self.taken[no], type=Taken)
-        for day in sorted(self.days):
-            yield msgspec.msgpack.decode(self.days[day], type=DayAccount)
+        yield from self.accounts()
         for model in sorted(self.habits):
             yield msgspec.msgpack.decode(self.habits[model], type=Habit)
+        for kind in sorted(self.seen):
+            yield msgspec.msgpack.decode(self.seen[kind], type=Seen)
 
     def meta_record(self) -> Meta:
         """Return the identity as it was written last."""
         return msgspec.msgpack.decode(self.meta, type=Meta)
+
+    def accounts(self) -> list[DayAccount]:
+        """Return the accounts of all days."""
+        return [msgspec.msgpack.decode(self.days[day], type=DayAccount) for day in sorted(self.days)]
 
     def job(self, job_id: str) -> Job:
         """Return a job as it was written last."""

@@ -20,9 +20,9 @@ from carpool._ports import Store
 from carpool._stores import cache, database
 from carpool._stores.disk import DiskStore
 from carpool._stores.memory import MemoryStore
-from carpool.settings import Settings
+from carpool.settings import ROUTES, Settings
 
-from ..contract.records import put_day, put_habit, put_job, put_marks, put_results, put_segment  # noqa: TID252 - test folders are no packages
+from ..contract.records import put_day, put_habit, put_job, put_marks, put_results, put_seen, put_segment  # noqa: TID252 - test folders are no packages
 
 ROWS = st.lists(st.binary(max_size=30), max_size=5)
 NUMBERS = st.integers(0, 6)
@@ -38,6 +38,7 @@ WRITES: st.SearchStrategy[Write] = st.one_of(
     st.builds(put_day, NUMBERS, st.integers(0, 2**62)),
     st.builds(DropDays, st.lists(NUMBERS, max_size=4)),
     st.builds(put_habit, st.sampled_from(["m", "tunedModels/m"]), st.integers(0, 9)),
+    st.builds(put_seen, st.sampled_from(["m", "tunedModels/m"]), st.sampled_from(ROUTES)),
 )
 COMMITS = st.lists(st.lists(WRITES, max_size=5), max_size=5)
 

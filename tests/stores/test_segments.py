@@ -14,7 +14,7 @@ from carpool._core.model import Meta
 from carpool._stores import segments
 from carpool.errors import StoreCorrupt, StoreError, StoreVersion
 
-from ..contract.records import put_day, put_habit, put_job, put_marks, put_results, put_segment  # noqa: TID252 - test folders are no packages
+from ..contract.records import put_day, put_habit, put_job, put_marks, put_results, put_seen, put_segment  # noqa: TID252 - test folders are no packages
 
 ROWS = st.lists(st.binary(max_size=40), max_size=12)
 SEGMENT = bytes(segments.encode("s1", put_segment(1).head, put_segment(1).lines))
@@ -41,6 +41,7 @@ def test_any_rows_come_back(rows: list[bytes], no: int, data: st.DataObject) -> 
         ("r9", put_results(9, []).head),
         ("d20000", put_day(20_000).account),
         ("htunedModels:mine", put_habit("tunedModels/mine").habit),
+        ("ubatch:tunedModels:mine", put_seen("tunedModels/mine", "batch").seen),
     ],
 )
 def test_every_record_comes_back(name: str, record: segments.Record) -> None:

@@ -30,6 +30,7 @@ from carpool._core.messages import (
     PutJob,
     PutMarks,
     PutMeta,
+    PutSeen,
     PutSegment,
     Report,
     Step,
@@ -44,6 +45,7 @@ from carpool._core.model import (
     ROW_BITS,
     ROW_MASK,
     ROWS_MAX,
+    SENT,
     TRANSITIONS,
     Framing,
     Job,
@@ -105,7 +107,10 @@ class Book:
         self.looked_at = 0.0
         """When these times were last reckoned anew, since a route had become slower."""
         self.held_back: dict[Place, str] = {}
-        """Requests that may not be sent a second time for their deadline's sake, and the setting that forbids it."""
+        """Requests that may not be sent a second time for their deadline's sake, and why: setting and amounts."""
+        self.overtaken: dict[str, dict[str, Place]] = {}
+        """By job: keys and places of its requests that a live call answered first. What the job says of them is paid
+        for, and nobody waits for it."""
         self.deadlines: list[tuple[float, Place]] = []
         self.next_segment = 1
         self.next_results = 1
@@ -126,9 +131,11 @@ class Book:
 
     # -- the step being answered
 
-    def take_step(self) -> Step:
+    def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
         self.step.writes += [PutDay(account=account) for account in self.ledger.budget.changes()]
+        if self.step.writes or self.closing:
+            self.step.writes += [PutSeen(seen=seen) for seen in self.durations.changes(now, at_once=self.closing)]
         step, self.step = self.step, Step(writes=[], actions=[])
         return step
 
@@ -187,7 +194,7 @@ class Book:
         while self.deadlines and self.deadlines[0][0] <= now:
             deadline, place = heapq.heappop(self.deadlines)
             if self.is_open(place):
-                expired.append(Expire(place=place, deadline=deadline))
+                expired.append(Expire(place=place, deadline=deadline, why=self.held_back.get(place, "")))
         return expired
 
     def drop_stale_deadlines(self) -> None:
@@ -214,6 +221,8 @@ class Book:
             self.count_out(segment, row, row + 1)
         if self.live.trips:
             self.live.drop(place_of(segment.no, row))
+        if self.held_back:
+            self.held_back.pop(place_of(segment.no, row), None)
         segment.states[row] = DONE
         segment.open_rows -= 1
         if segment.flags[row] & EXPLICIT:
@@ -301,7 +310,7 @@ class Book:
         """Make a job of a batch, and record it."""
         job_id = self.census.seal_id(self.store_id, now)
         name_bytes = len(self.display_name(job_id, self.settings.job_attempts_max))
-        form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes)
+        form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes, now)
         job = Job(
             id=job_id,
             lane=batch.lane,
@@ -339,6 +348,13 @@ class Book:
             searches=searches,
         )
 
+    def is_text_only(self, lane: Lane, spans: Iterable[Span]) -> bool:
+        """Return whether some requests are embeddings that are known to hold nothing but text."""
+        if lane.kind != "embed":
+            return False
+        found = [(self.segments.get(no), start, stop) for no, start, stop in spans]
+        return not any(segment is None or any(segment.limits[start:stop]) for segment, start, stop in found)
+
     def hold(self, job: Job) -> None:
         """Count a job in."""
         self.jobs[job.id] = job
@@ -373,6 +389,7 @@ class Book:
         del self.jobs[job.id]
         self.census.close(job.id, job.name)
         self.retries.pop(job.id, None)
+        self.overtaken.pop(job.id, None)
         self.pacing.ended(job.lane, job.tokens)
         numbers = sorted({no for no, _, _ in job.spans})
         for no in numbers:
@@ -409,6 +426,12 @@ class Book:
         return next(
             job for job in self.jobs.values() if any(n == no and start <= row < stop for n, start, stop in job.spans)
         )
+
+    def overtake(self, place: Place) -> None:
+        """Note that a live call answers a row; it may be in a job as well."""
+        segment, row = self.at(place)
+        if segment is not None and segment.states[row] == SENT:
+            self.overtaken.setdefault(self.job_of(place).id, {})[segment.keys[row]] = place
 
     def place_in(self, job: Job, index: int) -> Place:
         """Return the place of the job's row with this index, counted from 0 in the order in which they were sent."""

@@ -55,6 +55,8 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True)
     reserved_picousd: int
     double_picousd: int = 0
     """Of what is reserved: for requests that are in a running job too."""
+    doubles: int = 0
+    """How many requests that are."""
 
 
 class DayAccount(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -83,7 +85,22 @@ class DayAccount(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like
     granted_double_picousd: int = 0
     """Of that, for requests that were in a running job too."""
     doubles: int = 0
-    """Requests that were sent again while a running job held them."""
+    """Jobs that the server made twice, and requests that were sent again while a running job held them, unless the
+    server did not take them."""
+
+    def left(self) -> DayAccount:
+        """Return what it says once its process is gone: what was granted to live calls is lost, as far as we know."""
+        granted = self.granted_picousd
+        return msgspec.structs.replace(
+            self,
+            spent_picousd=self.spent_picousd + granted,
+            full_picousd=self.full_picousd + self.granted_full_picousd,
+            double_picousd=self.double_picousd + self.granted_double_picousd,
+            lost_picousd=self.lost_picousd + granted,
+            granted_picousd=0,
+            granted_full_picousd=0,
+            granted_double_picousd=0,
+        )
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -267,20 +284,8 @@ class Budget:
 
     def take(self, account: DayAccount) -> None:
         """Take in the record of an earlier process. What it had granted to live calls is lost, as far as we know."""
-        granted = account.granted_picousd
-        day = self._days[account.day] = _Day(
-            msgspec.structs.replace(
-                account,
-                spent_picousd=account.spent_picousd + granted,
-                full_picousd=account.full_picousd + account.granted_full_picousd,
-                double_picousd=account.double_picousd + account.granted_double_picousd,
-                lost_picousd=account.lost_picousd + granted,
-                granted_picousd=0,
-                granted_full_picousd=0,
-                granted_double_picousd=0,
-            )
-        )
-        day.changed = granted > 0
+        day = self._days[account.day] = _Day(account.left())
+        day.changed = account.granted_picousd > 0
         self._opened |= day.opened
 
     def changes(self) -> list[DayAccount]:
@@ -388,14 +393,19 @@ class Budget:
         del day.opened[hold_id]
         day.count(opened, -1)
         paid = opened.totals.paid_picousd
+        if opened.hold.doubles and (opened.totals.requests or not known):
+            self._count_doubles(day, opened.hold.doubles)
         kept = paid if known and not opened.totals.unknown else opened.exposed
         day.spend(opened.hold.route, opened.totals, kept, opened.doubled(kept), opened.overrun)
         if kept > paid:
             day.account = msgspec.structs.replace(day.account, lost_picousd=day.account.lost_picousd + kept - paid)
 
     def count_doubles(self, now: float, count: int) -> None:
-        """Count requests that are sent while a running job holds them."""
-        day = self._day(day_of(now))
+        """Count jobs that the server made twice."""
+        self._count_doubles(self._day(day_of(now)), count)
+
+    @staticmethod
+    def _count_doubles(day: _Day, count: int) -> None:
         day.account = msgspec.structs.replace(day.account, doubles=day.account.doubles + count)
         day.changed = True
 

@@ -10,11 +10,12 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from carpool._core.accumulator import queued_runs
 from carpool._core.book import Book, spans_of
 from carpool._core.ledger import PAID_PERCENT, Ask
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import CancelRemote
-from carpool._core.model import LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, caps_of, place_of
+from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, caps_of, place_of
 from carpool._core.routing import BATCH_ONLY, LADDERS
 from carpool.settings import Ladder, Route
 
@@ -76,8 +77,11 @@ def rider(book: Book, place: Place) -> Rider:
 
 
 def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> None:
-    """Queue rows that are QUEUED and counted, each on the first rung of its ladder that fits into its time."""
-    if not segment.ladders:
+    """Queue rows that are QUEUED and counted, each on the first rung of its ladder that fits into its time.
+
+    Rows that are held back all wait in their lane, for ``release``.
+    """
+    if not segment.ladders or segment.no <= book.held_to:
         book.queue(segment, start, stop)
         return
     low = start
@@ -85,7 +89,7 @@ def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> No
         one = Rider(segment, row)
         rung = _first_rung(book, one, 0, now)
         if one.ladder[rung] == "batch":
-            _watch(book, one, rung)
+            _watch(book, one, rung, now)
             continue
         if low < row:
             book.queue(segment, low, row)
@@ -96,25 +100,98 @@ def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> No
         book.queue(segment, low, stop)
 
 
+def wake(book: Book, segment: Segment, row: int, now: float) -> None:
+    """Let a row that is PARKED begin anew, in front of its lane if it takes the batch route."""
+    one = Rider(segment, row)
+    rung = _first_rung(book, one, 0, now)
+    if one.place in book.live.trips:
+        _go_on_alone(book, one)
+    elif one.ladder[rung] == "batch":
+        book.requeue(((segment.no, row, row + 1),), now)
+        _watch(book, one, rung, now)
+    elif segment.no <= book.held_to:
+        book.requeue(((segment.no, row, row + 1),), now)
+    else:
+        book.count_in(segment, row, row + 1)
+        segment.states[row] = LIVE
+        _go_live(book, one, rung, now)
+
+
+def release(book: Book, now: float) -> None:
+    """Let requests of earlier processes begin that were held back, each on its rung."""
+    held = [segment for no, segment in book.segments.items() if no <= book.held_to and segment.ladders]
+    book.release_held()
+    for segment in held:
+        for start, stop in queued_runs(segment, 0, len(segment.keys)):
+            for row in range(start, stop):
+                one = Rider(segment, row)
+                rung = _first_rung(book, one, 0, now)
+                if one.ladder[rung] == "batch":
+                    _watch(book, one, rung, now)
+                else:
+                    book.unqueue(segment, row)
+                    _go_live(book, one, rung, now)
+
+
+def watch_jobs(book: Book, segment: Segment, now: float) -> None:
+    """Note when rows that are in jobs have to leave them: what an earlier process noted of that is gone."""
+    if segment.ladders and segment.deadlines:
+        for row, state in enumerate(segment.states):
+            if state == SENT and not segment.flags[row] & ABANDONED:
+                watch_job(book, segment, row, now)
+
+
+def watch_job(book: Book, segment: Segment, row: int, now: float) -> None:
+    """Note when a row that is in a job has to leave it."""
+    one = Rider(segment, row)
+    _watch(book, one, one.ladder.index("batch"), now)
+
+
+def take_up(book: Book, one: Rider, deadline: float | None, ladder: int, now: float) -> None:
+    """Let a request that nobody awaits be that of whoever asks the same now: with this deadline, and this ladder.
+
+    One that is under way keeps its ladder, unless its job is on the new one too.
+    """
+    segment, row = one
+    trip = book.live.trips.get(one.place)
+    if trip is None and (one.state == PARKED or (one.state == SENT and "batch" in LADDERS[ladder])):
+        segment.ladders.extend(bytes(max(0, row + 1 - len(segment.ladders))))
+        segment.ladders[row] = ladder
+    if segment.deadlines or deadline is not None:
+        segment.deadlines.extend([NEVER] * (len(segment.keys) - len(segment.deadlines)))
+        segment.deadlines[row] = NEVER if deadline is None else deadline
+    if trip is not None:
+        trip.deadline = one.deadline
+        trip.urgent_at = _urgent_at(book, one, trip.rung)
+        _watch(book, one, trip.rung, now)
+
+
 def go_on(book: Book, places: Iterable[Place], now: float) -> None:
     """Send rows that a job gave no answer to again: in another job, or on the next rung if time or tries are short."""
     again: list[Place] = []
     for place in places:
         one = rider(book, place)
-        trip = book.live.trips.get(place)
+        book.held_back.pop(place, None)
+        if place in book.live.trips:
+            _go_on_alone(book, one)
+            continue
         tired = one.segment.attempts[one.row] >= book.settings.attempts_max
-        rung = 0 if trip is not None else _first_rung(book, one, one.ladder.index("batch") + tired, now)
-        if trip is None and one.ladder[rung] == "batch":
+        rung = _first_rung(book, one, one.ladder.index("batch") + tired, now)
+        if one.ladder[rung] == "batch":
             again.append(place)
             continue
         book.count_in(one.segment, one.row, one.row + 1)
         one.segment.states[one.row] = LIVE
         one.segment.attempts[one.row] = 0
-        if trip is not None:
-            trip.besides = False  # it went ahead of its job, and is alone now
-        else:
-            _go_live(book, one, rung, now)
+        _go_live(book, one, rung, now)
     book.requeue(spans_of(again), now)
+
+
+def _go_on_alone(book: Book, one: Rider) -> None:
+    """Let a request that went ahead of its job go on without it."""
+    book.count_in(one.segment, one.row, one.row + 1)
+    one.segment.states[one.row] = LIVE
+    book.live.trips[one.place].besides = False
 
 
 def has_next(book: Book, place: Place, route: Route) -> bool:
@@ -124,12 +201,13 @@ def has_next(book: Book, place: Place, route: Route) -> bool:
 
 def _first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
     left_s = one.deadline - now
-    return rung if left_s == NEVER else book.durations.enter(one.segment.lane.model, one.ladder, rung, left_s)
+    if left_s == NEVER or left_s <= 0:
+        return rung  # one that has passed hurries nobody: what is still to be answered need not cost the full price
+    return book.durations.enter(one.segment.lane.model, one.ladder, rung, left_s)
 
 
 def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
     """Start a row that is LIVE, or still in a job, on a live rung."""
-    is_last = rung + 1 == len(one.ladder)
     book.live.push(
         Trip(
             place=one.place,
@@ -139,17 +217,22 @@ def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
             tokens=one.tokens,
             deadline=one.deadline,
             entered_at=now,
-            urgent_at=leave_at(book, one, rung - 1) if is_last else NEVER,
+            urgent_at=_urgent_at(book, one, rung),
             wake_at=now,
             besides=one.state == SENT,
         )
     )
-    _watch(book, one, rung)
+    _watch(book, one, rung, now)
 
 
-def _watch(book: Book, one: Rider, rung: int) -> None:
+def _urgent_at(book: Book, one: Rider, rung: int) -> float:
+    """Return from when on a request has nothing to lose on a rung; infinity if there is another below."""
+    return leave_at(book, one, rung - 1) if rung + 1 == len(one.ladder) else NEVER
+
+
+def _watch(book: Book, one: Rider, rung: int, now: float) -> None:
     """Note when a request has to leave its rung."""
-    if one.deadline < NEVER and rung + 1 < len(one.ladder):
+    if now < one.deadline < NEVER and rung + 1 < len(one.ladder):
         heapq.heappush(book.leaving, (leave_at(book, one, rung), one.place, rung))
 
 
@@ -170,7 +253,7 @@ def alone(book: Book, place: Place) -> None:
 
 def move_on(book: Book, now: float) -> None:
     """Take the requests whose time on their rung is over to the next."""
-    riding: dict[str, list[Place]] = {}
+    riding: dict[str, dict[Place, None]] = {}
     if abs(now - book.looked_at) * LOOKS_PER_S >= len(book.leaving) and book.durations.has_risen():
         book.looked_at = now
         book.leaving = [
@@ -184,20 +267,22 @@ def move_on(book: Book, now: float) -> None:
         if not book.is_open(place):
             continue
         one = rider(book, place)
-        if _rung_of(book, one) != rung or one.state == PARKED:
+        if _rung_of(book, one) != rung or not now < one.deadline < NEVER:
             continue
+        if one.state == PARKED or one.segment.flags[one.row] & ABANDONED:
+            continue  # nobody waits for it: whoever takes it up will watch it again
         at = leave_at(book, one, rung)
         trip = book.live.trips.get(place)
         if at > now:  # the rungs below have become quicker since this was noted
             heapq.heappush(book.leaving, (at, place, rung))
         elif one.state == SENT and trip is None:
-            riding.setdefault(book.job_of(place).id, []).append(place)
+            riding.setdefault(book.job_of(place).id, {})[place] = None
         elif trip is None or not trip.op or _may_double(book, one, rung + 1, now):
             if trip is not None and trip.op:
                 book.durations.saw_at_least(trip.lane.model, trip.route, now - book.live.flights[trip.op].started_at)
             descend(book, one, rung, now)
     for job_id, places in riding.items():
-        _leave_job(book, book.jobs[job_id], places, now)
+        _leave_job(book, book.jobs[job_id], list(places), now)
 
 
 def flee(book: Book, now: float) -> None:
@@ -228,7 +313,7 @@ def descend(book: Book, one: Rider, rung: int, now: float) -> None:
     if one.ladder[rung] == "batch":
         if one.state != SENT:
             book.requeue(((one.segment.no, one.row, one.row + 1),), now, counted=True)
-            _watch(book, one, rung)
+            _watch(book, one, rung, now)
         return
     _go_live(book, one, rung, now)
     if trip is not None and trip.op:
@@ -265,7 +350,7 @@ def _may_double(book: Book, one: Rider, rung: int, now: float) -> bool:
     """Return whether a request may be sent on a rung although it may be answered, and billed, where it is."""
     refusal = book.ledger.refusal(ask_of("", one.ladder[rung], [one], doubles=1), now)
     if refusal is not None:
-        book.held_back[one.place] = refusal.setting
+        book.held_back[one.place] = refusal.reason
     return refusal is None
 
 

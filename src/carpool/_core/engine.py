@@ -191,13 +191,22 @@ class Engine:
         if place is not None:
             segment, row = self.book.at(place)
             assert segment is not None, f"live key {key!r} leads nowhere"
-            self._wake_row(segment, row, segment.accepted_at)
+            self._wake_row(segment, row, max(segment.accepted_at, self._told_at))
             return Claim.LIVE, place
         place = self.book.keys.kept.get(key)
         return (Claim.NEW, 0) if place is None else (Claim.KEPT, place)
 
-    def adopt(self, digest: bytes, now: float) -> tuple[Claim, Place]:
-        """Take over the oldest abandoned request with this digest, if there is one that is young enough."""
+    def adopt(
+        self, digest: bytes, now: float, deadline: float | None = None, ladder: int = BATCH_ONLY
+    ) -> tuple[Claim, Place]:
+        """Take over the oldest abandoned request with this digest, if there is one that is young enough.
+
+        Args:
+            digest: of the request.
+            now: the time.
+            deadline: latest time of its answer from now on.
+            ladder: code of the routes that it may take from now on.
+        """
         book = self.book
         while (candidate := book.keys.adopt(digest)) is not None:
             if now - candidate.accepted_at > book.settings.reuse_window_s:
@@ -209,6 +218,7 @@ class Engine:
             if segment is None or segment.states[row] == DONE:
                 continue
             segment.flags[row] &= ~ABANDONED
+            descent.take_up(book, descent.Rider(segment, row), deadline, ladder, now)
             self._wake_row(segment, row, now)
             book.reused += 1
             return Claim.LIVE, candidate.place
@@ -262,11 +272,12 @@ class Engine:
         elif state == PARKED and overdue:
             book.finish(segment, row)
             self._unswept.append(segment.no)
-        elif state in (SENT, LIVE) and not flags & (EXPLICIT | ABANDONED):
-            if state == SENT:
+        elif state in (SENT, LIVE):
+            if overdue or not flags & TICKET:
                 descent.stop(book, place)
-            segment.flags[row] |= ABANDONED
-            book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
+            if not flags & (EXPLICIT | ABANDONED):
+                segment.flags[row] |= ABANDONED
+                book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
 
     def offer_again(self, place: Place) -> None:
         """Note that whoever adopted a stored result did not live to take it."""
@@ -302,12 +313,12 @@ class Engine:
         book.sweep_segments(self._unswept)
         self._unswept.clear()
         self._advance(now)
-        return book.take_step()
+        return book.take_step(now)
 
     def tidy(self, now: float) -> Step:
         """Drop what is past its time, and answer with what to write down; nothing that is under way goes on."""
         self._expire_kept(now)
-        return self.book.take_step()
+        return self.book.take_step(now)
 
     def next_wakeup(self) -> float | None:
         """Return when to send ``Woken`` if nothing else happens before; ``None``: nothing waits for time to pass."""
@@ -358,6 +369,7 @@ class Engine:
             parked=sum(segment.states.count(PARKED) for segment in book.segments.values()),
             foreign=book.foreign,
             quarantined=book.quarantined,
+            live=len(book.live.trips),
         )
 
     def receipt(self) -> Receipt:
@@ -486,6 +498,8 @@ class Engine:
         return state == QUEUED or (state == LIVE and not self.book.live.trips[place_of(segment.no, row)].op)
 
     def _wake_row(self, segment: Segment, row: int, now: float) -> None:
-        """Queue a parked row: somebody asked for it."""
+        """Let a parked row begin, and leave its job in time if it is in one: somebody asked for it."""
         if segment.states and segment.states[row] == PARKED:
-            self.book.requeue(((segment.no, row, row + 1),), now)
+            descent.wake(self.book, segment, row, now)
+        elif segment.states and segment.states[row] == SENT:
+            descent.watch_job(self.book, segment, row, now)

@@ -15,7 +15,7 @@ from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Trip
 from carpool._core.messages import Answered, Deliver, Refused
 from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
-from carpool._core.retry import Refusal, pause_s, read_refusal
+from carpool._core.retry import Refusal, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
 _AGAIN_S: Final = 5.0
@@ -39,6 +39,7 @@ def start(book: Book, now: float) -> None:
         book.live.throttles.of(call.route, call.lane.model).dropped(flight.started_at)
         for trip in flight.trips:
             _unaffordable(book, trip, refusal, now)
+        book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
 
 
 def on_answered(book: Book, event: Answered, now: float) -> None:
@@ -59,14 +60,18 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    book.answered += len(event.delivered) + len(event.kept)
-    if event.kept:
-        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in event.kept]
-        shelf.keep(book, flight.lane, "", rows, now, route=route)
-        book.act(Deliver(job="", lane=flight.lane, rows=event.kept, route=route))
+    # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
+    delivered = [place for place in event.delivered if book.is_open(place)]
+    kept = [(place, body) for place, body in event.kept if book.is_open(place)]
+    book.answered += len(delivered) + len(kept)
+    if kept:
+        rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
+        head = shelf.keep(book, flight.lane, "", rows, now, route=route)
+        book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
     # Time in which flex refuses is no reason to leave a job earlier for its sake; before standard is the last moment.
     entered_at = {trip.place: flight.started_at if route == "flex" else trip.entered_at for trip in flight.trips}
-    for place in (*event.delivered, *(place for place, _ in event.kept)):
+    for place in (*delivered, *(place for place, _ in kept)):
+        book.overtake(place)
         book.durations.saw(model, route, now - entered_at[place])
         book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
     faults = {fault.place: fault.error for fault in event.failed}
@@ -86,9 +91,15 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     book.live.throttles.of(flight.route, flight.lane.model).refused(now, pushback, sent_at=flight.started_at)
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
-    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown")
+    book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
+    its_own = event.fault.kind == "refused" and not pushback.refuses
+    shared = len(flight.trips) if its_own and read_refusal(event.fault) is not Refusal.CREDENTIALS else 1
     for trip in flight.trips:
-        if not trip.over:
+        if shared > 1 and not trip.over:
+            # One of them is bad, and the refusal does not say which: they part, and go again.
+            trip.share_max = shared // 2
+            book.live.push(trip)
+        elif not trip.over:
             _failed(book, trip, event.fault, pushback, now)
         elif event.fault.kind != "unknown":
             alone(book, trip.place)
@@ -113,11 +124,11 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
             _end(book, trip, _verdict_of(fault), now)
     elif not is_last and (
         is_no_dearer(one.ladder, trip.rung)
-        or _is_out_of_tries(book, trip)
-        or leave_at(book, one, trip.rung) <= now  # it stayed since it was in a call, and may not be sent twice
+        or _is_out_of_tries(book, trip, now)
+        or leave_at(book, one, trip.rung) <= now < trip.deadline  # it stayed since it was in a call, and may not be sent twice
     ):
         descend(book, one, trip.rung, now)
-    elif is_last and _is_out_of_tries(book, trip):
+    elif is_last and _is_out_of_tries(book, trip, now):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
         _end(book, trip, Failure(kind=kind, error=fault.error), now)
     else:
@@ -128,9 +139,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
         book.live.push(trip)
 
 
-def _is_out_of_tries(book: Book, trip: Trip) -> bool:
+def _is_out_of_tries(book: Book, trip: Trip, now: float) -> bool:
     """Return whether a request has tried often enough; one with a deadline tries until its time is over."""
-    return trip.deadline == NEVER and trip.tries >= book.settings.attempts_max
+    return not now < trip.deadline < NEVER and trip.tries >= book.settings.attempts_max
 
 
 def _verdict_of(fault: Fault) -> Failure:
@@ -157,9 +168,9 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
         descend(book, one, trip.rung, now)
     elif one.state == SENT:
         book.live.drop(trip.place)
-        book.held_back[trip.place] = refusal.setting
+        book.held_back[trip.place] = refusal.reason
     elif trip.besides:
-        book.held_back[trip.place] = refusal.setting
+        book.held_back[trip.place] = refusal.reason
         trip.wake_at = now + _AGAIN_S
         book.live.push(trip)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,7 @@ __all__ = [
     "Ledger",
     "Refusal",
     "expected_output_bytes",
+    "receipt_of_days",
 ]
 
 OUTPUT_TOKENS_GUESS: Final = 1_024
@@ -54,7 +55,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     caps: tuple[int, ...] = ()
     """``maxOutputTokens`` times candidates of each request, 0 where it has none; empty: none has one."""
     searches: int = 0
-    """Of the requests: those that may search, for a fee."""
+    """Of the requests: those that may search, for a fee; of embeddings: those that hold anything but text."""
     doubles: int = 0
     """Of the requests: those that a running job holds too."""
     lasting: bool = True
@@ -62,10 +63,36 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """Why something must not be sent: the text of a ``BudgetExceeded``."""
+    """Why something must not be sent."""
 
     setting: str
-    message: str
+    reason: str
+    """Names the setting and the amounts."""
+    advice: str
+
+    @property
+    def message(self) -> str:
+        """Return the text of a ``BudgetExceeded``."""
+        return f"{self.reason}. Nothing was sent. {self.advice}"
+
+
+class Extra(NamedTuple):
+    """What receipts tell beside the sums of answers."""
+
+    doubles: int = 0
+    overrun_picousd: int = 0
+    double_picousd: int = 0
+    lost_picousd: int = 0
+
+    @classmethod
+    def of(cls, accounts: Iterable[DayAccount]) -> Extra:
+        """Return the sums of some days."""
+        rows = [(one.doubles, one.overrun_picousd, one.double_picousd, one.lost_picousd) for one in accounts]
+        return cls(*map(sum, zip(*rows, strict=True)))
+
+    def less(self, other: Extra) -> Extra:
+        """Return the difference."""
+        return Extra(*(mine - its for mine, its in zip(self, other, strict=True)))
 
 
 class _Reading:
@@ -95,13 +122,12 @@ class Ledger:
         self._accounts: dict[str, Totals] = {}
         self._read: dict[str, _Reading] = {}
         """What was read of the jobs whose output is being read."""
-        self._doubled = 0
-        self._overrun_before = 0
-        self._double_before = 0
+        self._before = Extra()
+        """What earlier processes left of what is beside the sums of answers."""
         self.budget = Budget(ceilings)
         self.habits = Habits()
-        self.doubles = 0
-        """Jobs that the server made twice."""
+        self.twins = 0
+        """Jobs that the server made twice, and that this process found."""
 
     @classmethod
     def of(cls, settings: Settings) -> Ledger:
@@ -114,20 +140,17 @@ class Ledger:
             self.budget.take(account)
         for habit in habits:
             self.habits.take(habit)
-        self._overrun_before, self._double_before = self._extra()
+        self._before = self._extra()
 
-    def _extra(self) -> tuple[int, int]:
-        """Return overrun and cost of doubles over all days."""
-        accounts = [self.budget.account(day) for day in self.budget.days()]
-        return sum(one.overrun_picousd for one in accounts), sum(one.double_picousd for one in accounts)
+    def _extra(self) -> Extra:
+        """Return what is beside the sums of answers, over all days."""
+        return Extra.of(self.budget.account(day) for day in self.budget.days())
 
     def forget(self, now: float) -> list[int]:
         """Forget days that are too long ago, and return them: their records are to be dropped."""
-        overrun, doubled = self._extra()
+        before = self._extra()
         days = self.budget.forgotten(now)
-        overrun_left, doubled_left = self._extra()
-        self._overrun_before -= overrun - overrun_left
-        self._double_before -= doubled - doubled_left
+        self._before = self._before.less(before.less(self._extra()))
         return days
 
     def rate(self, model: str, now: float = 0.0) -> Rate | None:
@@ -147,9 +170,9 @@ class Ledger:
 
     # -- before sending
 
-    def expected_picousd(self, lane: Lane, count: int, tokens: int) -> int | None:
+    def expected_picousd(self, lane: Lane, count: int, tokens: int, now: float = 0.0) -> int | None:
         """Return what a batch is expected to cost on the batch route; ``None``: price not known."""
-        rate = self._prices.rate(lane.model)
+        rate = self.rate(lane.model, now)
         if rate is None:
             return None
         output = OUTPUT_TOKENS_GUESS * count if lane.kind == "generate" else 0
@@ -163,13 +186,14 @@ class Ledger:
             return None
         prompt = self.habits.input_tokens(ask.lane.model, ask.input_tokens)
         tier = rate.tier(ask.route, long=prompt > rate.long_from_tokens * max(1, ask.count))
-        amount = prompt * max(tier.input, tier.audio, tier.image, tier.video) if rate.by_kind else prompt * tier.input
+        if ask.lane.kind == "embed":
+            dearest = max(tier.input, tier.audio, tier.image, tier.video)
+            return prompt * (dearest if ask.searches else tier.input)
+        amount = prompt * tier.input
         if ask.searches:
             if rate.search_picousd < 0:
                 return None
             amount += ask.searches * rate.search_picousd * (QUERIES_RESERVED if rate.search_per_query else 1)
-        if ask.lane.kind == "embed":
-            return amount
         output = self.habits.reserved_output(ask.lane.model, ask.count, ask.caps)
         return amount + output * max(tier.output, tier.image_output)
 
@@ -185,8 +209,8 @@ class Ledger:
             return Refusal(
                 setting,
                 f"The price of {ask.lane.model!r}{searches} is not known, so it cannot be kept within "
-                f"Settings.{setting}. "
-                "Give it in Settings.prices. Nothing was sent.",
+                f"Settings.{setting}",
+                "Give it in Settings.prices.",
             )
         found = self.budget.refusal(now, ask.route, amount, _share(amount, ask))
         if found is None:
@@ -195,8 +219,8 @@ class Ledger:
         return Refusal(
             found,
             f"{ask.count} request(s) on the {ask.route} route may cost up to {_usd(amount)}, and Settings.{found} "
-            f"leaves {_usd(max(0, left or 0))} for today (UTC). Nothing was sent. Raise it, set max_output_tokens, or "
-            "wait for tomorrow.",
+            f"leaves {_usd(max(0, left or 0))} for today (UTC)",
+            "Raise it, set max_output_tokens, or wait for tomorrow.",
         )
 
     def affordable(self, ask: Ask, now: float) -> int:
@@ -215,9 +239,6 @@ class Ledger:
         if found is not None:
             return found
         amount = self.ask_picousd(ask, now) or 0
-        if ask.doubles:
-            self._doubled += ask.doubles
-            self.budget.count_doubles(now, ask.doubles)
         self.budget.reserve(
             Hold(
                 id=ask.id,
@@ -225,6 +246,7 @@ class Ledger:
                 route=ask.route,
                 reserved_picousd=amount,
                 double_picousd=_share(amount, ask) or 0,
+                doubles=ask.doubles,
             ),
             lasting=ask.lasting,
         )
@@ -294,6 +316,12 @@ class Ledger:
         self._read.pop(hold_id, None)
         self.budget.close(hold_id, known=known)
 
+    def found_twins(self, count: int, now: float) -> None:
+        """Count jobs that the server made twice. What their answers cost is in no account: nobody reads them."""
+        if count:
+            self.twins += count
+            self.budget.count_doubles(now, count)
+
     def _count(self, route: str, totals: Totals) -> None:
         self._accounts.setdefault(route, Totals()).add(totals)
 
@@ -301,36 +329,28 @@ class Ledger:
 
     def receipt(self) -> Receipt:
         """Return the account of this client since it was opened."""
-        overrun, doubled = self._extra()
-        return _receipt(
-            self._accounts,
-            doubles=self.doubles + self._doubled,
-            overrun_picousd=overrun - self._overrun_before,
-            double_picousd=doubled - self._double_before,
-        )
+        return _receipt(self._accounts, self._extra().less(self._before))
 
     def receipt_of(self, first_day: int, last_day: int) -> Receipt:
         """Return the account of some UTC days (days since 1970-01-01), of all processes that used this slot.
 
         A job's answers are on the account of the day on which it was sent.
         """
-        days = [self.budget.account(day) for day in self.budget.days() if first_day <= day <= last_day]
-        routes: dict[str, Totals] = {}
-        for account in days:
-            for route, totals in account.routes.items():
-                routes.setdefault(route, Totals()).add(totals)
-        return _receipt(
-            routes,
-            doubles=sum(account.doubles for account in days),
-            overrun_picousd=sum(account.overrun_picousd for account in days),
-            double_picousd=sum(account.double_picousd for account in days),
-            lost_picousd=sum(account.lost_picousd for account in days),
-        )
+        days = self.budget.days()
+        return receipt_of_days(self.budget.account(day) for day in days if first_day <= day <= last_day)
 
 
-def _receipt(
-    routes: Mapping[str, Totals], *, doubles: int, overrun_picousd: int, double_picousd: int, lost_picousd: int = 0
-) -> Receipt:
+def receipt_of_days(accounts: Iterable[DayAccount]) -> Receipt:
+    """Return the receipt of some days: their sums."""
+    days = list(accounts)
+    routes: dict[str, Totals] = {}
+    for account in days:
+        for route, totals in account.routes.items():
+            routes.setdefault(route, Totals()).add(totals)
+    return _receipt(routes, Extra.of(days))
+
+
+def _receipt(routes: Mapping[str, Totals], extra: Extra) -> Receipt:
     return Receipt(
         by_route={
             route: RouteTotals(
@@ -340,11 +360,11 @@ def _receipt(
             )
             for route, totals in routes.items()
         },
-        doubles=doubles,
-        overrun_usd=_decimal(overrun_picousd),
+        doubles=extra.doubles,
+        overrun_usd=_decimal(extra.overrun_picousd),
         unknown_cost=sum(totals.unknown for totals in routes.values()),
-        double_usd=_decimal(double_picousd),
-        lost_usd=_decimal(lost_picousd),
+        double_usd=_decimal(extra.double_picousd),
+        lost_usd=_decimal(extra.lost_picousd),
     )
 
 

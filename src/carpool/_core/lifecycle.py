@@ -120,7 +120,7 @@ def on_found(book: Book, job: Job, event: Found, now: float) -> None:
         _named(book, job, first.name, now)
         job.wake_at = now
         book.report("job_adopted", first.name)
-        count = sweeping.count_doubles(book, twins)
+        count = sweeping.count_doubles(book, twins, now)
         if count:
             book.write(PutMeta(meta=book.census.meta))
             book.report("twins", first.name, count)

@@ -42,6 +42,8 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """The call that carries it; 0 while it waits."""
     wake_at: float = 0.0
     """Not to be sent before."""
+    share_max: int = EMBEDS_MAX
+    """How many may share its call: fewer since one that it was in was refused."""
     besides: bool = False
     """Whether its row is in a running job too: what both answer is paid for twice."""
     over: bool = False
@@ -108,6 +110,8 @@ class Live:
                 self.flights[op] = Flight(op=op, route=route, lane=lane, trips=trips, started_at=now)
                 throttle.started(sum(trip.tokens for trip in trips), now, requests=len(trips))
                 until = max(trip.deadline for trip in trips)
+                # A deadline that has passed leaves no time for an answer, and whoever named it waits no more.
+                until = until if until > now else NEVER
                 yield Call(op=op, route=route, lane=lane, places=[trip.place for trip in trips], deadline=until)
             if not heap:
                 del self._ready[route, lane]
@@ -138,8 +142,13 @@ class Live:
         taken: list[tuple[float, int, Trip]] = []
         while heap and len(taken) < most:
             entry = heapq.heappop(heap)
-            if not entry[2].over:
+            trip = entry[2]
+            if not trip.over and len(taken) < trip.share_max:
                 taken.append(entry)
+                most = min(most, trip.share_max)
+            elif not trip.over:
+                heapq.heappush(heap, entry)
+                break
         for entry in taken:
             heapq.heappush(heap, entry)
         return [trip for _, _, trip in taken]

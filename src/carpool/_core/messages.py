@@ -26,6 +26,7 @@ from carpool._core.model import (
     SegmentHead,
     Taken,
 )
+from carpool._core.routing import Seen
 from carpool.settings import Route
 from carpool.types import BatchJob
 
@@ -267,6 +268,12 @@ class PutHabit(msgspec.Struct, frozen=True, tag=True):
     habit: Habit
 
 
+class PutSeen(msgspec.Struct, frozen=True, tag=True):
+    """Record how long a route took for a model."""
+
+    seen: Seen
+
+
 Write: TypeAlias = (
     PutMeta
     | PutSegment
@@ -280,8 +287,9 @@ Write: TypeAlias = (
     | PutDay
     | DropDays
     | PutHabit
+    | PutSeen
 )
-Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken | DayAccount | Habit
+Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken | DayAccount | Habit | Seen
 
 # -- actions
 
@@ -367,6 +375,7 @@ class Deliver(msgspec.Struct, frozen=True, tag=True):
     lane: Lane
     rows: list[tuple[Place, bytes]]
     route: Route = "batch"
+    text_only: bool = False
 
 
 class Fail(msgspec.Struct, frozen=True, tag=True):
@@ -382,6 +391,8 @@ class Expire(msgspec.Struct, frozen=True, tag=True):
 
     place: Place
     deadline: float
+    why: str = ""
+    """What forbade to send it over another route in time, if anything did: setting and amounts."""
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):

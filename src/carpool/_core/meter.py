@@ -102,6 +102,13 @@ class Meter:
         charge = self.charge((body,))
         return None if charge.unknown else Cost(charge.list_picousd, charge.paid_picousd)
 
+    def cost_of_embeddings(self, prompt: int) -> Cost | None:
+        """Return what several embeddings cost of which one sum of tokens is told; ``None``: not known."""
+        rate = self._rate
+        if rate is None or prompt > rate.long_from_tokens or not (rate.one_price or self._text_only):
+            return None
+        return rate.plain(self._route, prompt, 0)
+
     def charge(self, bodies: Sequence[bytes]) -> Charge:
         """Return what some answers took and cost.
 
@@ -115,8 +122,9 @@ class Meter:
         plain_prompt = plain_output = prompts = outputs = listed = paid = unknown = 0
         stride = max(1, count // SAMPLES_MAX)
         samples: list[int] = []
-        simple, one_price, long_from = not rate.by_kind, rate.one_price, rate.long_from_tokens
+        one_price, long_from = rate.one_price, rate.long_from_tokens
         embeds = self._embeds
+        simple = one_price if embeds else not rate.by_kind
         for index, body in enumerate(bodies):
             try:
                 view = _decode(body)

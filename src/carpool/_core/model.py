@@ -20,7 +20,8 @@ ROW_BITS: Final = 20
 ROW_MASK: Final = (1 << ROW_BITS) - 1
 ROWS_MAX: Final = 1 << ROW_BITS
 DIGEST_BYTES: Final = 16
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of the records: 2 has routes and accounts; what 1 did not have has defaults."""
 UNKNOWN_DIGEST: Final = bytes(DIGEST_BYTES)
 """Of a stored answer whose request this store does not know: it fits whatever is asked under its key."""
 
@@ -202,6 +203,8 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """Cumulative bytes of the bodies."""
     route: Route = "batch"
     """Which route gave them."""
+    text_only: bool = False
+    """Whether they are to embeddings that held nothing but text: what they cost depends on it."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -368,7 +371,7 @@ def limit_of(cap: int, *, searches: bool) -> int:
 
     Args:
         cap: most tokens of output, over all candidates; 0: none is named.
-        searches: whether it may search, for a fee.
+        searches: whether it may search, for a fee; of an embedding, whether it holds anything but text.
     """
     return cap << 1 | searches
 

@@ -21,6 +21,7 @@ from carpool._core.model import (
     ABANDONED,
     DONE,
     EXPLICIT,
+    FORMAT,
     PARKED,
     QUEUED,
     ROW_BITS,
@@ -37,6 +38,7 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
+from carpool._core.routing import Seen
 from carpool._core.sealing import file_name
 from carpool.settings import Settings
 
@@ -45,7 +47,8 @@ class Recovery:
     """Takes the records in the order in which a store loads them; ``finish`` gives the engine."""
 
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
-        self._meta = msgspec.structs.replace(meta, epoch=meta.epoch + 1)
+        # What is written from now on may be more than an earlier version could read.
+        self._meta = msgspec.structs.replace(meta, epoch=meta.epoch + 1, format=FORMAT)
         self._engine = Engine(settings, framing, origin, self._meta)
         self._book = self._engine.book
         self._superseded: list[int] = []
@@ -81,6 +84,8 @@ class Recovery:
                 self._days.append(record)
             case Habit():
                 self._habits.append(record)
+            case Seen():
+                book.durations.take(record)
             case Meta():
                 pass
             case _:
@@ -103,9 +108,10 @@ class Recovery:
             for start, stop in queued_runs(segment, 0, len(segment.keys)):
                 book.count_in(segment, start, stop)
                 descent.begin(book, segment, start, stop, now)
+            descent.watch_jobs(book, segment, now)
         ended = [no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs]
         book.sweep_segments(ended + self._superseded)
-        return self._engine, book.take_step()
+        return self._engine, book.take_step(now)
 
     def _take_marks(self, marks: Marks) -> None:
         segment = self._book.segments.get(marks.no)

@@ -22,6 +22,10 @@ LADDERS: Final[tuple[Ladder, ...]] = tuple(
 """All ladders there are. A row's ladder is written down as its index here, so the order is for ever."""
 BATCH_ONLY: Final = 0
 SAMPLES_MAX: Final = 64
+KINDS_MAX: Final = 1_024
+"""Routes of models whose durations are kept; the one that was seen first makes room."""
+RECORD_PAUSE_S: Final = 60.0
+"""Least time between two writings of what was seen: to lose the last of it costs little."""
 USUAL_SHARE: Final = 0.9
 ENTER_SHARE: Final[dict[Route, float]] = {"batch": 0.75, "flex": 0.5, "standard": 0.5}
 """A rung is entered if that share of its known durations fits into the time before the rungs below need theirs.
@@ -87,15 +91,18 @@ class Durations:
         self._usual: dict[tuple[str, Route], float] = {}
         self._before: dict[tuple[str, Route], float] = {}
         """What was usual before something was learned that has not been looked at yet."""
+        self._changed: set[tuple[str, Route]] = set()
+        self._recorded_at = float("-inf")
 
     def saw(self, model: str, route: Route, duration_s: float) -> None:
         """Learn from a request that took so long from entering the route to its answer."""
-        seen = self._seen.setdefault((model, route), [])
+        seen = self._of(model, route)
         seen.append(max(0.0, duration_s))
         del seen[:-SAMPLES_MAX]
         usual = self._usual.pop((model, route), None)
         if usual is not None:
             self._before.setdefault((model, route), usual)
+        self._changed.add((model, route))
 
     def saw_at_least(self, model: str, route: Route, duration_s: float) -> None:
         """Learn from one that was given up after so long: it tells something only if that is longer than usual."""
@@ -120,14 +127,37 @@ class Durations:
         before, self._before = self._before, {}
         return any(self.usual_s(model, route) > usual for (model, route), usual in before.items())
 
-    def records(self) -> list[Seen]:
-        """Return what is to be written down."""
-        return [Seen(model=model, route=route, durations_s=seen) for (model, route), seen in self._seen.items()]
+    # -- records
+
+    def changes(self, now: float, *, at_once: bool = False) -> list[Seen]:
+        """Return what is to be written down now: what changed since the last time, but seldom.
+
+        Args:
+            now: the time.
+            at_once: however short a time ago that was: there may be no next time.
+        """
+        # Distance, not order: the clock may have been set back meanwhile.
+        if not self._changed or not (at_once or abs(now - self._recorded_at) >= RECORD_PAUSE_S):
+            return []
+        changed, self._changed, self._recorded_at = sorted(self._changed), set(), now
+        return [Seen(model=model, route=route, durations_s=list(self._seen[model, route])) for model, route in changed]
 
     def take(self, record: Seen) -> None:
         """Take what was written down."""
-        self._seen[record.model, record.route] = list(record.durations_s[-SAMPLES_MAX:])
+        seen = self._of(record.model, record.route)
+        seen[:] = [max(0.0, duration_s) for duration_s in record.durations_s[-SAMPLES_MAX:]]
         self._usual.pop((record.model, record.route), None)
+
+    def _of(self, model: str, route: Route) -> list[float]:
+        seen = self._seen.get((model, route))
+        if seen is None:
+            if len(self._seen) >= KINDS_MAX:
+                oldest = next(iter(self._seen))
+                del self._seen[oldest]
+                self._usual.pop(oldest, None)
+                self._changed.discard(oldest)
+            seen = self._seen[model, route] = []
+        return seen
 
     # -- the two rules
 
@@ -135,18 +165,24 @@ class Durations:
         """Return how much time the rungs below one need."""
         if rung + 1 == len(ladder):
             return 0.0
-        last_s = self.usual_s(model, ladder[-1]) * (1 + RESERVE_MORE) + RESERVE_QUEUE_S
-        return sum((self.usual_s(model, route) for route in ladder[rung + 1 : -1]), start=last_s)
+        more_s = self.usual_s(model, ladder[-1]) * RESERVE_MORE + RESERVE_QUEUE_S
+        return self._below_s(model, ladder, rung) + more_s
+
+    def _below_s(self, model: str, ladder: Ladder, rung: int) -> float:
+        return sum(self.usual_s(model, route) for route in ladder[rung + 1 :])
 
     def enter(self, model: str, ladder: Ladder, rung: int, left_s: float) -> int:
         """Return the first rung from ``rung`` on that may well be done before the rungs below need what is left.
+
+        What the last one gets beyond its usual time does not count here: a rung that is left in time, or a little
+        later, must still find the next one open.
 
         The last one is entered however little time is left: there is nothing to be saved for.
         """
         last = len(ladder) - 1
         for number in range(rung, last):
             route = ladder[number]
-            if self._within_s(model, route, ENTER_SHARE[route]) <= left_s - self.reserve_s(model, ladder, number):
+            if self._within_s(model, route, ENTER_SHARE[route]) <= left_s - self._below_s(model, ladder, number):
                 return number
         return last
 

@@ -37,18 +37,31 @@ _MISSING: Final = ServerError(message="the job succeeded without a row for this 
 
 def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
-    for place in event.delivered:
-        _finish(book, place)
-    book.answered += len(event.delivered) + len(event.kept)
+    if job.id in book.overtaken:
+        _take_overtaken(book, job, event)
+    # A row may have been answered over a live route since the block was sorted: the first answer is its answer.
+    kept = [(place, body) for place, body in event.kept if _is_sent(book, place)]
+    book.answered += sum([_finish_sent(book, place) for place in event.delivered]) + len(kept)
     book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
-    if event.kept:
-        rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
-        shelf.keep(book, job.lane, job.name, rows, now)
-        for place, _ in event.kept:
+    if kept:
+        rows = [_kept_row(book, place, body, failed=False) for place, body in kept]
+        head = shelf.keep(book, job.lane, job.name, rows, now)
+        for place, _ in kept:
             _finish(book, place)
-        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
-    if event.failed:
-        _sort_faults(book, job, event.failed, now)
+        book.act(Deliver(job=job.name, lane=job.lane, rows=kept, text_only=head.text_only))
+    failed = [fault for fault in event.failed if _is_sent(book, fault.place)]
+    if failed:
+        _sort_faults(book, job, failed, now)
+
+
+def _take_overtaken(book: Book, job: Job, event: RowsFetched) -> None:
+    """Note which rows came that a live call answered since the block was sorted: these are paid for as new.
+
+    In another reading of the output they come again, and cost nothing more.
+    """
+    overtaken = book.overtaken[job.id]
+    for place in sorted({*event.delivered, *(place for place, _ in event.kept)} & set(overtaken.values())):
+        del overtaken[book.key_at(place)]
 
 
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
@@ -75,16 +88,18 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
         missing: whether the job says that it did them all.
         lost: whether it may have done some of them without a word.
     """
-    retries = book.retries.pop(job.id, {})
+    retries = {place: error for place, error in book.retries.pop(job.id, {}).items() if _is_sent(book, place)}
     rest = [place for place in book.rows_in(job, SENT) if place not in retries]
     if rest and missing:
         book.report("rows_missing", job.name, len(rest))
     verdicts = Verdicts()
     verdict = Failure(kind="missing" if missing else "failed", error=error, job=job.name)
     again = [place for place in rest if _try_again(book, place, verdict, verdicts)]
-    for place, row_error in retries.items():
-        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
-            again.append(place)
+    again += [
+        place
+        for place, row_error in retries.items()
+        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts)
+    ]
     fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
     descent.go_on(book, sorted(again), now)
@@ -335,6 +350,15 @@ def _is_sent(book: Book, place: Place) -> bool:
 def _flags(book: Book, place: Place) -> int:
     segment, row = _row(book, place)
     return segment.flags[row]
+
+
+def _finish_sent(book: Book, place: Place) -> bool:
+    """Mark a row DONE if it is in its job still, and return whether it was."""
+    segment, row = _row(book, place)
+    if segment.states[row] != SENT:
+        return False
+    book.finish(segment, row)
+    return True
 
 
 def _finish(book: Book, place: Place) -> None:

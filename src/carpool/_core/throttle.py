@@ -67,6 +67,15 @@ class Throttle:
         at = self.next_start(now)
         return self._breaker.is_open and at > now
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the route refused calls altogether when it was last heard of."""
+        return self._breaker.is_open
+
+    def is_left_alone(self, now: float) -> bool:
+        """Return whether no call may go now since the route refuses calls altogether."""
+        return self._breaker.is_open and self._breaker.next_send(now) > now
+
     def may_start(self, now: float, tokens: int = 0, urgent_at: float = NEVER) -> bool:
         """Return whether a call may be sent now.
 
@@ -192,6 +201,7 @@ class Throttles:
         self._calls_max = calls_max
         self._air = Air()
         self._throttles: dict[tuple[Route, str], Throttle] = {}
+        self._told: set[tuple[Route, str]] = set()
 
     def of(self, route: Route, model: str) -> Throttle:
         """Return the throttle of a route and model."""
@@ -203,8 +213,15 @@ class Throttles:
         return throttle
 
     def refusing(self, now: float) -> list[tuple[Route, str]]:
-        """Return the routes and models that refuse calls altogether."""
-        return sorted(key for key, throttle in self._throttles.items() if throttle.is_refusing(now))
+        """Return the routes and models that refuse calls altogether, and are left alone now."""
+        return sorted(key for key, throttle in self._throttles.items() if throttle.is_left_alone(now))
+
+    def newly_refusing(self, now: float) -> list[tuple[Route, str]]:
+        """Return those of them that are new since this was last asked; one that has recovered may be new again."""
+        self._told = {key for key in self._told if key in self._throttles and self._throttles[key].is_open}
+        new = [key for key in self.refusing(now) if key not in self._told]
+        self._told.update(new)
+        return new
 
     def _forget(self, kept: tuple[Route, str]) -> None:
         """Forget the oldest throttle that has no call in the air."""

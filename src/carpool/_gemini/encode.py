@@ -168,7 +168,7 @@ class Encoder:
                 text = b""
             text = text or to_json(content, "content")
             payload = b'{"content":{"parts":[{"text":' + text + b'}],"role":"user"}' + placed[0] + b"}"
-            tokens = len(text) >> 2
+            tokens, limit = len(text) >> 2, 0
             files: tuple[str, ...] = ()
         else:
             if is_sequence(content) and len(content) > 1:
@@ -180,10 +180,11 @@ class Encoder:
             turns = contents_of(content, "content")
             payload = b'{"content":' + to_json(turns[0], "content") + placed[0] + b"}"
             tokens, files = survey(turns)
+            limit = limit_of(0, searches=any("text" not in part for part in turns[0]["parts"]))
         digest = start.copy()
         digest.update(payload)
         uses = Uses(files, "") if files else None
-        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None, uses)
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None, uses, limit)
 
     def body(self, kind: str, model: str, body: Any) -> Encoded:
         """Take a finished REST request: a dict, or JSON as bytes or text. Only its field names are looked at.
@@ -212,7 +213,8 @@ class Encoder:
         cache = fields.get("cachedContent") or fields.get("cached_content") or ""
         uses = Uses(files, str(cache)) if files or cache else None
         found = survey_request(fields)
-        limit = limit_of(found.cap, searches=found.searches)
+        special = found.searches if kind == "generate" else found.has_media
+        limit = limit_of(found.cap, searches=special)
         return Encoded(payload, digest.digest()[:16], found.tokens, None, uses, limit)
 
     def _start(self, kind: str, model: str) -> Any:

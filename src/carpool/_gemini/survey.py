@@ -1,7 +1,7 @@
 """What a finished request will take, as far as its JSON tells: input tokens by kind, the cap of its output, tools.
 
-Owns where a request says so, in either spelling of its fields. It is pure, and must not know prices. Nothing is checked
-here: what cannot be read counts as text.
+Owns where a request says so, in either spelling of its fields, and how far an estimate may be off. It is pure, and must
+not know prices. Nothing is checked here: what cannot be read counts as text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode
 from binascii import Error
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,12 @@ from carpool._gemini.plain import encode, is_object, is_sequence, snake
 _HEAD_CHARS: Final = 65_536
 _CLIP_S_MAX: Final = 1_000_000
 _SEARCHES: Final = ("googleSearch", "googleSearchRetrieval")
+_SCHEMAS: Final = ("responseSchema", "responseJsonSchema")
+_DIGITS: Final = b"0123456789"
+_PICTURE_TOKENS_MOST: Final = 1_120
+"""Of a picture of any size, as later models read it; earlier ones go by tiles."""
+_OFF_PERCENT: Final[dict[str, tuple[int, int]]] = {"audio": (40, 200), "video": (33, 115)}
+"""Sound that is compressed has more or fewer bytes a second than MP3 usually has; later models read films in less."""
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -43,6 +49,30 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether the model may search, which costs a fee."""
     cached: bool = False
     """Whether it uses cached content, whose tokens are not in the request."""
+
+    @property
+    def has_media(self) -> bool:
+        """Whether it holds anything but text."""
+        return bool(self.audio or self.image or self.video or self.other)
+
+
+class Takes(NamedTuple):
+    """Input tokens, by what they are of."""
+
+    text: int
+    audio: int = 0
+    image: int = 0
+    video: int = 0
+    other: int = 0
+
+
+class Spread(NamedTuple):
+    """How far the survey of a request may be off."""
+
+    least: Takes
+    most: Takes
+    thinking: int
+    """Tokens that it allows for thinking; 0 if it names none."""
 
 
 def survey_request(fields: dict[str, Any]) -> Survey:
@@ -75,6 +105,51 @@ def survey_request(fields: dict[str, Any]) -> Survey:
         searches=any(_get(tool, name) is not None for tool in _list(tools) for name in _SEARCHES),
         cached=bool(_get(fields, "cachedContent")),
     )
+
+
+def spread_of(fields: dict[str, Any]) -> Spread:
+    """Return what a decoded request takes at least and at most, one time in ten each as far as rules of thumb go.
+
+    Letters of ASCII: 15 % less or more than four a token. Digits: up to one a token. Other characters: four a token, or
+    three bytes. Pictures: one tile, or what is most. What a model may or may not be shown (tools, the shape of the
+    answer) counts at most.
+    """
+    letters = digits = wide = wide_bytes = 0
+    least = {"audio": 0, "image": 0, "video": 0, "other": 0}
+    most = dict(least)
+    for part in _parts(fields):
+        text = part.get("text")
+        found = None if isinstance(text, str) else _media(part)
+        if found is not None:
+            kind, (low, high) = found[0], _off(*found)
+            kind = kind if kind in least else "other"
+            least[kind] += low
+            most[kind] += high
+            continue
+        if not isinstance(text, str):
+            text = encode(part).decode()
+        narrow = text.encode("ascii", "ignore")
+        letters += len(narrow)
+        digits += len(narrow) - len(narrow.translate(None, _DIGITS))
+        if len(narrow) < len(text):
+            wide += len(text) - len(narrow)
+            wide_bytes += len(text.encode("utf-8", "surrogatepass")) - len(narrow)
+    generation = _get(fields, "generationConfig")
+    asides = [_get(fields, "tools"), *(_get(generation, name) for name in _SCHEMAS)]
+    shown = sum(len(encode(aside)) for aside in asides if aside)
+    return Spread(
+        least=Takes((letters + wide) * 85 // 400, **least),
+        most=Takes(-(-((letters + shown) * 345 + digits * 900 + wide_bytes * 400) // 1_200), **most),
+        thinking=_number(_get(_get(generation, "thinkingConfig"), "thinkingBudget")),
+    )
+
+
+def _off(kind: str, tokens: int) -> tuple[int, int]:
+    """Return the least and the most that media of so many tokens take; those of unknown size stay as they are."""
+    if kind == "image":
+        return TILE_TOKENS, max(tokens, _PICTURE_TOKENS_MOST)
+    low, high = _OFF_PERCENT.get(kind, (85, 115))
+    return (tokens * low // 100, tokens * high // 100) if tokens else (TILE_TOKENS, TILE_TOKENS)
 
 
 def _parts(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:

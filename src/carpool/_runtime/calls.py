@@ -153,8 +153,9 @@ class Calls:
         """Stream the output; each block is settled, and durable where it must be, before the next is read."""
         job = question.job
         book, now = self._engine.book, self._now()
-        facts = facts_of(book, job.lane, job.name, now)
-        meter = book.ledger.meter("batch", job.lane, now)
+        text_only = not job.stranger and book.is_text_only(job.lane, job.spans)
+        facts = facts_of(book, job.lane, job.name, now, text_only=text_only)
+        meter = book.ledger.meter("batch", job.lane, now, text_only=text_only)
         index = self._engine.fetch_index(job.id)
         sorter: RowSorter | StrangerSorter
         if job.stranger:
@@ -162,7 +163,16 @@ class Calls:
         else:
             answered = set(self._keys(job)) - index.keys() if len(index) < job.count else set[str]()
             keys = partial(self._keys, job)
-            sorter = RowSorter(book, self._awaiters, index, facts, keys=keys, answered=answered, meter=meter)
+            sorter = RowSorter(
+                book,
+                self._awaiters,
+                index,
+                facts,
+                keys=keys,
+                answered=answered,
+                meter=meter,
+                overtaken=book.overtaken.get(job.id),
+            )
         async with aclosing(self._blocks(question)) as blocks:
             async for block in blocks:
                 found = sorter.sort(job.id, question.op, block)
@@ -223,11 +233,15 @@ class Calls:
                 offset = max(0, offset - len(chunk))
 
     async def lines_of_failed(self, actions: Sequence[Action]) -> dict[Place, bytes]:
-        """Read the requests whose server message may quote them, before the commit may drop them."""
+        """Read the requests whose server message may quote them, before the commit may drop them.
+
+        What a budget forbids no server has spoken of; it may be told before the request is even on disk.
+        """
         places = [
             place
             for action in actions
-            if isinstance(action, Fail) and len(action.failure.error.message) >= ECHO_CHARS_MIN
+            if isinstance(action, Fail) and action.failure.kind != "budget"
+            if len(action.failure.error.message) >= ECHO_CHARS_MIN
             for place in action.places
             if self._awaiters.has(place)
         ]
@@ -239,7 +253,9 @@ class Calls:
         return lines
 
 
-def facts_of(book: Book, lane: Lane, job_name: str, answered_at: float, route: Route = "batch") -> Facts:
+def facts_of(
+    book: Book, lane: Lane, job_name: str, answered_at: float, route: Route = "batch", *, text_only: bool = False
+) -> Facts:
     """Return what all answers of a job, or of a live call, share."""
     return Facts(
         route=route,
@@ -247,7 +263,7 @@ def facts_of(book: Book, lane: Lane, job_name: str, answered_at: float, route: R
         kind=lane.kind,
         model=lane.model,
         answered_at=answered_at,
-        cost=book.ledger.meter(route, lane, answered_at).cost,
+        cost=book.ledger.meter(route, lane, answered_at, text_only=text_only).cost,
     )
 
 

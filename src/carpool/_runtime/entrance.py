@@ -84,7 +84,7 @@ class Entrance:
                 return self.join(claim, place, key, deadline)
         else:
             if engine.has_abandoned:
-                claim, place = engine.adopt(digest, now)
+                claim, place = engine.adopt(digest, now, deadline, ladder)
                 if claim is not Claim.NEW:
                     return self.join(claim, place, None, deadline)
             key = engine.new_key(digest)

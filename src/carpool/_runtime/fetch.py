@@ -44,6 +44,8 @@ class RowSorter:
         keys: gives all keys of the job, those answered before included.
         answered: keys of the job that were answered by an earlier fetch, which broke off.
         meter: prices the answers, those to ``answered`` too; ``None``: whoever sorts does that.
+        overtaken: of ``answered``, those that a live call answered, by key: what the job says of them is new money.
+            They are taken out as they come.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class RowSorter:
         keys: Callable[[], list[str]],
         answered: set[str],
         meter: Meter | None = None,
+        overtaken: dict[str, Place] | None = None,
     ) -> None:
+        self._overtaken = {} if overtaken is None else overtaken
         self._book = book
         self._columns = awaiters.columns
         self._index = index
@@ -84,12 +88,16 @@ class RowSorter:
         failed: list[RowFault] = []
         bodies: list[bytes] = []
         again: list[bytes] = []
-        facts, future_type = self._facts, asyncio.Future
+        facts, future_type, overtaken = self._facts, asyncio.Future, self._overtaken
         try:
             for row in block.rows:
                 place = pop(row.key, -1)
                 if place < 0:
-                    if self._judge(row):
+                    if row.key in overtaken and row.error is None:
+                        self._answered.discard(row.key)
+                        del overtaken[row.key]
+                        bodies.append(bytes(row.response))
+                    elif self._judge(row):
                         again.append(bytes(row.response))
                     continue
                 if row.error is not None:

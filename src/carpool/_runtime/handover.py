@@ -53,7 +53,8 @@ class Handover:
 
     def deliver(self, action: Deliver) -> None:
         """Hand stored results to their awaiters."""
-        facts = facts_of(self._engine.book, action.lane, action.job, self._now(), action.route)
+        book = self._engine.book
+        facts = facts_of(book, action.lane, action.job, self._now(), action.route, text_only=action.text_only)
         for place, body in action.rows:
             for waiter in self._awaiters.take(place):
                 waiter.set_result((body, facts))
@@ -69,5 +70,5 @@ class Handover:
     def expire(self, action: Expire) -> None:
         """Tell awaiters that their deadline has passed."""
         segment, row = self._engine.book.at(action.place)
-        if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row]):
+        if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row], action.why):
             self._entrance.nobody_left(action.place)

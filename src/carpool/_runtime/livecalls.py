@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
+from carpool._core.book import spans_of
 from carpool._core.engine import Engine
 from carpool._core.messages import Answered, Call, Refused
-from carpool._core.meter import Charge
+from carpool._core.meter import Charge, Meter
 from carpool._core.model import ROW_BITS, ROW_MASK, Block, Fault, Place, Row
-from carpool._core.prices import Spent
 from carpool._ports import Answers, Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import facts_of
@@ -83,7 +83,9 @@ class LiveCalls:
     def _sorted(self, call: Call, answers: Answers) -> tuple[Answered, Sorted]:
         """Sort answers: straight to live awaiters, or to be stored first. What was answered elsewhere is only paid."""
         book = self._engine.book
-        facts = facts_of(book, call.lane, "", self._now(), call.route)
+        now, text_only = self._now(), book.is_text_only(call.lane, spans_of(call.places))
+        facts = facts_of(book, call.lane, "", now, call.route, text_only=text_only)
+        meter = book.ledger.meter(call.route, call.lane, now, text_only=text_only)
         flight = book.live.flights[call.op]
         index: dict[str, Place] = {}
         rows: list[Row] = []
@@ -95,17 +97,15 @@ class LiveCalls:
         sorter = RowSorter(book, self._awaiters, index, facts, keys=list, answered=set())
         found = sorter.sort("", call.op, Block(rows=rows))
         event = found.event
-        charge = self._charge(call, answers)
+        charge = _charge(meter, answers)
         return Answered(call.op, event.delivered, event.kept, event.failed, charge), found
 
-    def _charge(self, call: Call, answers: Answers) -> Charge:
-        ledger, now, count = self._engine.book.ledger, self._now(), len(answers.bodies)
-        if answers.prompt_tokens is None:
-            return ledger.meter(call.route, call.lane, now).charge(answers.bodies)
-        rate = ledger.rate(call.lane.model, now)
-        cost = None if rate is None else rate.cost(call.route, Spent(prompt=answers.prompt_tokens))
-        if cost is None:
-            return Charge(answers=count, unknown=count)
-        return Charge(
-            answers=count, prompt=answers.prompt_tokens, list_picousd=cost.list_picousd, paid_picousd=cost.paid_picousd
-        )
+
+def _charge(meter: Meter, answers: Answers) -> Charge:
+    count, prompt = len(answers.bodies), answers.prompt_tokens
+    if prompt is None:
+        return meter.charge(answers.bodies)
+    cost = meter.cost_of_embeddings(prompt)
+    if cost is None:
+        return Charge(answers=count, unknown=count)
+    return Charge(answers=count, prompt=prompt, list_picousd=cost.list_picousd, paid_picousd=cost.paid_picousd)

@@ -190,13 +190,19 @@ class Runtime:
                     await self._release()
 
     async def _release(self) -> None:
-        """Let go of provider and store, once."""
-        if not self._released:
-            self._released = True
+        """Let go of provider and store, once. Of a client that has failed already, what fails here goes to the log."""
+        if self._released:
+            return
+        self._released = True
+        try:
             try:
                 await self._provider.close()
             finally:
                 await self._store.close()
+        except CarpoolError as error:
+            if self._failed is None:
+                raise
+            logger.error("the store could not be closed in order: %s", error)  # noqa: TRY400 - words will do
 
     async def _settle_down(self, on_close: str, *, clean: bool) -> None:
         if on_close == "drain" and clean:
@@ -356,10 +362,7 @@ class Runtime:
                 self._gate.shut_down()
                 self._dismiss()
                 if not self._closing:  # then nobody else does it, and a successor would find the store taken
-                    try:
-                        await self._release()
-                    except CarpoolError as error:
-                        logger.error("the store could not be closed in order: %s", error)  # noqa: TRY400 - words will do
+                    await self._release()
 
     async def _drive(self) -> None:
         try:

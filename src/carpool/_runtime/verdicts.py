@@ -101,10 +101,16 @@ def fault_words(fault: Fault, body: bytes = b"") -> str:
     return f"{_FATES[fault.kind]} ({said})"
 
 
-def deadline_exceeded(key: str) -> DeadlineExceeded:
-    """Return the error of an awaiter whose deadline has passed."""
+def deadline_exceeded(key: str, why: str = "") -> DeadlineExceeded:
+    """Return the error of an awaiter whose deadline has passed.
+
+    Args:
+        key: the request's.
+        why: what forbade to send it over another route in time, if anything did.
+    """
+    held = f" It waited for its job alone, since another route was not allowed: {why}." if why else ""
     return DeadlineExceeded(
-        f"the deadline of request {key!r} passed before its answer came. If it was sent, its answer is kept for "
+        f"the deadline of request {key!r} passed before its answer came.{held} If it was sent, its answer is kept for "
         "whoever asks the same again",
         key=key,
     )

@@ -27,6 +27,7 @@ from carpool._core.messages import (
     PutMarks,
     PutMeta,
     PutResults,
+    PutSeen,
     PutSegment,
     PutTaken,
     Record,
@@ -130,6 +131,8 @@ class MemoryStore:
                 return [(segments.day_name(day), None) for day in days]
             case PutHabit(habit):
                 return [(segments.habit_name(habit.model), (_encoded(habit), ()))]
+            case PutSeen(seen):
+                return [(segments.seen_name(seen.model, seen.route), (_encoded(seen), ()))]
             case _:
                 assert_never(write)
 

@@ -34,8 +34,10 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
+from carpool._core.routing import Seen
 from carpool._stores import segments
 from carpool._stores.cache import BUSY_S, check_row, database_path, meaning, part_of
+from carpool._stores.slots import is_free
 from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreVersion
 
 _WHOLE_BYTES: Final = 65_536
@@ -51,6 +53,8 @@ _ROWS: Final = (
     "SELECT key, raw, mode, filename, expire_time, typeof(key), typeof(value), rowid, store_time, length(value)"
     " FROM Cache"
 )
+_DAYS: Final = f"key = '{segments.META}' OR key GLOB 'd[0-9]*'"
+_HAS_TABLE: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'Cache'"
 _VALUE: Final = "SELECT value FROM Cache WHERE key = ? AND raw = 1"
 
 _Part: TypeAlias = tuple[int, int, float, int]
@@ -226,6 +230,22 @@ class Peek:
             raise self._meaning(error) from error
         return Bodies(head, value.body) if value is not None and isinstance(head, ResultsHead) else None
 
+    def accounts(self) -> list[DayAccount]:
+        """Return the accounts of days as they are on disk now, the oldest first. Takes little time; any thread may ask.
+
+        Raises:
+            StoreError: or one of its kinds: it cannot be read.
+        """
+        if not _file_stamp(self._files[0]):
+            return []
+        try:
+            with self._snapshot() as connection:
+                found = [_record(connection, name, parts) for name, parts in _named_parts(connection, _DAYS).items()]
+        except Exception as error:
+            raise self._meaning(error) from error
+        days = [record for record in found if isinstance(record, DayAccount)]
+        return sorted(days, key=lambda account: account.day)
+
     def _look(self) -> _Stamp:
         return _file_stamp(self._files[0]), _file_stamp(self._files[1])
 
@@ -298,7 +318,7 @@ class Peek:
                 return record.origin == self._origin
             case Marks() | Taken():
                 return True
-            case Meta() | DayAccount() | Habit():
+            case Meta() | DayAccount() | Habit() | Seen():
                 return False
             case _:
                 assert_never(record)
@@ -356,6 +376,18 @@ def _value(connection: sqlite3.Connection, name: str, parts: Iterable[_Part]) ->
     return segments.decode(name, rows[0] if len(rows) == 1 else b"".join(rows))
 
 
+def _named_parts(connection: sqlite3.Connection, which: str) -> dict[str, list[_Part]]:
+    """Return the parts of the values whose names a condition finds."""
+    named: dict[str, list[_Part]] = {}
+    if not connection.execute(_HAS_TABLE).fetchone():
+        return named
+    for key, *columns, rowid, stored_at, length in connection.execute(f"{_ROWS} WHERE {which}"):
+        check_row(*columns)
+        name, number = part_of(key)
+        named.setdefault(name, []).append((number, rowid, stored_at, length))
+    return {name: sorted(parts) for name, parts in named.items()}
+
+
 def _checked(name: str, record: Record) -> Record:
     """Return a record whose columns are as long as each other, of a format that is known.
 
@@ -377,3 +409,13 @@ def _checked(name: str, record: Record) -> Record:
     if any(len(column) != len(record.keys) * size for column, size in columns):
         raise StoreCorrupt(f"{name} is damaged: its columns are not as long as each other")
     return record
+
+
+def accounts_of(peek: Peek) -> list[DayAccount]:
+    """Return the accounts of days of a slot; what a process that is gone had granted to live calls is lost.
+
+    Raises:
+        StoreError: or one of its kinds: it cannot be read.
+    """
+    accounts = peek.accounts()
+    return [account.left() for account in accounts] if is_free(peek.folder) else accounts

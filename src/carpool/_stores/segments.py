@@ -30,13 +30,16 @@ from carpool._core.messages import (
     PutMarks,
     PutMeta,
     PutResults,
+    PutSeen,
     PutSegment,
     PutTaken,
     Record,
     Write,
 )
 from carpool._core.model import Job, Marks, Meta, ResultsHead, SegmentHead, Taken
+from carpool._core.routing import Seen
 from carpool.errors import StoreCorrupt, StoreError, StoreVersion
+from carpool.settings import Route
 
 Changes: TypeAlias = dict[str, bytearray | None]
 """What is to be stored by name; ``None``: nothing."""
@@ -58,6 +61,7 @@ _TYPES: Final[dict[str, type[Record]]] = {
     "t": Taken,
     "d": DayAccount,
     "h": Habit,
+    "u": Seen,
 }
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(record) for kind, record in _TYPES.items()}
 _RANKS: Final = {kind: rank for rank, kind in enumerate(_TYPES)}
@@ -102,6 +106,11 @@ def habit_name(model: str) -> str:
     return "h" + model.replace("/", ":")
 
 
+def seen_name(model: str, route: Route) -> str:
+    """Return the name of the value that says how long a route took for a model."""
+    return f"u{route}:{model.replace('/', ':')}"
+
+
 def job_name(job_id: str) -> str:
     """Return the name of a job's value."""
     if "/" in job_id:
@@ -112,7 +121,7 @@ def job_name(job_id: str) -> str:
 def order(name: str) -> tuple[int, int, str]:
     """Return where a value comes when all are loaded.
 
-    Identity, segments by number, marks, jobs, results, what was taken of them, days, habits.
+    Identity, segments by number, marks, jobs, results, what was taken of them, days, habits, durations.
 
     Raises:
         StoreCorrupt: no value has such a name.
@@ -225,6 +234,8 @@ def _name_of(found: Record) -> str:
             return day_name(found.day)
         case Habit():
             return habit_name(found.model)
+        case Seen():
+            return seen_name(found.model, found.route)
         case _:
             assert_never(found)
 
@@ -288,6 +299,9 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
                 changes.update((day_name(day), None) for day in days)
             case PutHabit(habit):
                 changes[habit_name(habit.model)] = encode(habit_name(habit.model), habit)
+            case PutSeen(seen):
+                name = seen_name(seen.model, seen.route)
+                changes[name] = encode(name, seen)
             case _:
                 assert_never(write)
     return changes

@@ -122,6 +122,7 @@ def _commands() -> dict[str, Callable[..., int]]:
     from carpool.cli.emulate import emulate
     from carpool.cli.map import map_rows
     from carpool.cli.quote import quote_rows
+    from carpool.cli.receipt import show_receipt
     from carpool.cli.watch import watch_jobs
 
     return {
@@ -129,6 +130,7 @@ def _commands() -> dict[str, Callable[..., int]]:
         "emulate": emulate,
         "map": map_rows,
         "quote": quote_rows,
+        "receipt": show_receipt,
         "results": results.show_results,
         "gc": collect_garbage,
         "completion": print_completion,

@@ -69,6 +69,9 @@ LESSONS: Final[dict[str, Lesson]] = {
         failed="a row could not be sent",
         usage="wrong usage, or no row that could be sent",
     ),
+    "receipt": Lesson(
+        examples=("carpool receipt", "carpool receipt --day yesterday --json | jq .total.paid_usd"),
+    ),
     "results": Lesson(
         examples=(
             "carpool results",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 from cyclopts import Parameter
 
-from carpool.cli.console import Exit, UsageError, counted, print_json, run, say, usd
+from carpool._tables import usd
+from carpool.cli.console import Exit, UsageError, counted, print_json, run, say
 
 if TYPE_CHECKING:
     from carpool import Settings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from carpool.types import Kind
 
 _BAD_ROWS_SHOWN: Final = 20
+_KEY_CHARS_SHOWN: Final = 80
 
 
 def quote_rows(
@@ -79,6 +81,8 @@ class _Counter:
     """Takes lines, and tells of those that are no rows."""
 
     def __init__(self, source: str, model: str | None, kind: Kind, settings: Settings) -> None:
+        from carpool.cli.fingerprints import Fingerprints
+
         self.name = "standard input" if source == "-" else source
         self.bad = 0
         self.quoter: Quoter | None = None
@@ -86,6 +90,7 @@ class _Counter:
         self._kind: Kind = kind
         self._settings = settings
         self._reader: RowReader | None = None
+        self._keys = Fingerprints()
         self._waiting = 0
         if model is not None:
             self._begin(model)
@@ -114,7 +119,11 @@ class _Counter:
         try:
             request = reader.read(line)
             if request is not None:
+                key = request.key or ""
+                if key in self._keys:
+                    raise reader.bad(f"its key {key[:_KEY_CHARS_SHOWN]!r} was there before")
                 self._quoter.add(request)
+                self._keys.add(key)
                 self.quoter = self._quoter
         except BadRow as error:
             self._tell(str(error))
@@ -157,10 +166,12 @@ def _show(quote: Quote) -> None:
         for count, words in ((quote.inline, "inline"), (quote.batches - quote.inline, "file"))
         if count
     ]
+    behind = f", in {quote.rounds} rounds one after the other" if quote.rounds > 1 else ""
     console.print(
         f"{counted(quote.rows, 'row')} for {quote.model}, {quote.size_bytes:,} bytes, "
-        f"{quote.batches} batch{'es' if quote.batches != 1 else ''} ({', '.join(forms)})",
+        f"{quote.batches:,} batch{'es' if quote.batches != 1 else ''} ({', '.join(forms)}){behind}",
         highlight=False,
+        soft_wrap=True,
     )
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
@@ -168,12 +179,14 @@ def _show(quote: Quote) -> None:
         table.add_column(heading, justify="right")
     for name, span in (("input tokens", quote.input_tokens), ("output tokens", quote.output_tokens)):
         table.add_row(name, *(f"{value:,}" for value in (span.p10, span.p50, span.p90)))
+    beside = max((one.p90_usd for one in (quote.money or {}).values()), default=Decimal(0))
     for route, money in (quote.money or {}).items():
-        beside = max((one.p90_usd for one in (quote.money or {}).values()), default=Decimal(0))
-        words = "list price" if route == "list" else f"on the {route} route"
+        words = "list price (standard route)" if route == "standard" else f"price on the {route} route"
         table.add_row(words, *(usd(amount, beside) for amount in (money.p10_usd, money.p50_usd, money.p90_usd)))
     for route, span in quote.time_s.items():
-        words = "time of a batch" if route == "batch" else f"time of a {route} call"
+        words = f"time of a {route} call"
+        if route == "batch":
+            words = "time of the batches" if quote.batches > 1 else "time of the batch"
         table.add_row(words, *(_duration(value) for value in (span.p10, span.p50, span.p90)))
     console.print(table)
     for name, words in quote.basis.items():
@@ -182,4 +195,6 @@ def _show(quote: Quote) -> None:
 
 def _duration(seconds: int) -> str:
     """Return a time for people."""
-    return f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds / 60:g} min"
+    if seconds < 60:
+        return f"{seconds} s"
+    return f"{seconds / 3_600:,.4g} h" if seconds >= 3_600 else f"{seconds / 60:g} min"
