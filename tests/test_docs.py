@@ -14,7 +14,7 @@ import carpool
 from carpool._core import breaker, concurrency, descent, throttle
 from carpool._core.live import EMBEDS_MAX
 from carpool._core.model import TRANSITIONS, Failure
-from carpool._core.routing import PRIOR_S, SAMPLES_MAX, USUAL_SHARE
+from carpool._core.routing import PRIOR_S, RESERVE_MORE, RESERVE_QUEUE_S, SAMPLES_MAX, USUAL_SHARE
 from carpool._runtime.verdicts import VERDICTS
 from carpool.emulator import FAULT_NAMES, Plan
 
@@ -95,12 +95,14 @@ def test_settings_and_faults_that_pages_name_exist(page: Path) -> None:
 def test_the_figures_of_the_ladder_are_those_of_the_code() -> None:
     page = " ".join((DOCS / "explanation" / "ladder.md").read_text("utf-8").split())
     hours, minutes, seconds = PRIOR_S["batch"] / 3_600, PRIOR_S["flex"] / 60, PRIOR_S["standard"]
-    below_batch_s = PRIOR_S["flex"] + PRIOR_S["standard"]
+    below_flex_s = PRIOR_S["standard"] * (1 + RESERVE_MORE) + RESERVE_QUEUE_S
+    below_batch_s = PRIOR_S["flex"] + below_flex_s
     defaults = carpool.Settings()
     for words in (
         f"what nine of ten requests of the same model kept to, of the last {SAMPLES_MAX} durations",
         f"batch {hours:g} h, flex {minutes:g} min, standard {seconds:g} s",
-        f"`CHEAP` leaves the batch {below_batch_s / 60:g} minutes before its deadline",
+        f"`CHEAP` leaves the batch {below_batch_s:,.0f} seconds before its deadline",
+        f"and flex {below_flex_s:g} seconds before",
         f"it would be more than {descent.WAIT_MAX_S:g} seconds",
         f"({breaker.ASKED_MAX_S / 60:g} minutes at most)",
         f"`attempts_max` times ({defaults.attempts_max})",

@@ -59,9 +59,7 @@ def load(scenario: Scenario, rng: Random) -> list[Asked]:
         for _ in range(rng.randint(1, scenario.burst) if rng.random() < 0.3 else 1):
             if not together:
                 left_s = draw_left_s(rng)
-            asked.append(
-                Asked(number=len(asked), kind=kind, model=model, at=at, deadline=at + left_s)
-            )
+            asked.append(Asked(number=len(asked), kind=kind, model=model, at=at, deadline=at + left_s))
     return asked[: scenario.requests]
 
 

@@ -2,10 +2,11 @@
 
 It goes down the same ladder by the same kind of rule: a request enters the batch route or skips it, leaves it when a
 certain time is left, leaves flex when a certain time is left, and tries standard from then on. How much time is left
-when it leaves flex is what the last reserve aims at: that share of all standard calls (``RESERVE_SHARE`` of their true
-distribution) takes no longer. Everything else is chosen, for each length of deadline (``CLASSES``) and each part of the
-horizon where the distributions drift, to make the expected bill smallest: each choice of ``LEAVES`` is tried on
-``TRIALS`` shadow draws of the same scenario, made from other seeds, and the cheapest is taken.
+when it leaves flex is what the last reserve aims at, as ours does: one and a half times what ``RESERVE_SHARE`` of the
+true distribution of standard calls keep to, and 10 s. Everything else is chosen, for each length of deadline
+(``CLASSES``) and each part of the horizon where the distributions drift, to make the expected bill smallest: each
+choice of ``LEAVES`` is tried on ``TRIALS`` shadow draws of the same scenario, made from other seeds, and the cheapest is
+taken.
 
 It is granted more than ours can have: it hears of a job's end at once, cancelling a job that it leaves costs nothing
 however many others ride in it, there are no quotas, and a rung that refuses costs it nothing but time.
@@ -21,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from carpool._core.routing import RESERVE_MORE, RESERVE_QUEUE_S
 from carpool.settings import CHEAP, Ladder
 
 from .asked import EMBEDS_LADDER, NEVER
@@ -69,7 +71,7 @@ def play(  # noqa: PLR0917 - one line of arguments, called millions of times
         fate = service.fate(model, t)
         if fate.kind == "SUCCEEDED" and fate.ends_at <= leave:
             return Played(BATCH, fate.ends_at)
-        t = fate.ends_at if fate.ends_at < leave else leave
+        t = min(leave, fate.ends_at)
     t = max(at, leave) if leave > at else at
     paid, ends_at = 0, NEVER
     while t < last and "flex" in ladder:
@@ -82,21 +84,22 @@ def play(  # noqa: PLR0917 - one line of arguments, called millions of times
     t = max(t, last)
     while t < deadline:
         if not service.refuses("standard", model, t):
-            return Played(paid + FULL, min(ends_at, t + service.takes_s("standard", number, t, shares="flex" not in ladder)))
+            takes_s = service.takes_s("standard", number, t, shares="flex" not in ladder)
+            return Played(paid + FULL, min(ends_at, t + takes_s))
         t += 1.0
     return Played(paid, ends_at)
 
 
 def reserve_s(scenario: Scenario) -> float:
-    """Return what the last reserve aims at: the time in which that share of the standard calls is answered, and more."""
-    return 1.5 * scenario.standard(RESERVE_SHARE, 0.0) + 10.0
+    """Return the last reserve of who knows how long standard calls take."""
+    return (1 + RESERVE_MORE) * scenario.standard(RESERVE_SHARE, 0.0) + RESERVE_QUEUE_S
 
 
 @cache
 def _choice(name: str, number: int, part: int, ladder: Ladder) -> float:
     """Return at how much time left the batch route is to be left, of a class of deadlines in a part of the horizon."""
     [scenario] = [scenario for scenario in SCENARIOS if scenario.name == name]
-    rng = Random(f"{name}/{number}/{part}")  # noqa: S311 - a simulation
+    rng = Random(f"{name}/{number}/{part}")
     left_s, reserve = CLASSES[number], reserve_s(scenario)
     trials = []
     for trial in range(TRIALS):
@@ -127,7 +130,9 @@ def _shadow(name: str, number: int) -> Service:
     return Service(scenario, f"shadow {number}")
 
 
-def clairvoyant(service: Service, number: int, model: str, ladder: Ladder, at: float, deadline: float) -> Played:
+def clairvoyant(  # noqa: PLR0917 - as play
+    service: Service, number: int, model: str, ladder: Ladder, at: float, deadline: float
+) -> Played:
     """Send one request as the policy that knows the distributions would."""
     if deadline == NEVER:
         return play(service, number, model, ladder, at, deadline, NEVER, NEVER)

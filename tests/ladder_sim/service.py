@@ -108,7 +108,7 @@ class Service:
     def _episodes(self, route: Route, model: str, refusals: Refusals) -> tuple[list[float], list[float]]:
         known = self._storms.get((route, model))
         if known is None:
-            rng = Random(f"{self.seed}/storms/{route}/{model}")  # noqa: S311 - a simulation
+            rng = Random(f"{self.seed}/storms/{route}/{model}")
             starts: list[float] = []
             ends: list[float] = []
             at = START + rng.expovariate(1 / refusals.calm_s)

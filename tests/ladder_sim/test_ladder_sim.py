@@ -66,5 +66,8 @@ def test_who_knows_the_distributions_pays_half_where_there_is_time() -> None:
     scenario = SCENARIOS[0]
     prepare(scenario)
     service = Service(scenario, "s")
-    played = [clairvoyant(service, n, "model-one", ("batch", "flex", "standard"), START + n, START + n + 30 * 3_600.0) for n in range(50)]
+    played = [
+        clairvoyant(service, n, "model-one", ("batch", "flex", "standard"), START + n, START + n + 30 * 3_600.0)
+        for n in range(50)
+    ]
     assert {one.halves for one in played} == {1}

@@ -30,7 +30,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from carpool._core.engine import Engine
 from carpool._core.messages import (
     Action,
     Answered,
@@ -112,12 +111,10 @@ class World:
         self.seed = seed
         self.scenario = scenario or scenario_of(seed)
         self.service = Service(self.scenario, str(seed))
-        self.asked = load(self.scenario, Random(f"{seed}/load"))  # noqa: S311 - a simulation
+        self.asked = load(self.scenario, Random(f"{seed}/load"))
         self.by_place: dict[int, Asked] = {}
         self.now = START
-        self.settings = Settings(
-            sweep_s=7 * DAY, prices=dict.fromkeys(MODELS, self.scenario.price), jobs_max=1_000
-        )
+        self.settings = Settings(sweep_s=7 * DAY, prices=dict.fromkeys(MODELS, self.scenario.price), jobs_max=1_000)
         recovery = Recovery(self.settings, Framing(100, 20), "https://here#1", Meta(store_id="abcd1234"))
         self.engine, step = recovery.finish(self.now)
         self.remotes: dict[str, Remote] = {}
@@ -255,7 +252,9 @@ class World:
             for number in numbers:
                 self.service.took(route, model, self.now)
                 self.billed[number, route] += 1
-            ends_at = self.now + max(self.service.takes_s(route, number, self.now, shares=call.lane.kind == "embed") for number in numbers)
+            ends_at = self.now + max(
+                self.service.takes_s(route, number, self.now, shares=call.lane.kind == "embed") for number in numbers
+            )
             if ends_at < call.deadline + 1.0:
                 self._at(ends_at, lambda: self._answer(call))
             else:
@@ -299,7 +298,10 @@ class World:
         last = asked.deadline - durations.reserve_s(asked.model, ladder, len(ladder) - 2)
         trip = self.engine.book.live.trips.get(asked.place)
         left_at = trip.entered_at if trip is not None and trip.route == "standard" else last
-        windows = {"standard": (last, asked.deadline), "flex": (last - durations.usual_s(asked.model, "flex"), min(last, left_at))}
+        windows = {
+            "standard": (last, asked.deadline),
+            "flex": (last - durations.usual_s(asked.model, "flex"), min(last, left_at)),
+        }
         for route in ladder[1:]:
             at, until = max(asked.at, windows[route][0]), windows[route][1]
             while at < min(until, asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares)):
@@ -354,7 +356,9 @@ class World:
                     self.billed[number, "batch"] += 1
         paid_twice = sum(times - 1 for times in self._times.values() if times > 1)
         if paid_twice > self.engine.receipt().doubles:
-            self.faults.append(f"{paid_twice} answers were paid for twice, the ledger says {self.engine.receipt().doubles}")
+            self.faults.append(
+                f"{paid_twice} answers were paid for twice, the ledger says {self.engine.receipt().doubles}"
+            )
 
     @property
     def _times(self) -> Counter[int]:
@@ -388,9 +392,7 @@ class World:
             result.paid += times * self._picousd(self.asked[number], route)
             result.routes[route] = result.routes.get(route, 0) + times
         for asked in self.asked:
-            played = clairvoyant(
-                self.service, asked.number, asked.model, asked.ladder, asked.at, asked.deadline
-            )
+            played = clairvoyant(self.service, asked.number, asked.model, asked.ladder, asked.at, asked.deadline)
             result.clairvoyant += played.halves * self._picousd(asked, "batch")
             result.clairvoyant_missed += played.ended_at > asked.deadline
         return result

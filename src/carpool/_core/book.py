@@ -104,8 +104,6 @@ class Book:
         self.durations = Durations()
         self.leaving: list[tuple[float, Place, int]] = []
         """When requests have to leave their rung, if they are still on it then."""
-        self.looked_at = 0.0
-        """When these times were last reckoned anew, since a route had become slower."""
         self.held_back: dict[Place, str] = {}
         """Requests that may not be sent a second time for their deadline's sake, and why: setting and amounts."""
         self.overtaken: dict[str, dict[str, Place]] = {}

@@ -235,10 +235,8 @@ class Breaker:
 
         It waits neither for other probes nor for what the server asked for, but keeps its distance from the last call.
         """
-        if self._opened_at is None:
-            pause_s = URGENT_CLOSED_S
-        else:
-            pause_s = URGENT_PASSED_S if self._passed else URGENT_PAUSE_S
+        open_s = URGENT_PASSED_S if self._passed else URGENT_PAUSE_S
+        pause_s = URGENT_CLOSED_S if self._opened_at is None else open_s
         return now if self._sent_at > now else max(now, self._sent_at + pause_s)
 
     def sent(self, now: float) -> None:

@@ -23,10 +23,6 @@ WAIT_MAX_S: Final = 15.0
 """How long a request waits for a live call while a route that costs no more is on its ladder."""
 
 
-LOOKS_PER_S: Final = 20_000
-"""How many requests may be looked at anew in a second, since a route below theirs has become slower."""
-
-
 class Rider(NamedTuple):
     """A request that is under way."""
 
@@ -254,8 +250,7 @@ def alone(book: Book, place: Place) -> None:
 def move_on(book: Book, now: float) -> None:
     """Take the requests whose time on their rung is over to the next."""
     riding: dict[str, dict[Place, None]] = {}
-    if abs(now - book.looked_at) * LOOKS_PER_S >= len(book.leaving) and book.durations.has_risen():
-        book.looked_at = now
+    if book.durations.has_risen(now, len(book.leaving)):
         book.leaving = [
             (leave_at(book, rider(book, place), rung), place, rung)
             for _, place, rung in book.leaving

@@ -125,7 +125,9 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     elif not is_last and (
         is_no_dearer(one.ladder, trip.rung)
         or _is_out_of_tries(book, trip, now)
-        or leave_at(book, one, trip.rung) <= now < trip.deadline  # it stayed since it was in a call, and may not be sent twice
+        or leave_at(book, one, trip.rung)
+        <= now
+        < trip.deadline  # it stayed since it was in a call, and may not be sent twice
     ):
         descend(book, one, trip.rung, now)
     elif is_last and _is_out_of_tries(book, trip, now):

@@ -36,7 +36,7 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     deadline: float
     entered_at: float
     urgent_at: float = NEVER
-    """From when on it has nothing to lose: it is on its last rung, and has no more time than the route usually takes."""
+    """From when on it has nothing to lose: it is on its last rung, and has little more time than that usually takes."""
     tries: int = 0
     op: int = 0
     """The call that carries it; 0 while it waits."""

@@ -36,6 +36,8 @@ RESERVE_MORE: Final = 0.5
 RESERVE_QUEUE_S: Final = 10.0
 """The last rung gets half as much time again as it usually takes, and this for the calls that go before: there is
 nothing below it for the one of ten that takes longer than usual."""
+LOOKS_PER_S: Final = 20_000
+"""How many requests may be looked at anew in a second, since a route below theirs has become slower."""
 PRIOR_S: Final[dict[Route, float]] = {"batch": 6 * 3_600.0, "flex": 900.0, "standard": 60.0}
 """How long a route takes before there is any history: guesses, until ten durations were seen."""
 _TRUSTED: Final = 10
@@ -91,6 +93,7 @@ class Durations:
         self._usual: dict[tuple[str, Route], float] = {}
         self._before: dict[tuple[str, Route], float] = {}
         """What was usual before something was learned that has not been looked at yet."""
+        self._looked_at = 0.0
         self._changed: set[tuple[str, Route]] = set()
         self._recorded_at = float("-inf")
 
@@ -122,8 +125,17 @@ class Durations:
             seen = sorted([*seen, PRIOR_S[route]])
         return seen[ceil(share * len(seen)) - 1]
 
-    def has_risen(self) -> bool:
-        """Return whether any route has become slower than it was when this was last asked."""
+    def has_risen(self, now: float, waiting: int) -> bool:
+        """Return whether any route has become slower since this was last told, so that requests must leave earlier.
+
+        Args:
+            now: the time.
+            waiting: requests that will have to be looked at if so: the more there are, the more seldom it is told.
+        """
+        # Distance, not order: the clock may have been set back meanwhile.
+        if not self._before or abs(now - self._looked_at) * LOOKS_PER_S < waiting:
+            return False
+        self._looked_at = now
         before, self._before = self._before, {}
         return any(self.usual_s(model, route) > usual for (model, route), usual in before.items())
 
