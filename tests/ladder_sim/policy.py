@@ -4,9 +4,8 @@ It goes down the same ladder by the same kind of rule: a request enters the batc
 certain time is left, leaves flex when a certain time is left, and tries standard from then on. How much time is left
 when it leaves flex is what the last reserve aims at, as ours does: one and a half times what ``RESERVE_SHARE`` of the
 true distribution of standard calls keep to, and 10 s. Everything else is chosen, for each length of deadline
-(``CLASSES``) and each part of the horizon where the distributions drift, to make the expected bill smallest: each
-choice of ``LEAVES`` is tried on ``TRIALS`` shadow draws of the same scenario, made from other seeds, and the cheapest is
-taken.
+(``CLASSES``) and each part of the horizon where the distributions drift, to make the expected bill smallest: each of
+``LEAVES`` is tried on ``TRIALS`` shadow draws of the same scenario, made from other seeds, and the cheapest is taken.
 
 It is granted more than ours can have: it hears of a job's end at once, cancelling a job that it leaves costs nothing
 however many others ride in it, there are no quotas, and a rung that refuses costs it nothing but time.
