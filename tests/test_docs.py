@@ -101,8 +101,8 @@ def test_the_figures_of_the_ladder_are_those_of_the_code() -> None:
     for words in (
         f"what nine of ten requests of the same model kept to, of the last {SAMPLES_MAX} durations",
         f"batch {hours:g} h, flex {minutes:g} min, standard {seconds:g} s",
-        f"`CHEAP` leaves the batch {below_batch_s / 60:g} minutes before its deadline",
-        f"before its deadline, and flex {below_flex_s / 60:g} minute before",
+        f"`CHEAP` leaves the batch {below_batch_s:,.0f} seconds before its deadline",
+        f"and flex {below_flex_s:g} seconds before",
         f"it would be more than {live.WAIT_MAX_S:g} seconds",
         f"({breaker.ASKED_MAX_S / 60:g} minutes at most)",
         f"`attempts_max` times ({defaults.attempts_max})",

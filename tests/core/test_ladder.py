@@ -30,6 +30,9 @@ from .desk import LANE, START, Desk, error, every, only
 HOUR = 3_600.0
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
 STANDARD = ("standard",)
+LAST_S = Durations().reserve_s(LANE.model, CHEAP, 1)
+BELOW_S = Durations().reserve_s(LANE.model, CHEAP, 0)
+"""What is kept for the rungs below flex, and below the batch route, before there is any history."""
 
 
 def calls(step: Step) -> list[str]:
@@ -113,7 +116,7 @@ def test_a_shed_flex_call_is_tried_again_while_the_next_rung_costs_more() -> Non
     desk = Desk()
     desk.admit(ladder=("flex", "standard"), deadline=START + HOUR)
     step, tried = desk.wait(), 0
-    leave_at = START + HOUR - PRIOR_S["standard"]
+    leave_at = START + HOUR - LAST_S
     while desk.now < leave_at:
         for call in every(step.actions, Call):
             assert call.route == "flex"
@@ -164,7 +167,7 @@ def test_a_queued_request_leaves_when_the_rungs_below_need_the_time_that_is_left
     place = desk.admit("second", ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     assert state(desk, place) == QUEUED
-    leave_s = 7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]
+    leave_s = 7 * HOUR - BELOW_S
     assert calls(desk.wait(START + leave_s - desk.now - 1.0)) == []
     assert calls(desk.wait(1.0)) == ["flex"]
     assert (state(desk, place), desk.engine.book.waiting_requests) == (LIVE, 1)
@@ -175,7 +178,7 @@ def test_a_request_in_a_running_job_is_sent_again_and_a_job_of_nobody_is_cancell
     place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     desk.created()
-    step = desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"])
+    step = desk.wait(7 * HOUR - BELOW_S)
     kinds = [type(action) for action in step.actions if isinstance(action, Call | CancelRemote)]
     assert kinds == [CancelRemote, Call]
     assert state(desk, place) == SENT
@@ -188,7 +191,7 @@ def test_what_the_job_answers_first_is_taken_and_the_live_answer_is_a_double() -
     place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     desk.created()
-    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
     desk.polled()
     desk.fetched(place)
     desk.ended()
@@ -216,7 +219,7 @@ def test_a_row_that_a_job_did_not_answer_goes_on_alone_where_it_went_ahead() -> 
     place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
     desk.wait()
     desk.created()
-    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
     desk.polled("CANCELLED", output=False)
     assert (state(desk, place), desk.jobs) == (LIVE, [])
     desk.answered(call)
@@ -305,7 +308,7 @@ def doubled(**settings: Any) -> tuple[Desk, int, Call]:
     other = desk.admit("other", key="other")
     desk.wait()
     desk.created()
-    call = only(desk.wait(7 * HOUR - PRIOR_S["flex"] - PRIOR_S["standard"]).actions, Call)
+    call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
     desk.polled()
     assert other != place
     return desk, place, call

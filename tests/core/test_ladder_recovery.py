@@ -10,7 +10,7 @@ from carpool._core.keys import Claim
 from carpool._core.messages import Answered, Call, Create, Deliver, PutResults, Refused, RowsFetched, Sweep, Swept
 from carpool._core.meter import Charge
 from carpool._core.model import DONE, LIVE, PARKED, QUEUED, SENT, Fault, Lane
-from carpool._core.routing import PRIOR_S, code_of
+from carpool._core.routing import Durations, code_of
 from carpool.settings import CHEAP, FAST, Ladder, Price
 from carpool.types import ServerError
 
@@ -21,7 +21,8 @@ HOUR = 3_600.0
 STANDARD: Ladder = ("standard",)
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
 EMBEDS = Lane("embed", LANE.model)
-BELOW_S = PRIOR_S["flex"] + PRIOR_S["standard"]
+LAST_S = Durations().reserve_s(LANE.model, CHEAP, 1)
+BELOW_S = Durations().reserve_s(LANE.model, CHEAP, 0)
 
 
 def state(desk: Desk, place: int) -> int:
@@ -173,7 +174,7 @@ def test_whoever_takes_up_a_row_in_a_job_brings_deadline_and_ladder_along() -> N
     desk, place = in_a_job(key=None)
     desk.leave(place)
     assert adopt(desk, left_s=8 * HOUR, ladder=("batch", "standard")) == place
-    assert every(desk.wait(8 * HOUR - PRIOR_S["standard"] - 1.0).actions, Call) == []
+    assert every(desk.wait(8 * HOUR - LAST_S - 1.0).actions, Call) == []
     assert only(desk.wait(1.0).actions, Call).route == "standard"
 
 
@@ -201,7 +202,7 @@ def test_a_call_in_the_air_that_is_taken_up_keeps_its_rung_and_leaves_it_by_the_
     call = only(desk.wait().actions, Call)
     desk.leave(place)
     assert adopt(desk, left_s=HOUR, ladder=STANDARD) == place
-    assert only(desk.wait(HOUR - PRIOR_S["standard"]).actions, Call).route == "standard"
+    assert only(desk.wait(HOUR - LAST_S).actions, Call).route == "standard"
     desk.answered(call)
     assert state(desk, place) == DONE
 
@@ -308,12 +309,12 @@ def test_a_wrong_key_is_told_to_all_that_share_a_call() -> None:
 
 
 def left_in_the_air() -> tuple[Desk, int, Call]:
-    """Return a desk on which doubles are forbidden, a request that has left its flex call, and that call."""
+    """Return a desk on which doubles are forbidden, a request that has to leave its flex call, and that call."""
     desk = Desk(prices=PRICES, max_double_cost_per_day_usd=Decimal(0))
     place = desk.admit(key="k", ladder=("flex", "standard"), deadline=START + HOUR)
     call = only(desk.wait().actions, Call)
-    assert every(desk.wait(HOUR - PRIOR_S["standard"]).actions, Call) == []
-    assert (state(desk, place), desk.engine.book.live.trips[place].route) == (LIVE, "standard")
+    assert every(desk.wait(HOUR - LAST_S).actions, Call) == []
+    assert (state(desk, place), desk.engine.book.live.trips[place].route) == (LIVE, "flex")
     return desk, place, call
 
 
@@ -327,14 +328,13 @@ def test_a_request_that_may_not_be_sent_beside_the_call_that_it_left_waits_for_t
 
 def test_it_goes_on_alone_once_the_call_that_it_left_came_to_nothing() -> None:
     desk, place, call = left_in_the_air()
-    desk.shed(call)
-    assert [call.route for call in every(desk.wait(60.0).actions, Call)] == ["standard"]
+    assert only(desk.shed(call).actions, Call).route == "standard"
     assert not desk.engine.book.live.trips[place].besides
 
 
 def test_a_job_that_answered_first_leaves_a_refused_live_call_nothing_to_end() -> None:
     desk, place = in_a_job(ladder=("batch", "standard"))
-    call = only(desk.wait(7 * HOUR - PRIOR_S["standard"]).actions, Call)
+    call = only(desk.wait(7 * HOUR - LAST_S).actions, Call)
     desk.shed(call, 400, "no")
     assert (state(desk, place), desk.engine.book.live.trips, desk.engine.stats().failed) == (SENT, {}, 0)
     desk.polled()

@@ -28,6 +28,12 @@ PAUSE_MAX_S: Final = 30.0
 """Longest time between two probes, unless the server asks for more."""
 ASKED_MAX_S: Final = 600.0
 """What is granted to a server that asks for more time before it is probed: it may not mean what it says."""
+URGENT_PAUSE_S: Final = 2.0
+"""Time between two calls whose deadline is too near to wait for the next probe."""
+URGENT_CLOSED_S: Final = 0.5
+"""The same while the route takes calls, and only the number of calls in the air or of a minute holds them back."""
+URGENT_PASSED_S: Final = 0.25
+"""The same once a probe has passed."""
 CLOSES_AFTER: Final = 4
 """Probes that must pass one after the other."""
 
@@ -178,6 +184,7 @@ class Breaker:
         "_passed",
         "_probes",
         "_seed",
+        "_sent_at",
         "_slices",
         "_wait_until",
     )
@@ -191,6 +198,7 @@ class Breaker:
         self._wait_until = 0.0
         self._failures = 0
         self._passed = 0
+        self._sent_at = float("-inf")
         self._probes: list[float] = []
         """When the probes in the air were sent, oldest first."""
 
@@ -222,8 +230,18 @@ class Breaker:
             return max(now, self._wait_until)
         return max(now, self._wait_until, self._probes[-1] + _PATIENCE_S)
 
+    def next_urgent(self, now: float) -> float:
+        """Return when a call may be sent whose caller would give up before the pause is over.
+
+        It waits neither for other probes nor for what the server asked for, but keeps its distance from the last call.
+        """
+        open_s = URGENT_PASSED_S if self._passed else URGENT_PAUSE_S
+        pause_s = URGENT_CLOSED_S if self._opened_at is None else open_s
+        return now if self._sent_at > now else max(now, self._sent_at + pause_s)
+
     def sent(self, now: float) -> None:
         """Note that a call was sent."""
+        self._sent_at = now
         self._count(0, now)
         if self._opened_at is not None:
             self._probes.append(now)

@@ -155,11 +155,12 @@ def take_up(book: Book, one: Rider, deadline: float | None, ladder: int, now: fl
         segment.deadlines[row] = NEVER if deadline is None else deadline
     if trip is not None:
         trip.deadline = one.deadline
+        trip.urgent_at = _urgent_at(book, one, trip.rung)
         _watch(book, one, trip.rung, now)
 
 
 def go_on(book: Book, places: Iterable[Place], now: float) -> None:
-    """Send rows that a job gave no answer to again: in another job, or on the next rung if time is short."""
+    """Send rows that a job gave no answer to again: in another job, or on the next rung if time or tries are short."""
     again: list[Place] = []
     for place in places:
         one = rider(book, place)
@@ -167,12 +168,14 @@ def go_on(book: Book, places: Iterable[Place], now: float) -> None:
         if place in book.live.trips:
             _go_on_alone(book, one)
             continue
-        rung = _first_rung(book, one, one.ladder.index("batch"), now)
+        tired = one.segment.attempts[one.row] >= book.settings.attempts_max
+        rung = _first_rung(book, one, one.ladder.index("batch") + tired, now)
         if one.ladder[rung] == "batch":
             again.append(place)
             continue
         book.count_in(one.segment, one.row, one.row + 1)
         one.segment.states[one.row] = LIVE
+        one.segment.attempts[one.row] = 0
         _go_live(book, one, rung, now)
     book.requeue(spans_of(again), now)
 
@@ -186,8 +189,7 @@ def _go_on_alone(book: Book, one: Rider) -> None:
 
 def has_next(book: Book, place: Place, route: Route) -> bool:
     """Return whether a request that one route cannot answer may be sent over another."""
-    one = rider(book, place)
-    return route in one.ladder[:-1] and not one.segment.flags[one.row] & ABANDONED
+    return route in rider(book, place).ladder[:-1]
 
 
 def _first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
@@ -210,6 +212,7 @@ def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
             entered_at=now,
             size_bytes=one.segment.bytes_of(one.row, one.row + 1),
             flees=is_no_dearer(one.ladder, rung),
+            urgent_at=_urgent_at(book, one, rung),
             wake_at=now,
             besides=one.state == SENT,
         )
@@ -217,19 +220,35 @@ def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
     _watch(book, one, rung, now)
 
 
+def _urgent_at(book: Book, one: Rider, rung: int) -> float:
+    """Return from when on a request has nothing to lose on a rung; infinity if there is another below."""
+    return leave_at(book, one, rung - 1) if rung + 1 == len(one.ladder) else NEVER
+
+
 def _watch(book: Book, one: Rider, rung: int, now: float) -> None:
     """Note when a request has to leave its rung."""
     if now < one.deadline < NEVER and rung + 1 < len(one.ladder):
-        leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
-        heapq.heappush(book.leaving, (leave_at, one.place, rung))
+        heapq.heappush(book.leaving, (leave_at(book, one, rung), one.place, rung))
 
 
 # -- off a rung
 
 
+def leave_at(book: Book, one: Rider, rung: int) -> float:
+    """Return when a request has to leave a rung, as far as is known now."""
+    return book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
+
+
 def move_on(book: Book, now: float) -> None:
     """Take the requests whose time on their rung is over to the next."""
     riding: dict[str, dict[Place, None]] = {}
+    if book.durations.has_risen(now, len(book.leaving)):
+        book.leaving = [
+            (leave_at(book, rider(book, place), rung), place, rung)
+            for _, place, rung in book.leaving
+            if book.is_open(place)
+        ]
+        heapq.heapify(book.leaving)
     while book.leaving and book.leaving[0][0] <= now:
         _, place, rung = heapq.heappop(book.leaving)
         if not book.is_open(place):
@@ -239,12 +258,15 @@ def move_on(book: Book, now: float) -> None:
             continue
         if one.state == PARKED or one.segment.flags[one.row] & ABANDONED:
             continue  # nobody waits for it: whoever takes it up will watch it again
-        leave_at = book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
-        if leave_at > now:  # the rungs below have become quicker since this was noted
-            heapq.heappush(book.leaving, (leave_at, place, rung))
-        elif one.state == SENT and place not in book.live.trips:
+        at = leave_at(book, one, rung)
+        trip = book.live.trips.get(place)
+        if at > now:  # the rungs below have become quicker since this was noted
+            heapq.heappush(book.leaving, (at, place, rung))
+        elif one.state == SENT and trip is None:
             riding.setdefault(book.job_of(place).id, {})[place] = None
-        else:
+        elif trip is None or not trip.op or _may_double(book, one, rung + 1, now):
+            if trip is not None and trip.op:
+                book.durations.saw_at_least(trip.lane.model, trip.route, now - book.live.flights[trip.op].started_at)
             descend(book, one, rung, now)
     for job_id, places in riding.items():
         _leave_job(book, book.jobs[job_id], list(places), now)
@@ -297,11 +319,16 @@ def _leave_job(book: Book, job: Job, places: list[Place], now: float) -> None:
     for place in places:
         one = rider(book, place)
         rung = _first_rung(book, one, one.ladder.index("batch") + 1, now)
-        refusal = book.ledger.refusal(ask_of("", one.ladder[rung], [one], doubles=1), now)
-        if refusal is None:
+        if _may_double(book, one, rung, now):
             _go_live(book, one, rung, now)
-        else:
-            book.held_back[place] = refusal.reason
+
+
+def _may_double(book: Book, one: Rider, rung: int, now: float) -> bool:
+    """Return whether a request may be sent on a rung although it may be answered, and billed, where it is."""
+    refusal = book.ledger.refusal(ask_of("", one.ladder[rung], [one], doubles=1), now)
+    if refusal is not None:
+        book.held_back[one.place] = refusal.reason
+    return refusal is None
 
 
 def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int) -> Ask:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from carpool._core import settlement, shelf
 from carpool._core.book import Book
 from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
-from carpool._core.descent import ask_of, descend, is_no_dearer, rider
+from carpool._core.descent import ask_of, descend, is_no_dearer, leave_at, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Flight, Trip
 from carpool._core.messages import Answered, Deliver, Refused
@@ -20,6 +20,10 @@ from carpool.types import ServerError
 
 _PARTS: Final = 10
 """A company with a bad request among it is parted into about so many."""
+_AGAIN_S: Final = 5.0
+"""Pause before money is asked for again that was refused since the request is in another call."""
+_PATIENCE_SHARE: Final = 0.25
+"""Longest pause before the next try, of the time that is left."""
 _NO_ANSWER: Final = ServerError(message="the call was answered without a row for this request")
 
 
@@ -69,7 +73,8 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
         head = shelf.keep(book, flight.lane, "", rows, now, route=route)
         book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
-    entered_at = {trip.place: trip.entered_at for trip in flight.trips}
+    # Time in which flex refuses is no reason to leave a job earlier for its sake; before standard is the last moment.
+    entered_at = {trip.place: flight.started_at if route == "flex" else trip.entered_at for trip in flight.trips}
     for place in (*delivered, *(place for place, _ in kept)):
         book.overtake(place)
         book.durations.saw(model, route, now - entered_at[place])
@@ -110,8 +115,9 @@ def on_refused(book: Book, event: Refused, now: float) -> None:
     book.reached = book.reached or event.fault.kind != "not_sent"
     # What got no answer may have been computed and billed all the same.
     book.ledger.close(hold_of(flight.op), known=event.fault.kind != "unknown" or is_turned_away(event.fault.error))
-    for trip in flight.trips:
-        _let_alone(book, trip)
+    if event.fault.kind != "unknown":
+        for trip in flight.trips:
+            _let_alone(book, trip)
     if len(flight.trips) > 1 and not pushback.refuses and _may_be_one_of(event.fault):
         _part(book, flight, event.fault, now)
     else:
@@ -177,7 +183,13 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
             descend(book, one, trip.rung, now)
         else:
             _end(book, trip, _verdict_of(fault), now)
-    elif not is_last and (is_no_dearer(one.ladder, trip.rung) or _is_out_of_tries(book, trip, now)):
+    elif not is_last and (
+        is_no_dearer(one.ladder, trip.rung)
+        or _is_out_of_tries(book, trip, now)
+        or leave_at(book, one, trip.rung)
+        <= now
+        < trip.deadline  # it stayed since it was in a call, and may not be sent twice
+    ):
         descend(book, one, trip.rung, now)
     elif is_last and _is_out_of_tries(book, trip, now):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
@@ -185,7 +197,8 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     else:
         s = book.settings
         pause = pause_s(s.retry_min_s, s.retry_max_s, trip.tries, f"{trip.place:x}")
-        trip.wake_at = now + max(pause, min(pushback.retry_after_s, ASKED_MAX_S))
+        wait_s = max(pause, min(pushback.retry_after_s, ASKED_MAX_S))
+        trip.wake_at = now + min(wait_s, max(s.retry_min_s, (trip.deadline - now) * _PATIENCE_SHARE))
         book.live.push(trip)
 
 
@@ -209,7 +222,10 @@ def _end(book: Book, trip: Trip, failure: Failure, now: float) -> None:
 
 
 def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> None:
-    """Tell a request that its budget is used up; where a rung below costs less it goes there."""
+    """Tell a request that its budget is used up; where a rung below costs less it goes there.
+
+    One that may be answered by a job, or by a call that it left, waits for that.
+    """
     one = rider(book, trip.place)
     if is_no_dearer(one.ladder, trip.rung):
         descend(book, one, trip.rung, now)
@@ -218,7 +234,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
         book.held_back[trip.place] = refusal.reason
     elif trip.besides:  # the call that it left is in the air, and may answer it yet
         book.held_back[trip.place] = refusal.reason
-        trip.wake_at = now + book.settings.retry_min_s
+        trip.wake_at = now + _AGAIN_S
         book.live.push(trip)
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)

@@ -187,7 +187,9 @@ def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
         job.failures = 0
         job.wake_at = now + poll_pause_s(book, job, now)
         return
-    job.ended_at = job.ended_at or now
+    if not job.ended_at:
+        job.ended_at = now
+        _learn(book, job, now, answered=remote.has_output)
     book.pacing.over(job.id)
     if remote.has_output:
         # Failures go on being counted: this poll may stand between two that break off in the same place.
@@ -208,6 +210,14 @@ def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
         case _:
             book.report("job_lost", job.name, job.count, remote.state)
             settlement.settle_rest(book, job, error, now, missing=False, lost=True)
+
+
+def _learn(book: Book, job: Job, now: float, *, answered: bool) -> None:
+    """Learn how long the batch route takes from a job that ended; one without answers tells only how long not."""
+    if answered:
+        book.durations.saw(job.lane.model, "batch", now - job.sealed_at)
+    else:
+        book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
 
 
 def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:

@@ -49,6 +49,8 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """Whether there is a next rung that costs no more."""
     company: int = EMBEDS_MAX
     """How many may share a call with it, itself included."""
+    urgent_at: float = NEVER
+    """From when on it has nothing to lose: it is on its last rung, and has little more time than that usually takes."""
     tries: int = 0
     op: int = 0
     """The call that carries it; 0 while it waits."""
@@ -199,7 +201,7 @@ class Live:
             while entries := line.first(most):
                 trips = [trip for _, _, trip in entries]
                 tokens = sum(trip.tokens for trip in trips)
-                if not throttle.may_start(now, tokens):
+                if not throttle.may_start(now, tokens, urgent_at=trips[0].urgent_at):
                     line.put_back(entries)
                     break
                 op = next(self._numbers)

@@ -27,6 +27,17 @@ KINDS_MAX: Final = 1_024
 RECORD_PAUSE_S: Final = 60.0
 """Least time between two writings of what was seen: to lose the last of it costs little."""
 USUAL_SHARE: Final = 0.9
+ENTER_SHARE: Final[dict[Route, float]] = {"batch": 0.75, "flex": 0.5, "standard": 0.5}
+"""A rung is entered if that share of its known durations fits into the time before the rungs below need theirs.
+
+More of the batch route: a request that leaves a job others ride in is often paid for twice, and flex costs no more. A
+live call that is left in vain is paid for beside the full price of the next: at even odds both ways cost the same."""
+RESERVE_MORE: Final = 0.5
+RESERVE_QUEUE_S: Final = 10.0
+"""The last rung gets half as much time again as it usually takes, and this for the calls that go before: there is
+nothing below it for the one of ten that takes longer than usual."""
+LOOKS_PER_S: Final = 20_000
+"""How many requests may be looked at anew in a second, since a route below theirs has become slower."""
 PRIOR_S: Final[dict[Route, float]] = {"batch": 6 * 3_600.0, "flex": 900.0, "standard": 60.0}
 """How long a route takes before there is any history: guesses, until ten durations were seen."""
 _TRUSTED: Final = 10
@@ -80,6 +91,9 @@ class Durations:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, Route], list[float]] = {}
         self._usual: dict[tuple[str, Route], float] = {}
+        self._before: dict[tuple[str, Route], float] = {}
+        """What was usual before something was learned that has not been looked at yet."""
+        self._looked_at = 0.0
         self._changed: set[tuple[str, Route]] = set()
         self._recorded_at = float("-inf")
 
@@ -88,7 +102,9 @@ class Durations:
         seen = self._of(model, route)
         seen.append(max(0.0, duration_s))
         del seen[:-SAMPLES_MAX]
-        self._usual.pop((model, route), None)
+        usual = self._usual.pop((model, route), None)
+        if usual is not None:
+            self._before.setdefault((model, route), usual)
         self._changed.add((model, route))
 
     def saw_at_least(self, model: str, route: Route, duration_s: float) -> None:
@@ -100,11 +116,28 @@ class Durations:
         """Return the duration that nine of ten requests keep to; until ten were seen the prior counts as one more."""
         known = self._usual.get((model, route))
         if known is None:
-            seen = sorted(self._seen.get((model, route), ()))
-            if len(seen) < _TRUSTED:
-                seen = sorted([*seen, PRIOR_S[route]])
-            known = self._usual[model, route] = seen[ceil(USUAL_SHARE * len(seen)) - 1]
+            known = self._usual[model, route] = self._within_s(model, route, USUAL_SHARE)
         return known
+
+    def _within_s(self, model: str, route: Route, share: float) -> float:
+        seen = sorted(self._seen.get((model, route), ()))
+        if len(seen) < _TRUSTED:
+            seen = sorted([*seen, PRIOR_S[route]])
+        return seen[ceil(share * len(seen)) - 1]
+
+    def has_risen(self, now: float, waiting: int) -> bool:
+        """Return whether any route has become slower since this was last told, so that requests must leave earlier.
+
+        Args:
+            now: the time.
+            waiting: requests that will have to be looked at if so: the more there are, the more seldom it is told.
+        """
+        # Distance, not order: the clock may have been set back meanwhile.
+        if not self._before or abs(now - self._looked_at) * LOOKS_PER_S < waiting:
+            return False
+        self._looked_at = now
+        before, self._before = self._before, {}
+        return any(self.usual_s(model, route) > usual for (model, route), usual in before.items())
 
     # -- records
 
@@ -142,16 +175,26 @@ class Durations:
 
     def reserve_s(self, model: str, ladder: Ladder, rung: int) -> float:
         """Return how much time the rungs below one need."""
+        if rung + 1 == len(ladder):
+            return 0.0
+        more_s = self.usual_s(model, ladder[-1]) * RESERVE_MORE + RESERVE_QUEUE_S
+        return self._below_s(model, ladder, rung) + more_s
+
+    def _below_s(self, model: str, ladder: Ladder, rung: int) -> float:
         return sum(self.usual_s(model, route) for route in ladder[rung + 1 :])
 
     def enter(self, model: str, ladder: Ladder, rung: int, left_s: float) -> int:
-        """Return the first rung from ``rung`` on whose usual duration fits into the time left.
+        """Return the first rung from ``rung`` on that may well be done before the rungs below need what is left.
+
+        What the last one gets beyond its usual time does not count here: a rung that is left in time, or a little
+        later, must still find the next one open.
 
         The last one is entered however little time is left: there is nothing to be saved for.
         """
         last = len(ladder) - 1
         for number in range(rung, last):
-            if self.usual_s(model, ladder[number]) <= left_s:
+            route = ladder[number]
+            if self._within_s(model, route, ENTER_SHARE[route]) <= left_s - self._below_s(model, ladder, number):
                 return number
         return last
 

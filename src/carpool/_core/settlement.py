@@ -144,7 +144,7 @@ def _fail_all(book: Book, job: Job, places: list[Place], failure: Failure, now: 
 
 
 def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -> bool:
-    """Count an attempt against a row, and return whether it is to be sent again.
+    """Count an attempt against a row, and return whether it is to be sent again, in a job or on its next rung.
 
     A row that nobody awaits any more, and whose key nobody named, is not sent again unasked.
     """
@@ -153,7 +153,7 @@ def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -
     if segment.flags[row] & ABANDONED:
         book.finish(segment, row)
         return False
-    if segment.attempts[row] >= book.settings.attempts_max:
+    if segment.attempts[row] >= book.settings.attempts_max and not descent.has_next(book, place, "batch"):
         verdicts.add([place], failure)
         return False
     return True

@@ -41,7 +41,7 @@ class Throttle:
         air: counts those of all routes and models.
     """
 
-    __slots__ = ("_air", "_breaker", "_hold_until", "_wanted", "flying", "requests", "tokens")
+    __slots__ = ("_air", "_breaker", "_hold_until", "_urgent_at", "_wanted", "flying", "requests", "tokens")
 
     def __init__(self, name: str, calls_max: int = CALLS_MAX, air: Air | None = None) -> None:
         self._air = air or Air()
@@ -49,6 +49,8 @@ class Throttle:
         self._hold_until = 0.0
         self._wanted = 0
         """Tokens of the call that was last kept waiting."""
+        self._urgent_at = NEVER
+        """From when on that call may go as a probe of its own."""
         self.flying = InFlight(calls_max)
         self.requests = Rate()
         self.tokens = Rate(least=_TOKENS_LEAST)
@@ -74,14 +76,15 @@ class Throttle:
         """Return whether no call may go now since the route refuses calls altogether."""
         return self._breaker.is_open and self._breaker.next_send(now) > now
 
-    def may_start(self, now: float, tokens: int = 0) -> bool:
+    def may_start(self, now: float, tokens: int = 0, urgent_at: float = NEVER) -> bool:
         """Return whether a call may be sent now.
 
         Args:
             now: the time, in seconds.
             tokens: estimate of its input.
+            urgent_at: from when on its deadline is so near that waiting for the breaker is as bad as a refusal.
         """
-        self._wanted = tokens
+        self._wanted, self._urgent_at = tokens, urgent_at
         return self.next_start(now) <= now
 
     def next_start(self, now: float) -> float:
@@ -96,7 +99,9 @@ class Throttle:
         rates = max(self.requests.next_send(now), self.tokens.next_send(now, float(self._wanted)))
         at = max(now, self._hold_until, rates, self._breaker.next_send(now))
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
-        return at if self._breaker.is_open else max(at, self.flying.next_send(now))
+        if not self._breaker.is_open:
+            at = max(at, self.flying.next_send(now))
+        return min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
 
     def wait_s(self, now: float, queued: int, tokens: int = 0) -> float:
         """Return how long a call will wait behind others, as far as the learned rates tell.
@@ -117,7 +122,7 @@ class Throttle:
             now: the time, in seconds.
             requests: that share the call; quotas count each.
         """
-        self._wanted = 0
+        self._wanted, self._urgent_at = 0, NEVER
         self._air.count += 1
         self._breaker.sent(now)
         self.flying.sent(now)
