@@ -27,6 +27,19 @@ class Leaves(Exception):
     """What a block is left with."""
 
 
+class Failing(carpool.MemoryStore):
+    """A store whose disk is gone from the moment on at which a test says so."""
+
+    fails = False
+
+    def commit(self, writes: Any) -> Any:
+        if not self.fails:
+            return super().commit(writes)
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(carpool.StoreError("the disk is gone"))
+        return failed
+
+
 @asynccontextmanager
 async def left(service: Service, store: carpool.MemoryStore, *, clean: bool, **more: Any) -> AsyncGenerator[Any]:
     with suppress(Leaves):
@@ -298,16 +311,6 @@ def test_a_forgotten_client_finishes_and_lets_go() -> None:
 
 
 def test_a_forgotten_client_whose_store_fails_lets_go_too(caplog: pytest.LogCaptureFixture) -> None:
-    class Failing(carpool.MemoryStore):
-        fails = False
-
-        def commit(self, writes: Any) -> Any:
-            if not self.fails:
-                return super().commit(writes)
-            failed = asyncio.get_running_loop().create_future()
-            failed.set_exception(carpool.StoreError("the disk is gone"))
-            return failed
-
     async def main() -> None:
         service, store = Service(), Failing()
         client = client_of(service, store, linger_s=60)
@@ -341,23 +344,14 @@ def test_a_store_that_cannot_be_closed_as_its_loop_ends(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("later", [False, True], ids=["in the turn in which it failed", "later"])
 def test_whoever_leaves_a_client_that_has_failed_was_told_before(later: bool, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(carpool.MemoryStore):
-        is_broken = False
-
+    class Broken(Failing):
         async def close(self) -> None:
             raise carpool.StoreError("it does not close")
-
-        def commit(self, writes: Any) -> Any:
-            if not self.is_broken:
-                return super().commit(writes)
-            failed = asyncio.get_running_loop().create_future()
-            failed.set_exception(carpool.StoreError("the disk is gone"))
-            return failed
 
     async def main() -> None:
         service, store = Service(), Broken()
         async with client_of(service, store) as client:
-            store.is_broken = True
+            store.fails = True
             with pytest.raises(carpool.StoreError, match="the disk is gone"):
                 await client.generate(MODEL, "p")
             if later:

@@ -34,6 +34,7 @@ from carpool._core.model import Place
 from carpool._ports import Provider, ProviderError
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import Calls, Question
+from carpool._runtime.errand import Errand
 from carpool._runtime.handover import Handover
 from carpool._runtime.livecalls import LiveCalls
 from carpool._runtime.watch import Watch
@@ -141,7 +142,7 @@ class Deeds:
         with anyio.move_on_after(timeout_s):
             async with anyio.create_task_group() as group:
                 for name in names:
-                    group.start_soon(guarded, self._watch, self._cancel, CancelRemote(name=name))
+                    group.start_soon(Errand, guarded, self._watch, self._cancel, CancelRemote(name=name))
 
     async def _cancel(self, action: CancelRemote) -> None:
         try:
