@@ -7,9 +7,20 @@ from decimal import Decimal
 import pytest
 
 from carpool._core.live import SHARED_BYTES_MAX, WAIT_MAX_S
-from carpool._core.messages import Answered, Call, Create, Deliver, Fail, PutResults, Refused, Step, Undelivered
+from carpool._core.messages import (
+    Answered,
+    Call,
+    Create,
+    Deliver,
+    DropSegments,
+    Fail,
+    PutResults,
+    Refused,
+    Step,
+    Undelivered,
+)
 from carpool._core.meter import Charge
-from carpool._core.model import DONE, LIVE, SENT, Fault, Lane
+from carpool._core.model import DONE, LIVE, ROW_BITS, SENT, Fault, Lane
 from carpool._core.routing import PRIOR_S
 from carpool.settings import CHEAP, FAST, Price
 
@@ -80,6 +91,21 @@ def test_a_live_answer_that_comes_when_the_job_has_answered_is_only_paid(key: st
     desk.ended()
     assert desk.engine.receipt().by_route["flex"].requests == 1
     assert desk.engine.stats().answered == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_in_the_air_can_be_read_although_its_job_has_answered(refused: bool) -> None:
+    desk, place, call = doubled("k")
+    desk.admit("other", ladder=STANDARD)
+    other = only(desk.wait().actions, Call)
+    desk.fetched(kept=[(place, b"batch")])
+    assert every(desk.ended().writes, DropSegments) == []
+    assert desk.disk.segments.keys() == {place >> ROW_BITS, other.places[0] >> ROW_BITS}
+    desk.answered(other)
+    assert desk.disk.segments.keys() == {place >> ROW_BITS}
+    step = desk.shed(call) if refused else desk.answered(call, kept=[(place, b"live")])
+    assert only(step.writes, DropSegments).numbers == [place >> ROW_BITS]
+    assert desk.engine.book.live.carried == {}
 
 
 # -- embeddings that share a call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import carpool
 from carpool import FAST, ClientClosed, MemoryStore, RequestFailed
 from carpool._core.messages import Write
+from carpool._core.model import Span
 from carpool._ports import Answers
 
 from .virtual import MODEL, Service, answer, client_of, run, turns, until
@@ -202,6 +203,40 @@ def test_answers_that_come_while_the_store_is_full_are_paid_for_once_and_reach_e
             store.full = False
             assert await outcome(calls[1]) == answer("keyed")
         assert service.live == {"bare": 1, "keyed": 1}
+
+    run(main())
+
+
+# -- rows that are read back
+
+
+class Slow(MemoryStore):
+    """A store whose rows take their time to be read."""
+
+    held = False
+
+    async def read(self, spans: Sequence[Span]) -> AsyncIterator[bytes]:
+        await until(lambda: not self.held)
+        async for part in super().read(spans):
+            yield part
+
+
+def test_a_row_that_is_read_for_a_live_call_stays_there_while_its_job_answers() -> None:
+    async def main() -> None:
+        service, store = Service(latency_s=6 * 3_600.0 + 2_700.0), Slow()
+        async with client_of(service, store) as client:
+            call = asked(client, ladder=carpool.CHEAP, deadline="7h", key="k")
+            company = asked(client, "company", ladder=("batch",), key="company")  # whose job is not cancelled
+            await until(lambda: service.jobs)
+            store.held = True  # the row is sent again when 1,000 seconds are left; the job answers then, before it is read
+            await until(call.done)
+            await asyncio.sleep(60.0)
+            assert (call.result().text, call.result().receipt.route) == (answer("p"), "batch")
+            store.held = False
+            await client.drain()
+            assert company.done()
+            assert await outcome(asked(client, "next")) == answer("next")
+        assert service.live == {"p": 1, "next": 1}
 
     run(main())
 

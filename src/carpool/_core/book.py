@@ -291,7 +291,7 @@ class Book:
             segment = self.segments.get(no)
             if segment is None:
                 continue
-            if segment.open_rows == 0 and segment.jobs == 0:
+            if segment.open_rows == 0 and segment.jobs == 0 and no not in self.live.carried:
                 del self.segments[no]
                 dropped.append(no)
             else:
