@@ -194,6 +194,19 @@ class Live:
                 self._lines[trip.route, trip.lane].leave(trip)
         return trip
 
+    def rejoin(self, place: Place) -> bool:
+        """Let a request that has left a call in the air wait for that call alone; return whether there is one."""
+        if place >> ROW_BITS not in self.carried:
+            return False
+        for flight in self.flights.values():
+            for trip in flight.trips:
+                if trip.place == place:
+                    self.drop(place)
+                    trip.over = trip.left = False
+                    self.trips[place] = trip
+                    return True
+        return False
+
     def start(self, now: float) -> Iterator[Call]:
         """Start the calls that may start now, those with the nearest deadline first."""
         self._wake(now)
