@@ -228,6 +228,7 @@ class Client:
         Raises:
             RequestError: nobody ever gave this key, or its result is past its time.
             RequestRejected, RequestFailed, ResultMissing, SubmitAmbiguous, StoreError: the verdict, or unreadable.
+            DeadlineExceeded: its deadline passed while nothing of it was under way, and it was withdrawn.
         """
         runtime = self._ready()
         asked = runtime.entrance.find(checked_key(key)) or await self._siblings.find(key)
