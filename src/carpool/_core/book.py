@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -411,14 +411,11 @@ class Book:
             self.segments[no].jobs -= no not in after
         self.sweep_segments(before)
 
-    def rows_in(self, job: Job, state: int) -> list[Place]:
-        """Return the job's rows that are in a state, in order."""
-        places: list[Place] = []
+    def sent_in(self, job: Job) -> Iterator[Place]:
+        """Iterate over the rows of a job that have no answer yet, in order."""
         for no, start, stop in job.spans:
-            states = self.segments[no].states
-            base = no << ROW_BITS
-            places.extend(base | row for row in range(start, stop) if states[row] == state)
-        return places
+            states, base = self.segments[no].states, no << ROW_BITS
+            yield from (base | row for row in range(start, stop) if states[row] == SENT)
 
     def job_of(self, place: Place) -> Job:
         """Return the job that holds a row that is SENT."""

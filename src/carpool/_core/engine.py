@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from typing import Final, TypeAlias, assert_never
 
-from carpool._core import alarms, descent, landing, lifecycle, settlement, shelf, sweeping
+from carpool._core import alarms, descent, landing, leaving, lifecycle, settlement, shelf, sweeping
 from carpool._core.book import Book, room_for
 from carpool._core.keys import Claim
 from carpool._core.messages import (
@@ -447,11 +447,11 @@ class Engine:
             self._next_expiry = now + _EXPIRY_PAUSE_S
         sweeping.advance(book, now)
         alarms.raise_new(book, now)
+        leaving.move_on(book, now)  # before jobs go on: what leaves one that was not sent yet is not sent twice
         for job in list(book.jobs.values()):
             if job.wake_at is not None and job.wake_at <= now:
                 lifecycle.resume(book, job, now)
         lifecycle.let_on(book, now)
-        descent.move_on(book, now)
         landing.start(book, now)
         descent.flee(book, now)
         while (batch := book.lanes.cut(now)) is not None:

@@ -57,9 +57,7 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     wake_at: float = 0.0
     """Not to be sent before."""
     besides: bool = False
-    """Whether its row is in a running job too: what both answer is paid for twice."""
-    left: bool = False
-    """Whether its request went on to a job while the call was in the air: what both answer is paid for twice."""
+    """Whether its row is in a running job too, or in a call that it has left: what both answer is paid for twice."""
     over: bool = False
     """Whether it was answered elsewhere, or left."""
     ready: bool = False
