@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import platformdirs
 
-from carpool._arguments import checked_hook, checked_key, day_number
+from carpool._arguments import checked_hook, checked_key, day_number, without_batch
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
 from carpool._core.routing import choose
@@ -329,6 +329,8 @@ class Client:
         ladder: Ladder | None,
     ) -> Asked:
         route = choose(ladder, self.settings.ladder, kind, timed=until is not None)
+        if encoded.live_only:
+            route = without_batch(route, encoded.live_only)
         if key is not None:
             checked_key(key)
             flags |= EXPLICIT

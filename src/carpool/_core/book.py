@@ -133,7 +133,10 @@ class Book:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
         self.step.writes += [PutDay(account=account) for account in self.ledger.budget.changes()]
         if self.step.writes or self.closing:
-            self.step.writes += [PutSeen(seen=seen) for seen in self.durations.changes(now, at_once=self.closing)]
+            durations = self.durations.changes(now, at_once=self.closing)
+            if durations or self.closing:  # live answers end no job, with whose end habits are written else
+                self.step.writes += [PutHabit(habit=habit) for habit in self.ledger.habits.changes()]
+            self.step.writes += [PutSeen(seen=seen) for seen in durations]
         step, self.step = self.step, Step(writes=[], actions=[])
         return step
 
