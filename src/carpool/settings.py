@@ -22,7 +22,7 @@ OnClose: TypeAlias = Literal["keep", "drain", "cancel"]
 
 CHEAP: Final[Ladder] = ("batch", "flex", "standard")
 FAST: Final[Ladder] = ("standard", "batch")
-ROUTES: Final = ("batch", "flex", "standard")
+ROUTES: Final[tuple[Route, ...]] = ("batch", "flex", "standard")
 
 _DAY_S: Final = 86_400.0
 

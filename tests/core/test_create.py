@@ -16,7 +16,7 @@ from carpool._core.messages import (
     Revoke,
     Upload,
 )
-from carpool._core.model import SENT, JobState
+from carpool._core.model import JobState
 
 from .desk import Desk, error, every, only, questions, remote
 from .states import creating, looking, ready, uploading
@@ -267,7 +267,7 @@ def test_a_file_is_created_whole_as_long_as_anybody_awaits_a_row_of_it() -> None
     desk.wait()
     desk.leave(places[1])
     assert only(desk.uploaded().actions, Create).job.count == 3
-    assert desk.engine.book.rows_in(desk.job, SENT) == places
+    assert list(desk.engine.book.sent_in(desk.job)) == places
 
 
 # -- uploads

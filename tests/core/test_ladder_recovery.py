@@ -9,7 +9,7 @@ import pytest
 from carpool._core.keys import Claim
 from carpool._core.messages import Answered, Call, Create, Deliver, PutResults, Refused, RowsFetched, Sweep, Swept
 from carpool._core.meter import Charge
-from carpool._core.model import DONE, LIVE, PARKED, QUEUED, SENT, Fault, Lane
+from carpool._core.model import DONE, LIVE, QUEUED, SENT, Fault, Lane
 from carpool._core.routing import Durations, code_of
 from carpool.settings import CHEAP, FAST, Ladder, Price
 from carpool.types import ServerError
@@ -217,29 +217,26 @@ def test_a_row_answered_by_its_job_and_a_live_call_in_one_turn_is_answered_once(
     assert desk.engine.stats().answered == 1
 
 
-def test_a_row_that_was_given_back_while_its_live_call_is_in_the_air_goes_on_with_it() -> None:
+def test_a_job_that_vanished_is_not_made_again_for_a_row_that_went_ahead() -> None:
     desk, place = in_a_job()
-    job = desk.job
     call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
-    desk.engine.book.segments[1].states[0] = PARKED
-    desk.engine.book.close(job)
-    assert desk.claim("k") == (Claim.LIVE, place)
-    assert (state(desk, place), desk.engine.stats().waiting) == (LIVE, 1)
+    desk.refused(404)
+    while desk.jobs:
+        desk.wake()
+        desk.found()
+    assert (desk.jobs, state(desk, place), desk.engine.stats().waiting) == ([], LIVE, 1)
     desk.answered(call, kept=[(place, b"x")])
     assert (state(desk, place), desk.engine.stats().waiting) == (DONE, 0)
 
 
-@pytest.mark.parametrize(("jobs_max", "then", "doubles"), [(2, SENT, 1), (1, QUEUED, 0)])
-def test_what_both_a_call_that_was_left_and_a_job_answer_is_a_double(jobs_max: int, then: int, doubles: int) -> None:
-    desk = Desk(prices=PRICES, jobs_max=jobs_max)
-    desk.running("first")
+def test_a_live_call_is_not_left_for_a_route_that_is_slower_by_its_nature() -> None:
+    desk = Desk(prices=PRICES)
     place = desk.admit(ladder=("flex", "batch"), deadline=desk.now + 24 * HOUR)
     call = only(desk.wait().actions, Call)
-    desk.wait(18 * HOUR)
-    desk.wait(HOUR)
-    assert state(desk, place) == then
+    desk.wait(23 * HOUR)
+    assert (state(desk, place), desk.engine.book.leaving) == (LIVE, [])
     desk.answered(call)
-    assert (state(desk, place), sum(day.doubles for day in desk.disk.accounts())) == (DONE, doubles)
+    assert state(desk, place) == DONE
 
 
 # -- what is held back for a job that this store may not know

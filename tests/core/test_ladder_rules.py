@@ -9,11 +9,11 @@ import pytest
 
 from carpool._core.breaker import URGENT_CLOSED_S, URGENT_PASSED_S, URGENT_PAUSE_S, Breaker
 from carpool._core.concurrency import START as IN_FLIGHT
-from carpool._core.messages import Call, Create, Fail, Refused
+from carpool._core.messages import Call, CancelRemote, Create, Fail, Refused, Upload
 from carpool._core.model import DONE, LIVE, SENT, Fault
-from carpool._core.routing import PRIOR_S, RESERVE_MORE, RESERVE_QUEUE_S, Durations
+from carpool._core.routing import PRIOR_S, RESERVE_MORE, RESERVE_QUEUE_S, Durations, quicker_below
 from carpool._core.throttle import Throttle
-from carpool.settings import CHEAP, Price
+from carpool.settings import CHEAP, FAST, Ladder, Price
 
 from .desk import LANE, START, Desk, every, only
 
@@ -50,6 +50,50 @@ def test_the_last_rung_gets_more_than_its_usual_time() -> None:
     usual_s = durations.usual_s("m", "standard")
     assert durations.reserve_s("m", CHEAP, 1) == usual_s * (1 + RESERVE_MORE) + RESERVE_QUEUE_S
     assert durations.reserve_s("m", CHEAP, 2) == 0.0
+
+
+def test_no_rung_is_entered_that_would_have_to_be_left_at_once() -> None:
+    durations = Durations()
+    for _ in range(10):
+        durations.saw("m", "batch", 1.0)
+    at_once_s = durations.reserve_s("m", ("batch", "standard"), 0)
+    assert durations.enter("m", ("batch", "standard"), 0, at_once_s) == 1
+    assert durations.enter("m", ("batch", "standard"), 0, at_once_s + 1.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("ladder", "rung", "below"),
+    [
+        (CHEAP, 0, ("flex", "standard")),
+        (CHEAP, 1, ("standard",)),
+        (FAST, 0, ()),
+        (("flex", "batch", "standard"), 0, ("standard",)),
+        (("batch", "standard", "flex"), 0, ("standard",)),
+    ],
+)
+def test_a_rung_is_left_in_haste_for_quicker_ones_alone(ladder: Ladder, rung: int, below: Ladder) -> None:
+    durations = Durations()
+    assert quicker_below(ladder, rung) == below
+    assert durations.leave_at("m", ladder, rung, 1e6) == 1e6 - (
+        sum(PRIOR_S[route] for route in below) + PRIOR_S[below[-1]] * RESERVE_MORE + RESERVE_QUEUE_S if below else 0.0
+    )
+
+
+def test_a_rung_with_no_quicker_one_below_is_entered_however_little_time_is_left() -> None:
+    assert Durations().enter("m", FAST, 0, 1.0) == 0
+    assert Durations().enter("m", ("flex", "batch", "standard"), 0, 1.0) == 2
+
+
+def test_a_refused_call_stays_on_its_route_if_the_next_would_be_too_late() -> None:
+    desk = Desk()
+    place = desk.admit(ladder=FAST, deadline=START + HOUR)
+    desk.shed(only(desk.wait().actions, Call))
+    assert state(desk, place) == LIVE
+    again = only(desk.wake().actions, Call)
+    assert again.places == [place]
+    late = desk.admit("late", ladder=FAST, deadline=START + 9 * HOUR)
+    desk.shed(only(desk.wait().actions, Call))
+    assert (state(desk, place), state(desk, late)) == (LIVE, SENT), "a batch may be in time"
 
 
 def test_only_what_has_become_slower_is_told_and_only_once() -> None:
@@ -135,6 +179,58 @@ def test_a_request_whose_jobs_failed_as_often_as_they_may_goes_to_its_next_rung(
     assert every(step.actions, Fail) == every(step.actions, Create) == []
     assert only(step.actions, Call).route == "flex"
     assert state(desk, place) == LIVE
+
+
+@pytest.mark.parametrize("limit_usd", ["1.00", "0"])
+def test_requests_leave_a_job_that_waits_for_room_without_being_sent_twice(limit_usd: str) -> None:
+    desk = Desk(prices=PRICES, max_double_cost_per_day_usd=Decimal(limit_usd))
+    hurried = desk.admit("hurried", ladder=CHEAP, deadline=START + 7 * HOUR)
+    at_ease = desk.admit("at ease")
+    desk.wait()
+    desk.refused(429, status="RESOURCE_EXHAUSTED")
+    desk.now = START + 7 * HOUR - BELOW_S
+    step = desk.wait()
+    call = only(step.actions, Call)
+    assert (call.places, state(desk, hurried)) == ([hurried], LIVE)
+    assert only(step.actions, Create).job.spans == ((1, 1, 2),)
+    desk.answered(call)
+    desk.created()
+    assert (state(desk, hurried), state(desk, at_ease)) == (DONE, SENT)
+    assert sum(day.doubles for day in desk.disk.accounts()) == 0
+
+
+def test_a_running_job_that_everybody_has_left_is_cancelled_at_each_look_until_it_ends() -> None:
+    desk = Desk(prices=PRICES)
+    desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.created()
+    step = desk.wait(7 * HOUR - BELOW_S)
+    assert only(step.actions, CancelRemote).name == "batches/1"
+    call = only(step.actions, Call)
+    assert only(desk.polled("RUNNING", output=False).actions, CancelRemote).name == "batches/1"
+    desk.answered(call)
+    again = desk.restart()
+    again.wake()
+    assert only(again.polled("RUNNING", output=False).actions, CancelRemote).name == "batches/1"
+
+
+def test_a_job_is_not_cancelled_for_requests_that_may_not_be_sent_twice() -> None:
+    desk = Desk(prices=PRICES, max_double_cost_per_day_usd=Decimal(0))
+    place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
+    desk.wait()
+    desk.created()
+    step = desk.wait(7 * HOUR - BELOW_S)
+    assert (every(step.actions, CancelRemote), every(step.actions, Call), state(desk, place)) == ([], [], SENT)
+
+
+def test_a_job_is_not_made_for_requests_that_all_went_ahead_while_it_was_uploaded() -> None:
+    desk = Desk(prices=PRICES, inline_bytes_max=1)
+    place = desk.admit(ladder=CHEAP, deadline=START + 7 * HOUR)
+    assert every(desk.wait().actions, Upload)
+    call = only(desk.wait(7 * HOUR - BELOW_S).actions, Call)
+    desk.answered(call)
+    step = desk.uploaded()
+    assert (every(step.actions, Create), desk.jobs, state(desk, place)) == ([], [], DONE)
 
 
 def test_a_flex_call_in_the_air_is_not_left_where_paying_twice_is_forbidden() -> None:

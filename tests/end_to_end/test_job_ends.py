@@ -198,7 +198,7 @@ async def test_a_deadline_ends_a_call_that_was_never_sent_and_takes_it_out() -> 
     async with Emulator(Plan(faults={"job.stuck_running": Fault()})) as emulator:
         async with opened(emulator, jobs_max=1) as client:
             first = asyncio.create_task(client.generate(MODEL, "holds the only job", deadline=0.5))
-            await until(lambda: rows_of_jobs(emulator), "the only job")
+            await until(lambda: rows_of_jobs(emulator) == [1], "the only job")
             late = [client.generate("gemini-2.5-flash", text, deadline=0.3, key=text) for text in prompts(3)]
             outcomes = await settled(first, *late)
             await until(lambda: client.stats().waiting == 0, "overdue calls are taken out")

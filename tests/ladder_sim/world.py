@@ -337,9 +337,7 @@ class World:
 
     def _check_job(self, job: Job) -> None:
         book = self.engine.book
-        waits = any(
-            place not in book.live.trips and not self.by_place[place].ending for place in book.rows_in(job, SENT)
-        )
+        waits = any(place not in book.live.trips and not self.by_place[place].ending for place in book.sent_in(job))
         remote = self.remotes.get(job.name)
         if not waits and remote is not None and not remote.cancelled and self.now < remote.fate.ends_at:
             self.faults.append(f"{job.name} goes on although nobody waits for it")

@@ -1,7 +1,7 @@
-"""One request's way down its ladder: on which rung it begins, and when it moves on.
+"""One request's way down its ladder: on which rung it begins, and where it goes from there.
 
 Owns the moves between rungs. What a route usually takes is for ``routing``, which live call goes next for ``live``,
-what the end of one means for ``landing``, and how jobs go on for ``lifecycle``.
+what the end of one means for ``landing``, when time is short for ``leaving``, and how jobs go on for ``lifecycle``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from carpool._core.accumulator import queued_runs
 from carpool._core.book import Book, spans_of
 from carpool._core.ledger import PAID_PERCENT, Ask
 from carpool._core.live import NEVER, Trip
-from carpool._core.messages import CancelRemote
-from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Job, Place, Segment, caps_of, place_of
-from carpool._core.routing import BATCH_ONLY, LADDERS
+from carpool._core.model import ABANDONED, LIVE, PARKED, QUEUED, SENT, Place, Segment, caps_of, place_of
+from carpool._core.routing import BATCH_ONLY, LADDERS, quicker_below
 from carpool.settings import Ladder, Route
 
 
@@ -80,7 +79,7 @@ def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> No
     low = start
     for row in range(start, stop):
         one = Rider(segment, row)
-        rung = _first_rung(book, one, 0, now)
+        rung = first_rung(book, one, 0, now)
         if one.ladder[rung] == "batch":
             _watch(book, one, rung, now)
             continue
@@ -88,7 +87,7 @@ def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> No
             book.queue(segment, low, row)
         low = row + 1
         segment.states[row] = LIVE
-        _go_live(book, one, rung, now)
+        go_live(book, one, rung, now)
     if low < stop:
         book.queue(segment, low, stop)
 
@@ -96,10 +95,8 @@ def begin(book: Book, segment: Segment, start: int, stop: int, now: float) -> No
 def wake(book: Book, segment: Segment, row: int, now: float) -> None:
     """Let a row that is PARKED begin anew, in front of its lane if it takes the batch route."""
     one = Rider(segment, row)
-    rung = _first_rung(book, one, 0, now)
-    if one.place in book.live.trips:
-        _go_on_alone(book, one)
-    elif one.ladder[rung] == "batch":
+    rung = first_rung(book, one, 0, now)
+    if one.ladder[rung] == "batch":
         book.requeue(((segment.no, row, row + 1),), now)
         _watch(book, one, rung, now)
     elif segment.no <= book.held_to:
@@ -107,7 +104,7 @@ def wake(book: Book, segment: Segment, row: int, now: float) -> None:
     else:
         book.count_in(segment, row, row + 1)
         segment.states[row] = LIVE
-        _go_live(book, one, rung, now)
+        go_live(book, one, rung, now)
 
 
 def release(book: Book, now: float) -> None:
@@ -118,12 +115,12 @@ def release(book: Book, now: float) -> None:
         for start, stop in queued_runs(segment, 0, len(segment.keys)):
             for row in range(start, stop):
                 one = Rider(segment, row)
-                rung = _first_rung(book, one, 0, now)
+                rung = first_rung(book, one, 0, now)
                 if one.ladder[rung] == "batch":
                     _watch(book, one, rung, now)
                 else:
                     book.unqueue(segment, row)
-                    _go_live(book, one, rung, now)
+                    go_live(book, one, rung, now)
 
 
 def watch_jobs(book: Book, segment: Segment, now: float) -> None:
@@ -166,21 +163,21 @@ def go_on(book: Book, places: Iterable[Place], now: float) -> None:
         one = rider(book, place)
         book.held_back.pop(place, None)
         if place in book.live.trips:
-            _go_on_alone(book, one)
+            go_on_alone(book, one)
             continue
         tired = one.segment.attempts[one.row] >= book.settings.attempts_max
-        rung = _first_rung(book, one, one.ladder.index("batch") + tired, now)
+        rung = first_rung(book, one, one.ladder.index("batch") + tired, now)
         if one.ladder[rung] == "batch":
             again.append(place)
             continue
         book.count_in(one.segment, one.row, one.row + 1)
         one.segment.states[one.row] = LIVE
         one.segment.attempts[one.row] = 0
-        _go_live(book, one, rung, now)
+        go_live(book, one, rung, now)
     book.requeue(spans_of(again), now)
 
 
-def _go_on_alone(book: Book, one: Rider) -> None:
+def go_on_alone(book: Book, one: Rider) -> None:
     """Let a request that went ahead of its job go on without it."""
     book.count_in(one.segment, one.row, one.row + 1)
     one.segment.states[one.row] = LIVE
@@ -192,15 +189,24 @@ def has_next(book: Book, place: Place, route: Route) -> bool:
     return route in rider(book, place).ladder[:-1]
 
 
-def _first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
+def first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
     left_s = one.deadline - now
     if left_s == NEVER or left_s <= 0:
         return rung  # one that has passed hurries nobody: what is still to be answered need not cost the full price
     return book.durations.enter(one.segment.lane.model, one.ladder, rung, left_s)
 
 
-def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
-    """Start a row that is LIVE, or still in a job, on a live rung."""
+def go_live(book: Book, one: Rider, rung: int, now: float, *, besides: bool = False) -> None:
+    """Start a row that is LIVE, or still in a job, on a live rung.
+
+    Args:
+        book: the state.
+        one: the row.
+        rung: of its ladder.
+        now: the time.
+        besides: whether a call that it has left is in the air.
+    """
+    besides = besides or one.state == SENT
     book.live.push(
         Trip(
             place=one.place,
@@ -211,23 +217,25 @@ def _go_live(book: Book, one: Rider, rung: int, now: float) -> None:
             deadline=one.deadline,
             entered_at=now,
             size_bytes=one.segment.bytes_of(one.row, one.row + 1),
-            flees=is_no_dearer(one.ladder, rung),
+            flees=not besides and flees(book, one, rung, now),
             urgent_at=_urgent_at(book, one, rung),
             wake_at=now,
-            besides=one.state == SENT,
+            besides=besides,
         )
     )
     _watch(book, one, rung, now)
 
 
 def _urgent_at(book: Book, one: Rider, rung: int) -> float:
-    """Return from when on a request has nothing to lose on a rung; infinity if there is another below."""
-    return leave_at(book, one, rung - 1) if rung + 1 == len(one.ladder) else NEVER
+    """Return from when on a request has nothing to lose on a rung; infinity if there is a quicker one below."""
+    if quicker_below(one.ladder, rung):
+        return NEVER
+    return one.deadline - book.durations.last_s(one.segment.lane.model, one.ladder[rung])
 
 
 def _watch(book: Book, one: Rider, rung: int, now: float) -> None:
     """Note when a request has to leave its rung."""
-    if now < one.deadline < NEVER and rung + 1 < len(one.ladder):
+    if now < one.deadline < NEVER and quicker_below(one.ladder, rung):
         heapq.heappush(book.leaving, (leave_at(book, one, rung), one.place, rung))
 
 
@@ -239,62 +247,28 @@ def leave_at(book: Book, one: Rider, rung: int) -> float:
     return book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
 
 
-def move_on(book: Book, now: float) -> None:
-    """Take the requests whose time on their rung is over to the next."""
-    riding: dict[str, dict[Place, None]] = {}
-    if book.durations.has_risen(now, len(book.leaving)):
-        book.leaving = [
-            (leave_at(book, rider(book, place), rung), place, rung)
-            for _, place, rung in book.leaving
-            if book.is_open(place)
-        ]
-        heapq.heapify(book.leaving)
-    while book.leaving and book.leaving[0][0] <= now:
-        _, place, rung = heapq.heappop(book.leaving)
-        if not book.is_open(place):
-            continue
-        one = rider(book, place)
-        if _rung_of(book, one) != rung or not now < one.deadline < NEVER:
-            continue
-        if one.state == PARKED or one.segment.flags[one.row] & ABANDONED:
-            continue  # nobody waits for it: whoever takes it up will watch it again
-        at = leave_at(book, one, rung)
-        trip = book.live.trips.get(place)
-        if at > now:  # the rungs below have become quicker since this was noted
-            heapq.heappush(book.leaving, (at, place, rung))
-        elif one.state == SENT and trip is None:
-            riding.setdefault(book.job_of(place).id, {})[place] = None
-        elif trip is None or not trip.op or _may_double(book, one, rung + 1, now):
-            if trip is not None and trip.op:
-                book.durations.saw_at_least(trip.lane.model, trip.route, now - book.live.flights[trip.op].started_at)
-            descend(book, one, rung, now)
-    for job_id, places in riding.items():
-        _leave_job(book, book.jobs[job_id], list(places), now)
-
-
 def flee(book: Book, now: float) -> None:
     """Take the requests that wait for a live route in vain to a rung that costs no more."""
     for trip in book.live.in_vain(now):
-        descend(book, rider(book, trip.place), trip.rung, now)
+        descend(book, rider(book, trip.place), trip.rung + 1, now)
 
 
 def descend(book: Book, one: Rider, rung: int, now: float) -> None:
-    """Take a request from a rung to its next. If it is in a job as well, that goes on."""
-    rung = _first_rung(book, one, rung + 1, now)
+    """Take a request from the rung above this one to it, or to a rung below if it fits better.
+
+    If the request is in a job as well, that goes on; and so does a live call in the air: it may be answered, and
+    billed, all the same.
+    """
+    rung = first_rung(book, one, rung, now)
     one.segment.attempts[one.row] = 0
     if one.state == QUEUED:
         book.unqueue(one.segment, one.row)
     trip = book.live.drop(one.place)
-    if one.ladder[rung] == "batch":
-        if trip is not None:
-            trip.left = trip.op > 0
-        if one.state != SENT:
-            book.requeue(((one.segment.no, one.row, one.row + 1),), now, counted=True)
-            _watch(book, one, rung, now)
-        return
-    _go_live(book, one, rung, now)
-    if trip is not None and trip.op:
-        book.live.trips[one.place].besides = True  # the call that it leaves may be answered, and billed, all the same
+    if one.ladder[rung] != "batch":
+        go_live(book, one, rung, now, besides=trip is not None and trip.op > 0)
+    elif one.state != SENT:
+        book.requeue(((one.segment.no, one.row, one.row + 1),), now, counted=True)
+        _watch(book, one, rung, now)
 
 
 def stop(book: Book, place: Place) -> None:
@@ -304,31 +278,17 @@ def stop(book: Book, place: Place) -> None:
         book.live.drop(place)
 
 
+def flees(book: Book, one: Rider, rung: int, now: float) -> bool:
+    """Return whether a request that is refused on a rung goes on at once: the next costs no more, and is in time."""
+    if not is_no_dearer(one.ladder, rung):
+        return False
+    left_s = one.deadline - now
+    return left_s <= 0 or book.durations.is_in_time(one.segment.lane.model, one.ladder[rung + 1], left_s)
+
+
 def is_no_dearer(ladder: Ladder, rung: int) -> bool:
     """Return whether there is a next rung, and it costs no more than this one."""
     return rung + 1 < len(ladder) and PAID_PERCENT[ladder[rung + 1]] <= PAID_PERCENT[ladder[rung]]
-
-
-def _leave_job(book: Book, job: Job, places: list[Place], now: float) -> None:
-    """Send requests of a running job on their next rung as well; cancel the job first if nobody else waits for it."""
-    staying = sum(place not in book.live.trips for place in book.rows_in(job, SENT)) - len(places)
-    if not staying and job.name and not job.stalled:
-        book.act(CancelRemote(name=job.name))
-        book.report("job_left", job.name, len(places))
-    book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
-    for place in places:
-        one = rider(book, place)
-        rung = _first_rung(book, one, one.ladder.index("batch") + 1, now)
-        if _may_double(book, one, rung, now):
-            _go_live(book, one, rung, now)
-
-
-def _may_double(book: Book, one: Rider, rung: int, now: float) -> bool:
-    """Return whether a request may be sent on a rung although it may be answered, and billed, where it is."""
-    refusal = book.ledger.refusal(ask_of("", one.ladder[rung], [one], doubles=1), now)
-    if refusal is not None:
-        book.held_back[one.place] = refusal.reason
-    return refusal is None
 
 
 def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int) -> Ask:
@@ -352,10 +312,3 @@ def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int)
         doubles=doubles,
         lasting=False,
     )
-
-
-def _rung_of(book: Book, one: Rider) -> int:
-    trip = book.live.trips.get(one.place)
-    if trip is not None:
-        return trip.rung
-    return one.ladder.index("batch") if "batch" in one.ladder else -1

@@ -10,11 +10,11 @@ from typing import Final, Literal
 from carpool._core import settlement, shelf
 from carpool._core.book import Book
 from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
-from carpool._core.descent import ask_of, descend, is_no_dearer, leave_at, rider
+from carpool._core.descent import ask_of, descend, flees, is_no_dearer, leave_at, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Flight, Trip
 from carpool._core.messages import Answered, Deliver, Refused
-from carpool._core.model import ABANDONED, DONE, ROW_BITS, SENT, Failure, Fault
+from carpool._core.model import ABANDONED, ROW_BITS, SENT, Failure, Fault
 from carpool._core.retry import Refusal, bad_rows, is_turned_away, pause_s, read_refusal
 from carpool.types import ServerError
 
@@ -62,9 +62,6 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     book.reached = True
     book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
     book.ledger.close(hold_of(flight.op))
-    doubles = sum(trip.left and _was_sent(book, trip) for trip in flight.trips)
-    if doubles:
-        book.ledger.budget.count_doubles(now, doubles)
     # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
     delivered = [place for place in event.delivered if book.is_open(place)]
     kept = [(place, body) for place, body in event.kept if book.is_open(place)]
@@ -78,7 +75,7 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     for place in (*delivered, *(place for place, _ in kept)):
         book.overtake(place)
         book.durations.saw(model, route, now - entered_at[place])
-        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a job
+        book.finish(*rider(book, place))
     faults = {fault.place: fault.error for fault in event.failed}
     for trip in flight.trips:
         if not trip.over:
@@ -92,12 +89,6 @@ def _let_alone(book: Book, trip: Trip) -> None:
     heir = book.live.trips.get(trip.place) if trip.over else None
     if heir is not None:
         heir.besides = rider(book, trip.place).state == SENT
-
-
-def _was_sent(book: Book, trip: Trip) -> bool:
-    """Return whether a request that left its call has gone into a job since."""
-    segment, row = book.at(trip.place)
-    return segment is None or segment.states[row] in (SENT, DONE)
 
 
 def on_refused(book: Book, event: Refused, now: float) -> None:
@@ -180,17 +171,17 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     if fault.kind == "refused" and not pushback.refuses:
         # What flex cannot do the next rung may; what the request has wrong it will say too.
         if trip.route == "flex" and not is_last:
-            descend(book, one, trip.rung, now)
+            descend(book, one, trip.rung + 1, now)
         else:
             _end(book, trip, _verdict_of(fault), now)
     elif not is_last and (
-        is_no_dearer(one.ladder, trip.rung)
+        (not trip.besides and flees(book, one, trip.rung, now))
         or _is_out_of_tries(book, trip, now)
         or leave_at(book, one, trip.rung)
         <= now
         < trip.deadline  # it stayed since it was in a call, and may not be sent twice
     ):
-        descend(book, one, trip.rung, now)
+        descend(book, one, trip.rung + 1, now)
     elif is_last and _is_out_of_tries(book, trip, now):
         kind: Literal["failed", "unreachable"] = "unreachable" if fault.kind == "not_sent" else "failed"
         _end(book, trip, Failure(kind=kind, error=fault.error), now)
@@ -227,15 +218,15 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
     One that may be answered by a job, or by a call that it left, waits for that.
     """
     one = rider(book, trip.place)
-    if is_no_dearer(one.ladder, trip.rung):
-        descend(book, one, trip.rung, now)
-    elif one.state == SENT:
+    if one.state == SENT:
         book.live.drop(trip.place)
         book.held_back[trip.place] = refusal.reason
     elif trip.besides:  # the call that it left is in the air, and may answer it yet
         book.held_back[trip.place] = refusal.reason
         trip.wake_at = now + _AGAIN_S
         book.live.push(trip)
+    elif is_no_dearer(one.ladder, trip.rung):
+        descend(book, one, trip.rung + 1, now)
     else:
         _end(book, trip, Failure(kind="budget", error=ServerError(message=refusal.message)), now)
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, assert_never
 
 import msgspec
 
-from carpool._core import settlement, sweeping
+from carpool._core import leaving, settlement, sweeping
 from carpool._core.accumulator import Batch
 from carpool._core.book import Book
 from carpool._core.breaker import read_pushback
@@ -32,7 +32,7 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import SENT, Failure, Fault, Job, JobState
+from carpool._core.model import Failure, Fault, Job, JobState
 from carpool._core.quota import NEVER
 from carpool._core.retry import Refusal, pause_s, read_refusal
 from carpool._core.sealing import file_name
@@ -184,6 +184,7 @@ def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
     book.census.note_lag(book.census.absent.pop(job.id, 0.0))
     remote = event.remote
     if not remote.ended:
+        leaving.cancel_left(book, job)  # again, if it was before: the call may have failed, or its process was killed
         job.failures = 0
         job.wake_at = now + poll_pause_s(book, job, now)
         return
@@ -251,7 +252,7 @@ def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
 
 def on_broken(book: Book, job: Job, event: Broken) -> None:
     """Tell the callers, and leave the job as it is on record: the next process can have what is paid for."""
-    places = book.rows_in(job, SENT)
+    places = list(book.sent_in(job))
     job.stalled = True
     book.ask(job)  # whatever else is said about it is stale
     book.pacing.ended(job.id)  # nobody will hear of its end: it must not take up room for ever

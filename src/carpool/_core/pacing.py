@@ -185,6 +185,10 @@ class Pacing:
         """Let a job wait for room, behind those that do already."""
         self._waiting.setdefault(job, self._entry(job).model)
 
+    def waits(self, job: str) -> bool:
+        """Return whether a job waits for room."""
+        return job in self._waiting
+
     def waiting(self) -> Iterator[str]:
         """Iterate over the jobs that wait for room; they may stop waiting meanwhile."""
         return iter(list(self._waiting))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from math import ceil
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -17,7 +17,7 @@ from carpool.settings import CHEAP, ROUTES, Ladder, Route, check_ladder
 from carpool.types import Kind
 
 LADDERS: Final[tuple[Ladder, ...]] = tuple(
-    cast("Ladder", ladder) for length in range(1, len(ROUTES) + 1) for ladder in permutations(ROUTES, length)
+    ladder for length in range(1, len(ROUTES) + 1) for ladder in permutations(ROUTES, length)
 )
 """All ladders there are. A row's ladder is written down as its index here, so the order is for ever."""
 BATCH_ONLY: Final = 0
@@ -39,9 +39,24 @@ nothing below it for the one of ten that takes longer than usual."""
 LOOKS_PER_S: Final = 20_000
 """How many requests may be looked at anew in a second, since a route below theirs has become slower."""
 PRIOR_S: Final[dict[Route, float]] = {"batch": 6 * 3_600.0, "flex": 900.0, "standard": 60.0}
-"""How long a route takes before there is any history: guesses, until ten durations were seen."""
+"""How long a route takes before there is any history: guesses, until ten durations were seen.
+
+Which route is quicker than another is taken from here alone: a rung is not left in haste for one that is slower by
+its nature, as FAST's live call is for its batch."""
 _TRUSTED: Final = 10
 
+
+def _quicker_below(ladder: Ladder, rung: int) -> Ladder:
+    found: list[Route] = [ladder[rung]]
+    for route in ladder[rung + 1 :]:
+        if PRIOR_S[route] < PRIOR_S[found[-1]]:
+            found.append(route)
+    return tuple(found[1:])
+
+
+_QUICKER_BELOW: Final = {
+    (ladder, rung): _quicker_below(ladder, rung) for ladder in LADDERS for rung in range(len(ladder))
+}
 _CODES: Final = {ladder: code for code, ladder in enumerate(LADDERS)}
 
 
@@ -56,6 +71,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True)
 def code_of(ladder: Ladder) -> int:
     """Return the number by which a ladder is written down."""
     return _CODES[ladder]
+
+
+def quicker_below(ladder: Ladder, rung: int) -> Ladder:
+    """Return the rungs below one that are quicker by their nature, each than the one before."""
+    return _QUICKER_BELOW[ladder, rung]
 
 
 def choose(given: Ladder | None, usual: Ladder | None, kind: Kind, *, timed: bool) -> int:
@@ -174,30 +194,40 @@ class Durations:
     # -- the two rules
 
     def reserve_s(self, model: str, ladder: Ladder, rung: int) -> float:
-        """Return how much time the rungs below one need."""
-        if rung + 1 == len(ladder):
-            return 0.0
-        more_s = self.usual_s(model, ladder[-1]) * RESERVE_MORE + RESERVE_QUEUE_S
-        return self._below_s(model, ladder, rung) + more_s
+        """Return how much time the quicker rungs below one need; 0 if there are none."""
+        below = quicker_below(ladder, rung)
+        return self._sum_s(model, below[:-1]) + self.last_s(model, below[-1]) if below else 0.0
 
-    def _below_s(self, model: str, ladder: Ladder, rung: int) -> float:
-        return sum(self.usual_s(model, route) for route in ladder[rung + 1 :])
+    def last_s(self, model: str, route: Route) -> float:
+        """Return how much time a route needs after which no quicker one comes."""
+        return self.usual_s(model, route) * (1 + RESERVE_MORE) + RESERVE_QUEUE_S
 
     def enter(self, model: str, ladder: Ladder, rung: int, left_s: float) -> int:
         """Return the first rung from ``rung`` on that may well be done before the rungs below need what is left.
 
-        What the last one gets beyond its usual time does not count here: a rung that is left in time, or a little
-        later, must still find the next one open.
+        What the last one gets beyond its usual time does not count for that: a rung that is left in time, or a little
+        later, must still find the next one open. But none is entered that would have to be left at once.
 
-        The last one is entered however little time is left: there is nothing to be saved for.
+        One below which there is no quicker one is entered however little time is left: there is nothing to be saved
+        for.
         """
-        last = len(ladder) - 1
-        for number in range(rung, last):
-            route = ladder[number]
-            if self._within_s(model, route, ENTER_SHARE[route]) <= left_s - self._below_s(model, ladder, number):
+        for number in range(rung, len(ladder) - 1):
+            below = quicker_below(ladder, number)
+            if not below:
                 return number
-        return last
+            if self.is_in_time(model, ladder[number], left_s - self._sum_s(model, below)) and (
+                left_s > self.reserve_s(model, ladder, number)
+            ):
+                return number
+        return len(ladder) - 1
+
+    def is_in_time(self, model: str, route: Route, left_s: float) -> bool:
+        """Return whether a route may well be done in the time that is left."""
+        return self._within_s(model, route, ENTER_SHARE[route]) <= left_s
 
     def leave_at(self, model: str, ladder: Ladder, rung: int, deadline: float) -> float:
-        """Return when a rung has to be left, so that the rungs below have the time that they usually take."""
+        """Return when a rung has to be left, so that the quicker rungs below have the time that they usually take."""
         return deadline - self.reserve_s(model, ladder, rung)
+
+    def _sum_s(self, model: str, routes: tuple[Route, ...]) -> float:
+        return sum(self.usual_s(model, route) for route in routes)

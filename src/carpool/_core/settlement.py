@@ -89,7 +89,7 @@ def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing
         lost: whether it may have done some of them without a word.
     """
     retries = {place: error for place, error in book.retries.pop(job.id, {}).items() if _is_sent(book, place)}
-    rest = [place for place in book.rows_in(job, SENT) if place not in retries]
+    rest = [place for place in book.sent_in(job) if place not in retries]
     if rest and missing:
         book.report("rows_missing", job.name, len(rest))
     verdicts = Verdicts()
@@ -161,10 +161,11 @@ def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -
 
 def isolate(book: Book, job: Job, error: ServerError, now: float) -> None:
     """Part the bad row from the rest: by the server's words, else by halves. Nothing ran, so no attempt is counted."""
+    rows = _rows_left(book, job)
     named = [book.place_in(job, row) for row in bad_rows(error.message, job.count)]
     bad = [place for place in named if _is_sent(book, place)]
     if bad or job.count == 1:
-        bad = bad or book.rows_in(job, SENT)
+        bad = bad or rows
         _fail_all(book, job, bad, Failure(kind="rejected", error=error, job=job.name), now)
         book.requeue(spans_of(_wanted(book, job)), now)
     else:
@@ -177,7 +178,7 @@ def too_large(book: Book, job: Job, error: ServerError, now: float) -> None:
     if job.form == "inline":
         book.requeue_group(job.lane, spans_of(_wanted(book, job)), as_file=True)
     elif job.count == 1:
-        _fail_all(book, job, book.rows_in(job, SENT), Failure(kind="too_large", error=error), now)
+        _fail_all(book, job, _rows_left(book, job), Failure(kind="too_large", error=error), now)
     else:
         _halve(book, job)
     finish_job(book, job)
@@ -191,13 +192,13 @@ def take_apart(book: Book, job: Job, now: float) -> None:
 
 def reject(book: Book, job: Job, error: ServerError, now: float) -> None:
     """Fail every row of a job that the server will never take."""
-    _fail_all(book, job, book.rows_in(job, SENT), Failure(kind="rejected", error=error, job=job.name), now)
+    _fail_all(book, job, _rows_left(book, job), Failure(kind="rejected", error=error, job=job.name), now)
     finish_job(book, job)
 
 
 def give_up(book: Book, job: Job, failure: Failure, now: float) -> None:
     """Fail every row of a job after its last attempt."""
-    _fail_all(book, job, book.rows_in(job, SENT), failure, now)
+    _fail_all(book, job, _rows_left(book, job), failure, now)
     finish_job(book, job, known=failure.kind != "ambiguous")
 
 
@@ -239,7 +240,7 @@ def _first_of(book: Book, batch: Batch, count: int) -> Batch:
 
 def give_back(book: Book, job: Job, failure: Failure) -> None:
     """Tell all awaiters why nothing can be sent, and keep what was promised: tickets and explicit keys stay on disk."""
-    places = book.rows_in(job, SENT)
+    places = _rows_left(book, job)
     keys = [book.key_at(place) for place in places]
     for place in places:
         segment, row = _row(book, place)
@@ -271,7 +272,7 @@ def trim(book: Book, job: Job) -> bool:
     Returns:
         Whether anything is left to be sent; if not, the job is closed.
     """
-    rows = book.rows_in(job, SENT)
+    rows = _rows_left(book, job)
     wanted = [place for place in rows if not _flags(book, place) & ABANDONED]
     for place in rows:
         segment, row = _row(book, place)
@@ -286,9 +287,8 @@ def trim(book: Book, job: Job) -> bool:
 
 
 def drop_unwanted(book: Book, job: Job) -> bool:
-    """Close a job that is not created yet if nobody awaits any of its rows any more; return whether it was."""
-    flags = (book.segments[no].flags[start:stop] for no, start, stop in job.spans)
-    return all(part.count(ABANDONED) == len(part) for part in flags) and not trim(book, job)
+    """Close a job that is not created yet if nobody awaits any of its rows there any more; return whether it was."""
+    return all(_flags(book, place) & ABANDONED for place in book.sent_in(job)) and not trim(book, job)
 
 
 def finish_job(book: Book, job: Job, *, known: bool = True) -> None:
@@ -306,10 +306,22 @@ def finish_job(book: Book, job: Job, *, known: bool = True) -> None:
         book.act(DeleteRemote(name=job.name))
 
 
+def _rows_left(book: Book, job: Job) -> list[Place]:
+    """Return the job's unanswered rows in order, less those that are on a live route too, which go on there alone."""
+    rows = list(book.sent_in(job))
+    trips = book.live.trips
+    if not trips:
+        return rows
+    for place in rows:
+        if place in trips:
+            descent.go_on_alone(book, descent.Rider(*_row(book, place)))
+    return [place for place in rows if place not in trips]
+
+
 def _wanted(book: Book, job: Job) -> list[Place]:
     """Return the job's unanswered rows in order, less those that nobody awaits any more, which end here."""
     wanted: list[Place] = []
-    for place in book.rows_in(job, SENT):
+    for place in _rows_left(book, job):
         segment, row = _row(book, place)
         if segment.flags[row] & ABANDONED:
             book.finish(segment, row)
