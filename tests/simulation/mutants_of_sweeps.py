@@ -35,7 +35,7 @@ def cancels_jobs_that_it_does_not_know(patch: Patch) -> None:
     """After the restore of a backup, paid work is thrown away."""
 
     def adopt(book: Book, found: Any, now: float) -> None:
-        sweeping.count_doubles(book, [remote for _, remote in found])
+        sweeping.count_doubles(book, [remote for _, remote in found], now)
 
     patch.setattr(sweeping, "_adopt", adopt)
 
@@ -63,9 +63,9 @@ def counts_doubles_and_lets_them_run(patch: Patch) -> None:
     """A twin is counted, and not cancelled."""
     original = sweeping.count_doubles
 
-    def count_doubles(book: Book, remotes: Any) -> int:
+    def count_doubles(book: Book, remotes: Any, now: float) -> int:
         before = len(book.step.actions)
-        count = original(book, remotes)
+        count = original(book, remotes, now)
         book.step.actions[before:] = [a for a in book.step.actions[before:] if not isinstance(a, CancelRemote)]
         return count
 
@@ -134,8 +134,8 @@ def judges_by_a_list_that_is_too_old(patch: Patch) -> None:
     """A job that was closed while the list was on its way is taken for one that runs on."""
     original = sweeping._judge_closed
 
-    def judge_closed(book: Book, closed: Any, op: int, found: Any) -> None:
-        original(book, None if closed is None else msgspec.structs.replace(closed, name="", sweep=-1), op, found)
+    def judge_closed(book: Book, closed: Any, op: int, found: Any, now: float) -> None:
+        original(book, None if closed is None else msgspec.structs.replace(closed, name="", sweep=-1), op, found, now)
 
     patch.setattr(sweeping, "_judge_closed", judge_closed)
 
