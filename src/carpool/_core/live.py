@@ -200,7 +200,7 @@ class Live:
             for trip in flight.trips:
                 if trip.place == place:
                     self.drop(place)
-                    trip.over = trip.left = False
+                    trip.over = False
                     self.trips[place] = trip
                     return True
         return False
