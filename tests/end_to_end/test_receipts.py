@@ -121,9 +121,7 @@ async def test_a_deadline_that_money_forbids_to_meet_names_the_setting_and_the_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To whoever awaits, and to whoever has a ticket."""
-    monkeypatch.setattr(
-        routing, "RESERVE_QUEUE_S", 0.0
-    )  # it would leave no time for a job
+    monkeypatch.setattr(routing, "RESERVE_QUEUE_S", 0.0)  # it would leave no time for a job
     settings = {"max_double_cost_per_day_usd": Decimal(0)}
     async with Emulator(Plan(faults={"job.stuck_running": Fault()})) as emulator:
         async with opened(emulator, tmp_path, **settings) as client:
