@@ -2,9 +2,10 @@
 
 *No deadline is missed while any lower rung accepted work within its last reserve.* For a request let D be its deadline,
 R the reserve that the engine keeps for standard (one and a half times what is usual, and 10 s), and F what is usual of
-flex, both as it knows them at D. The last reserve of flex is from D - R - F until the request goes on to standard, or
-D - R if it does not; that of standard from then, or from D - R if it was there before, until D. A route on the ladder
-*accepted work* if for ``HOLDS_S`` without a break, within its last reserve and while the request was there,
+flex, both as it knows them at D. The last reserve of flex is from D - R - F to D - R, or to when the request went on to
+standard if that was earlier, since less was known then, or since flex did not fit any more; that of standard from
+D - R, or what was taken for it when the request went there if that is earlier, to D. A route on the ladder *accepted
+work* if for ``HOLDS_S`` without a break, within its last reserve and while the request was there,
 
 - it refused nobody, and had quota for one call more than all that it took, by the service's log;
 - a call of this request that began then would have been answered by D; and
@@ -22,6 +23,7 @@ from bisect import bisect_right
 from typing import Final
 
 from carpool._core.breaker import EAGER_PAUSE_S, URGENT_PAUSE_S
+from carpool._core.live import Trip
 from carpool._core.routing import Durations
 from carpool.settings import Route
 
@@ -53,7 +55,7 @@ class Asks:
 
 
 def accepted_work(
-    service: Service, asks: Asks, asked: Asked, durations: Durations, on_standard_at: float | None
+    service: Service, asks: Asks, asked: Asked, durations: Durations, trip: Trip | None
 ) -> Route | None:
     """Return the lower rung that accepted work within its last reserve, of a request that missed its deadline.
 
@@ -62,14 +64,16 @@ def accepted_work(
         asks: what it asked for.
         asked: the request.
         durations: as they are known at its deadline.
-        on_standard_at: when it went on to standard; ``None``: it did not.
+        trip: what the engine has of it, if it is on a live route.
     """
     ladder = asked.ladder
     last = asked.deadline - durations.reserve_s(asked.model, ladder, len(ladder) - 2)
-    goes_on = last if on_standard_at is None else min(last, on_standard_at)
+    went_on_at = begins_at = last
+    if trip is not None and trip.route == "standard":
+        went_on_at, begins_at = min(last, trip.entered_at), min(last, trip.urgent_at)
     windows: dict[Route, tuple[float, float]] = {
-        "flex": (last - durations.usual_s(asked.model, "flex"), goes_on),
-        "standard": (goes_on, asked.deadline),
+        "flex": (last - durations.usual_s(asked.model, "flex"), went_on_at),
+        "standard": (begins_at, asked.deadline),
     }
     for route in ladder[1:]:
         at, until = max(asked.at, windows[route][0]), windows[route][1]

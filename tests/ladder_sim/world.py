@@ -3,8 +3,8 @@
 Owns the loop, the account of what was paid, and the checks. There are no crashes here: those are for
 ``tests/simulation``.
 
-Which missed deadlines are excused is for ``excuse``. Misses of requests that ``max_double_cost_per_day_usd`` kept in their job or call (the caller has forbidden the lower
-rungs) are counted apart, and must carry that reason.
+Which missed deadlines are excused is for ``excuse``. Misses of requests that ``max_double_cost_per_day_usd`` kept in
+their job or call (the caller has forbidden the lower rungs) are counted apart, and must carry that reason.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from carpool._core.live import Trip
 from carpool._core.messages import (
     Action,
     Answered,
@@ -283,9 +284,7 @@ class World:
 
     def _is_excused(self, asked: Asked) -> bool:
         trip = self.engine.book.live.trips.get(asked.place)
-        on_standard_at = trip.entered_at if trip is not None and trip.route == "standard" else None
-        durations = self.engine.book.durations
-        return accepted_work(self.service, self.asks, asked, durations, on_standard_at) is None
+        return accepted_work(self.service, self.asks, asked, self.engine.book.durations, trip) is None
 
     # -- checks
 
@@ -302,11 +301,20 @@ class World:
         if any(trip.deadline < latest for trip in waiting):
             self.faults.append(f"a call with a later deadline went first: {call}")
         for trip in trips:
+            self._check_haste(trip)
             segment, row = book.at(trip.place)
             if trip.besides and segment is not None and segment.states[row] == SENT:
                 self._check_job(book.job_of(trip.place))
         if any(trip.besides for trip in trips):
             self._check_ceiling(call)
+
+    def _check_haste(self, trip: Trip) -> None:
+        """The full price is not paid before the last reserve of flex, which costs half."""
+        asked, durations = self.by_place[trip.place], self.engine.book.durations
+        if trip.route == "standard" and "flex" in asked.ladder and trip.entered_at == self.now:
+            left_s = asked.deadline - self.now
+            if left_s > durations.own_s(asked.model, asked.ladder, asked.ladder.index("flex")):
+                self.faults.append(f"request {asked.number} went to standard with {left_s:.0f} s left")
 
     def _check_job(self, job: Job) -> None:
         book = self.engine.book
