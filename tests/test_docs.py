@@ -146,7 +146,7 @@ def test_errors_that_are_said_to_be_raised_by_nothing_are_those() -> None:
     uses = "".join(text for path, text in code.items() if path.name != "errors.py")
     given = "".join(text for path, text in code.items() if path.parent.name == "_core" and path.name != "model.py")
     verdicts = {kind: error.__name__ for kind, (error, _) in VERDICTS.items()}
-    assert verdicts.keys() | {"budget"} == set(get_args(get_type_hints(Failure)["kind"]))
+    assert verdicts.keys() | {"budget", "overdue"} == set(get_args(get_type_hints(Failure)["kind"]))
     names = {name for name in dir(carpool.errors) if re.search(rf"^class {name}\b", code[ERRORS], re.MULTILINE)}
     unused = {name for name in names - {"_NamedError"} if not re.search(rf"\b{name}\b", uses)}
     never = set(verdicts.values()) - {error for kind, error in verdicts.items() if f'"{kind}"' in given}

@@ -42,6 +42,7 @@ FLOORS = {
     "_map": 5,
     "_portal": 5,
     "_quote": 5,
+    "_quoted": 4,
     "_siblings": 5,
     "_upkeep": 5,
     "client": 5,

@@ -9,8 +9,10 @@ from datetime import date, datetime
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
+from carpool._core.routing import LADDERS, choose
 from carpool._showing import in_short
-from carpool.errors import ConfigurationError
+from carpool.errors import ConfigurationError, NotBatchable
+from carpool.settings import Route
 
 _KEY_MAX_CHARS: Final = 512
 _FIRST_DAY: Final = date(1970, 1, 1).toordinal()
@@ -28,6 +30,20 @@ def checked_hook(hook: Any) -> Any:
     if hook is not None and (not callable(hook) or iscoroutinefunction(hook)):
         raise ConfigurationError(f"on_alarm is {in_short(hook)}; it must be a plain function of one argument")
     return hook
+
+
+def without_batch(ladder: int, why: str) -> int:
+    """Return the code of a ladder without its batch route, for a request that no batch can take.
+
+    Raises:
+        NotBatchable: there is no other route.
+    """
+    routes: list[Route] = [route for route in LADDERS[ladder] if route != "batch"]
+    if not routes:
+        raise NotBatchable(
+            f"{why}. Simplify it, or give a ladder with a live route, such as carpool.FAST. Nothing was sent."
+        )
+    return choose(tuple(routes), None, "generate", timed=False)
 
 
 def day_number(day: Any) -> int:

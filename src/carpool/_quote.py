@@ -1,13 +1,15 @@
 """What requests will take and cost, before anything is sent: no key, no network.
 
 Owns the tally of a quote and what it rests on. Requests are encoded as if they were sent, so that what could not be
-sent is told now; nothing of them is kept but sums.
+sent is told now; nothing of them is kept but sums. What earlier answers taught is given by whoever asks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final
+from math import ceil
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -16,12 +18,13 @@ from carpool._core.estimate import NO_OUTPUT, Habits, Lengths
 from carpool._core.ledger import Ledger
 from carpool._core.model import Lane
 from carpool._core.prices import PRICES_SOURCE, Rate, Spent
-from carpool._core.routing import PRIOR_S
+from carpool._core.routing import LADDERS, PRIOR_S, Durations, Seen, choose
 from carpool._core.sealing import choose_form
 from carpool._gemini import wire
 from carpool._gemini.encode import Encoder, line, model_name
 from carpool._gemini.survey import Spread, Survey, Takes, spread_of, survey_request
-from carpool.settings import Route, Settings
+from carpool._quoted import Money, Quote, Span, Way
+from carpool.settings import Ladder, Route, Settings
 from carpool.types import PICO, Kind, Request
 
 ROUTES: Final[tuple[Route, ...]] = ("standard", "batch", "flex")
@@ -33,6 +36,8 @@ _CASES: Final = range(3)
 """The lowest, the middle and the highest."""
 _QUERIES: Final = (0, 1, 2)
 """Searches of an answer that may search."""
+_TIMES_LEARNED_FROM: Final = 10
+"""Durations that have to have been seen before they count for more than what is assumed."""
 _TIMES_S: Final[dict[Route, tuple[int, int, int]]] = {
     "standard": (2, 10, int(PRIOR_S["standard"])),
     "batch": (600, 3_600, int(PRIOR_S["batch"])),
@@ -40,44 +45,13 @@ _TIMES_S: Final[dict[Route, tuple[int, int, int]]] = {
 }
 
 
-class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens, or seconds: one time in ten less, in the middle, one time in ten more."""
+class Learned(NamedTuple):
+    """What earlier answers taught."""
 
-    p10: int
-    p50: int
-    p90: int
-
-
-class Money(msgspec.Struct, frozen=True, kw_only=True):
-    """The same in USD."""
-
-    p10_usd: Decimal
-    p50_usd: Decimal
-    p90_usd: Decimal
-
-
-class Quote(msgspec.Struct, frozen=True, kw_only=True):
-    """What some requests are expected to take and to cost."""
-
-    model: str
-    kind: Kind
-    rows: int
-    input_tokens: Span
-    output_tokens: Span
-    batches: int
-    """Jobs, if all of it is sent at once."""
-    inline: int
-    """Of the batches: those that go inside their create call; the others go as files."""
-    size_bytes: int
-    """Of the rows on the wire."""
-    money: dict[str, Money] | None
-    """By route; the standard one costs the list price. Embeddings have no flex. ``None``: the price is not known."""
-    rounds: int
-    """How many batches have to follow each other, since there may be only so many jobs or tokens at once."""
-    time_s: dict[str, Span]
-    """By route: from sending to the last answer on the batch route, of one call on the others."""
-    basis: dict[str, str]
-    """What each part rests on."""
+    habits: Habits
+    """How long answers are, and how far estimates of the input were off."""
+    seen: Sequence[Seen] = ()
+    """How long routes took."""
 
 
 class _Sums:
@@ -143,19 +117,35 @@ class Quoter:
         kind: what the requests are.
         settings: limits of batches, and prices.
         now: the time: promotional prices end.
+        learned: what earlier answers taught; nothing by default.
+        ladder: the routes that requests may take; ``None``: that of the settings, or what calls take that name none.
+        left_s: time until their deadline, in seconds; ``None``: they have none.
 
     Raises:
-        ConfigurationError: the model is no name.
+        ConfigurationError: the model is no name, or the ladder is none.
         NotBatchable: the Batch API has no such model.
     """
 
-    def __init__(self, model: str, kind: Kind, settings: Settings, now: float) -> None:
+    def __init__(
+        self,
+        model: str,
+        kind: Kind,
+        settings: Settings,
+        now: float,
+        *,
+        learned: Learned | None = None,
+        ladder: Ladder | None = None,
+        left_s: float | None = None,
+    ) -> None:
         self._lane = Lane(kind, model_name(model))
         self._now = now
         self._settings = settings
         self._ledger = Ledger.of(settings)
         self._rate = self._ledger.rate(self._lane.model, now)
-        self._lengths = Habits().lengths(self._lane.model) if kind == "generate" else NO_OUTPUT
+        self._learned = learned or Learned(Habits())
+        self._ladder = LADDERS[choose(ladder, settings.ladder, kind, timed=left_s is not None)]
+        self._left_s = left_s
+        self._lengths = self._learned.habits.lengths(self._lane.model) if kind == "generate" else NO_OUTPUT
         self._encoder = Encoder()
         self._framing = wire.framing(settings.priority)
         self._rows = self._inline = self._batches = self._size_bytes = 0
@@ -186,7 +176,7 @@ class Quoter:
     def _count(self, survey: Survey, spread: Spread) -> None:
         self._rows += 1
         media = (survey.audio, survey.image, survey.video, survey.other)
-        usual = Takes(survey.tokens - sum(media), *media)
+        usual = self._corrected(spread.least, Takes(survey.tokens - sum(media), *media), spread.most)
         lengths = self._lengths
         outputs = (lengths.p10, lengths.p50 + spread.thinking // 2, lengths.p90 + spread.thinking)
         for case, takes, length in zip(self._cases, (spread.least, usual, spread.most), outputs, strict=True):
@@ -196,6 +186,15 @@ class Quoter:
         self._searches += survey.searches
         self._cached += survey.cached
         self._unsized += survey.unsized
+
+    def _corrected(self, least: Takes, usual: Takes, most: Takes) -> Takes:
+        """Return what a request usually takes in the light of what came back, as far as its own range allows that.
+
+        The range stays as wide as it is: earlier texts may have been others.
+        """
+        ratio = self._learned.habits.ratio(self._lane.model)
+        text = min(max(round(usual.text * ratio), least.text, 1), max(most.text, 1))
+        return usual if ratio == 1.0 else usual._replace(text=text)
 
     # -- batches
 
@@ -229,6 +228,7 @@ class Quoter:
         if self._open.count:
             self._close(self._open)
         rounds, cases = self._rounds(), self._cases
+        money = None if self._rate is None else self._money(self._rate)
         return Quote(
             model=self._lane.model,
             kind=self._lane.kind,
@@ -238,12 +238,13 @@ class Quoter:
             batches=self._batches,
             inline=self._inline,
             size_bytes=self._size_bytes,
-            money=None if self._rate is None else self._money(self._rate),
+            money=money,
             rounds=rounds,
             time_s={
-                route: _span(*(seconds * (rounds if route == "batch" else 1) for seconds in _TIMES_S[route]))
+                route: _span(*(seconds * (rounds if route == "batch" else 1) for seconds in self._times_s(route)))
                 for route in self._routes
             },
+            way=self._way(money),
             basis=self._basis(),
         )
 
@@ -255,6 +256,40 @@ class Quoter:
         most = self._settings.enqueued_tokens_max
         tokens = self._cases[1].tokens
         return max(-(-self._batches // self._settings.jobs_max), 0 if most is None else -(-tokens // most))
+
+    def _seen_s(self, route: Route) -> list[float]:
+        """Return how long a route took for this model, the shortest first; nothing if that was seen too seldom."""
+        seen = (one for one in self._learned.seen if (one.model, one.route) == (self._lane.model, route))
+        found = sorted(duration_s for one in seen for duration_s in one.durations_s)
+        return found if len(found) >= _TIMES_LEARNED_FROM else []
+
+    def _times_s(self, route: Route) -> tuple[int, int, int]:
+        seen = self._seen_s(route)
+        if not seen:
+            return _TIMES_S[route]
+        low, middle, high = (max(1, ceil(seen[ceil(len(seen) * share) - 1])) for share in (0.1, 0.5, 0.9))
+        return low, middle, high
+
+    def _way(self, money: dict[str, Money] | None) -> Way:
+        """Return on which rung requests begin, and what they may cost from there on."""
+        durations = Durations()
+        for seen in self._learned.seen:
+            durations.take(seen)
+        ladder, left_s = self._ladder, self._left_s
+        rung = 0 if left_s is None else durations.enter(self._lane.model, ladder, 0, left_s)
+        begins = ladder[rung]
+        if money is None:
+            return Way(ladder=ladder, begins=begins, money=None)
+        rungs = [money[route] for route in ladder[rung:]]
+        highest = [one.p90_usd for one in rungs]
+        most = max(highest)
+        twice = Decimal(0) if left_s is None else min(sum(highest) - most, self._settings.max_double_cost_per_day_usd)
+        spent = Money(
+            p10_usd=min(one.p10_usd for one in rungs),
+            p50_usd=money[begins].p50_usd,
+            p90_usd=most + twice,
+        )
+        return Way(ladder=ladder, begins=begins, money=spent)
 
     def _money(self, rate: Rate) -> dict[str, Money] | None:
         """Return the money by route; ``None``: something among the input has no price."""
@@ -292,6 +327,14 @@ class Quoter:
             "time": "assumed, not measured: the service aims at 24 h for a batch, and gives up on it after 48 h; "
             "live calls are many at once, as far as the quota goes, and may be refused",
         }
+        timed = [f"{route} as the last {len(seen):,}" for route in self._routes if (seen := self._seen_s(route))]
+        if timed:
+            basis["time"] = f"took so long in this home: {', '.join(timed)}. Else {basis['time']}"
+        ratio = self._learned.habits.ratio(self._lane.model)
+        if ratio != 1.0:
+            basis["input_tokens"] += f"; in the middle, as earlier answers counted them: {ratio:.3g} of that"
+        if len(self._ladder) > 1:
+            basis["ladder"] = self._ladder_basis()
         if self._rate is None:
             basis["money"] = f"the price of {self._lane.model} is not known; give it in Settings.prices"
         elif self._money(self._rate) is None:
@@ -316,11 +359,23 @@ class Quoter:
         ]
         return basis | ({"notes": "; ".join(note for note in notes if note)} if any(notes) else {})
 
+    def _ladder_basis(self) -> str:
+        words = f"{', '.join(self._ladder)}; high is the dearest route from the first one on"
+        if self._left_s is None:
+            return words
+        return (
+            f"{words}, and what may be paid twice when a request leaves a running job or call for its deadline's sake: "
+            f"${self._settings.max_double_cost_per_day_usd} a day at most (Settings.max_double_cost_per_day_usd)"
+        )
+
 
 def _output_basis(lengths: Lengths, rows: int, capped: int) -> str:
     if not lengths.p90:
         return "embeddings have none"
-    words = f"a guess: {lengths.p10:,} to {lengths.p90:,} tokens an answer, {lengths.p50:,} in the middle"
+    basis = f"as {lengths.learned:,} earlier answers of this model" if lengths.learned else "a guess"
+    words = (
+        f"{basis}: {lengths.p10:,} to {lengths.p90:,} tokens an answer with its thoughts, {lengths.p50:,} in the middle"
+    )
     if not capped:
         return f"{words}; no row has max_output_tokens, which would narrow it"
     return f"{words}; no more than max_output_tokens in {'all' if capped == rows else f'{capped:,}'} rows"
@@ -340,9 +395,3 @@ def _span(p10: int, p50: int, p90: int) -> Span:
 
 def _usd(picousd: int) -> Decimal:
     return Decimal(picousd) / PICO
-
-
-def quote_data(quote: Quote) -> dict[str, Any]:
-    """Return a quote as plain data."""
-    data: dict[str, Any] = msgspec.to_builtins(quote, builtin_types=(Decimal,))
-    return data

@@ -15,15 +15,17 @@ from typing import Final, Literal
 import msgspec
 
 from carpool._core.engine import Engine
+from carpool._core.estimate import Habit, Habits
 from carpool._core.ledger import receipt_of_days
 from carpool._core.messages import Record, Step
 from carpool._core.model import ROW_BITS, ROW_MASK, SENT, Framing, Job, Meta, ResultsHead, SegmentHead
 from carpool._core.recovery import Recovery
+from carpool._core.routing import Seen
 from carpool._stores.disk import DiskStore
 from carpool._stores.peek import Peek, accounts_of
 from carpool._stores.slots import find_slots
 from carpool.errors import StoreError, StoreLocked
-from carpool.settings import Settings
+from carpool.settings import Route, Settings
 from carpool.types import Kind, Receipt
 
 _FIRST_DAY: Final = date(1970, 1, 1).toordinal()
@@ -132,6 +134,26 @@ def receipts_by_day(home: Path) -> dict[date, Receipt]:
     return {
         date.fromordinal(_FIRST_DAY + day): receipt_of_days(one for one in accounts if one.day == day) for day in days
     }
+
+
+def learned_at(home: Path) -> tuple[Habits, list[Seen]]:
+    """Return what answers taught in a home: of each model what the slot knows that saw most of it.
+
+    Raises:
+        StoreError: or one of its kinds, as the store says.
+    """
+    habits, seen = Habits(), dict[tuple[str, Route], Seen]()
+    found = [record for folder in find_slots(home) for record in Peek(folder, "").learned()]
+    for record in sorted(found, key=_seen_of):
+        if isinstance(record, Habit):
+            habits.take(record)
+        else:
+            seen[record.model, record.route] = record
+    return habits, list(seen.values())
+
+
+def _seen_of(record: Habit | Seen) -> int:
+    return sum(record.outputs.buckets[1::2]) if isinstance(record, Habit) else len(record.durations_s)
 
 
 @asynccontextmanager

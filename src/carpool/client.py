@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import platformdirs
 
-from carpool._arguments import checked_hook, checked_key, day_number
+from carpool._arguments import checked_hook, checked_key, day_number, without_batch
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
 from carpool._core.routing import choose
@@ -228,6 +228,7 @@ class Client:
         Raises:
             RequestError: nobody ever gave this key, or its result is past its time.
             RequestRejected, RequestFailed, ResultMissing, SubmitAmbiguous, StoreError: the verdict, or unreadable.
+            DeadlineExceeded: its deadline passed while nothing of it was under way, and it was withdrawn.
         """
         runtime = self._ready()
         asked = runtime.entrance.find(checked_key(key)) or await self._siblings.find(key)
@@ -328,6 +329,8 @@ class Client:
         ladder: Ladder | None,
     ) -> Asked:
         route = choose(ladder, self.settings.ladder, kind, timed=until is not None)
+        if encoded.live_only:
+            route = without_batch(route, encoded.live_only)
         if key is not None:
             checked_key(key)
             flags |= EXPLICIT

@@ -16,20 +16,22 @@ from carpool._core.messages import (
     Deliver,
     Expire,
     Fail,
+    PutHabit,
     PutResults,
     PutSeen,
+    RowsFetched,
     Step,
 )
 from carpool._core.meter import Charge
 from carpool._core.model import DONE, LIVE, QUEUED, SENT
 from carpool._core.routing import KINDS_MAX, LADDERS, PRIOR_S, RECORD_PAUSE_S, Durations, Seen, code_of
-from carpool.settings import CHEAP, FAST, Price
+from carpool.settings import CHEAP, FAST, Ladder, Price
 
 from .desk import LANE, START, Desk, error, every, only
 
 HOUR = 3_600.0
 PRICES = {LANE.model: Price(input_usd=Decimal("0.30"), output_usd=Decimal("2.50"))}
-STANDARD = ("standard",)
+STANDARD: Ladder = ("standard",)
 LAST_S = Durations().reserve_s(LANE.model, CHEAP, 1)
 BELOW_S = Durations().reserve_s(LANE.model, CHEAP, 0)
 """What is kept for the rungs below flex, and below the batch route, before there is any history."""
@@ -296,6 +298,33 @@ def test_a_later_process_knows_the_durations() -> None:
     durations = desk.restart().engine.book.durations
     assert durations.usual_s(LANE.model, "standard") == 1_000.0
     assert durations.changes(desk.now) == []
+
+
+def test_how_long_live_answers_are_is_written_with_the_durations() -> None:
+    desk = Desk()
+    written: list[int] = []
+    for number in range(3):
+        place = desk.admit(key=f"k{number}", ladder=STANDARD)
+        call = only(desk.wait().actions, Call)
+        charge = Charge(answers=1, outputs=(7,) * 10)
+        desk.tell(Answered(call.op, [], [(place, b"body")], [], charge))
+        written.append(desk.restart().engine.book.ledger.habits.lengths(LANE.model).learned)
+    assert written == [0, 0, 0], "ten are too few, and the others are not written within a minute"
+    desk.now += RECORD_PAUSE_S
+    desk.admit()
+    desk.wait()
+    assert desk.restart().engine.book.ledger.habits.lengths(LANE.model).learned == 30
+
+
+def test_how_long_answers_are_is_written_on_leaving_while_their_job_is_still_tidied_up() -> None:
+    desk = Desk()
+    first, second = desk.fetching("a", "b", key="a")
+    charge = Charge(answers=1, outputs=(7,) * 20)
+    for place in (first, second):
+        desk.tell(RowsFetched(desk.job.id, desk.job.op, [], [(place, b"body")], [], charge))
+    assert desk.restart().engine.book.ledger.habits.lengths(LANE.model).learned == 20
+    assert only(desk.tell(Closing(send=True)).writes, PutHabit).habit.outputs.buckets == [7, 40]
+    assert desk.tell(Closing(send=True)).writes == []
 
 
 # -- a job and a live call that answer the same request at about the same time

@@ -7,11 +7,22 @@ from decimal import Decimal
 import pytest
 
 from carpool._core.live import SHARED_BYTES_MAX, WAIT_MAX_S
-from carpool._core.messages import Answered, Call, Create, Deliver, Fail, PutResults, Refused, Step, Undelivered
+from carpool._core.messages import (
+    Answered,
+    Call,
+    Create,
+    Deliver,
+    DropSegments,
+    Fail,
+    PutResults,
+    Refused,
+    Step,
+    Undelivered,
+)
 from carpool._core.meter import Charge
-from carpool._core.model import DONE, LIVE, SENT, Fault, Lane
+from carpool._core.model import DONE, LIVE, ROW_BITS, SENT, Fault, Lane
 from carpool._core.routing import PRIOR_S
-from carpool.settings import CHEAP, FAST, Price
+from carpool.settings import CHEAP, FAST, Ladder, Price
 
 from .desk import LANE, START, Desk, digest_of, error, every, only
 
@@ -80,6 +91,75 @@ def test_a_live_answer_that_comes_when_the_job_has_answered_is_only_paid(key: st
     desk.ended()
     assert desk.engine.receipt().by_route["flex"].requests == 1
     assert desk.engine.stats().answered == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_in_the_air_can_be_read_although_its_job_has_answered(refused: bool) -> None:
+    desk, place, call = doubled("k")
+    desk.admit("other", ladder=STANDARD)
+    other = only(desk.wait().actions, Call)
+    desk.fetched(kept=[(place, b"batch")])
+    assert every(desk.ended().writes, DropSegments) == []
+    assert desk.disk.segments.keys() == {place >> ROW_BITS, other.places[0] >> ROW_BITS}
+    desk.answered(other)
+    assert desk.disk.segments.keys() == {place >> ROW_BITS}
+    step = desk.shed(call) if refused else desk.answered(call, kept=[(place, b"live")])
+    assert only(step.writes, DropSegments).numbers == [place >> ROW_BITS]
+    assert desk.engine.book.live.carried == {}
+
+
+# -- a call that its request has left
+
+
+def departed(key: str | None, ladder: Ladder, left_s: float) -> tuple[Desk, int, Call]:
+    """Return a desk whose only request waits on its last rung, and the call of the rung before it, in the air."""
+    desk = Desk(prices=PRICES, linger_s=60.0)
+    place = desk.admit(key=key, ladder=ladder, deadline=START + left_s)
+    call = only(desk.wait().actions, Call)
+    below_s = desk.engine.book.durations.reserve_s(LANE.model, ladder, 0)
+    for second in every(desk.wait(left_s - below_s).actions, Call):
+        desk.shed(second)
+    assert len(desk.engine.book.live.flights) == 1
+    return desk, place, call
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize(("ladder", "left_s"), [(("flex", "standard"), HOUR), (FAST, 20 * HOUR)])
+def test_whoever_leaves_a_request_that_waits_leaves_it_to_the_call_in_the_air(
+    ladder: Ladder, left_s: float, key: str | None
+) -> None:
+    desk, place, call = departed(key, ladder, left_s)
+    other = desk.admit("other", ladder=STANDARD)
+    [noise] = every(desk.wait().actions, Call)
+    desk.leave(place)
+    assert (state(desk, place), desk.engine.stats().waiting) == (LIVE, 2)
+    assert (every(desk.wait(70.0).actions, Call), desk.jobs) == ([], []), "it is not sent a second time"
+    assert desk.claim("k")[0].value == "live" if key else knows(desk)
+    desk.answered(call, kept=[(place, b"body")])
+    assert desk.claim("k")[0].value == "kept" if key else knows(desk)
+    desk.answered(noise)
+    assert state(desk, other) == DONE
+    assert (desk.engine.idle, desk.engine.stats().waiting, desk.disk.segments) == (True, 0, {})
+
+
+def knows(desk: Desk) -> bool:
+    return desk.engine.knows(None, digest_of("p"), desk.now)
+
+
+def test_a_request_that_was_left_to_a_call_in_the_air_ends_with_that() -> None:
+    desk, place, call = departed(None, ("flex", "standard"), HOUR)
+    desk.leave(place)
+    step = desk.shed(call)
+    assert (every(step.actions, Call), state(desk, place), desk.engine.idle) == ([], DONE, True)
+
+
+def test_whoever_leaves_a_request_that_never_went_takes_it_out_though_others_of_its_segment_fly() -> None:
+    desk = Desk(live_calls_max=1)
+    places = [desk.admit(name, ladder=STANDARD) for name in "ab"]
+    call = only(desk.wait().actions, Call)
+    [waiting] = set(places) - set(call.places)
+    desk.leave(waiting)
+    assert (state(desk, waiting), desk.engine.stats().waiting) == (DONE, 1)
 
 
 # -- embeddings that share a call

@@ -61,8 +61,8 @@ def test_beyond_the_ceiling_one_create_goes_at_a_time() -> None:
 def test_few_tokens_go_together_until_anything_is_refused() -> None:
     one = ceiling()
     send(one, SURE_TOKENS - 10)
-    assert one.offer(10, 100) == (10, 0.0)
-    assert one.offer(11, 100) == (0, NEVER)
+    assert one.offer(1, 10) == (10, 0.0)
+    assert one.offer(1, 11) == (0, NEVER), "a crumb of what waits would make a job of its own"
     small = one.plan(10, 1)
     assert one.create_at(small, NOW) == NOW
     one.refused(send(one, 0), NOW)
@@ -118,6 +118,20 @@ def test_a_small_look_may_be_repeated_as_it_is_and_a_large_one_may_not() -> None
     assert not one.is_too_large(small)
     assert one.create_at(small, one.blocked_until) >= one.blocked_until
     assert one.create_at(small, NOW + 10_000.0) == NOW + 10_000.0
+
+
+def test_a_few_tokens_are_not_taken_apart_while_others_run_since_it_is_rather_the_number_of_jobs() -> None:
+    one = ceiling(MILLION)
+    running = take(one, SURE_TOKENS)
+    small, larger = one.plan(SURE_TOKENS, 10), one.plan(SURE_TOKENS + 1, 10)
+    for _ in range(9):
+        one.sent(small)
+        one.refused(small, one.blocked_until)
+    assert one.is_too_large(larger)
+    assert not one.is_too_large(small)
+    assert one.create_at(small, one.blocked_until) == one.blocked_until
+    one.over(running)
+    assert one.is_too_large(small)
 
 
 def test_a_large_create_of_several_is_no_look() -> None:

@@ -727,10 +727,14 @@ def test_two_schemas_at_once_are_refused() -> None:
         generate("hi", {"response_schema": {"type": "string"}, "response_json_schema": {"type": "string"}})
 
 
-def test_a_schema_that_batches_do_not_honour_is_refused_by_keyword() -> None:
+def test_a_schema_that_batches_do_not_honour_is_for_live_calls_only() -> None:
     schema = {"type": "object", "patternProperties": {"a": {"type": "string"}}}
-    with pytest.raises(NotBatchable, match="patternProperties"):
-        generate("hi", {"response_json_schema": schema})
+    encode = Encoder().generate
+    encoded = encode(MODEL, "hi", {"response_json_schema": schema})
+    assert "patternProperties" in encoded.live_only
+    config = json.loads(encoded.payload)["generationConfig"]
+    assert config == {"responseJsonSchema": schema, "responseMimeType": "application/json"}
+    assert encode(MODEL, "hi", {"response_json_schema": {"type": "object"}}).live_only == ""
     with pytest.raises(ConfigurationError, match="patternProperties"):
         generate("hi", {"response_schema": schema})
     with pytest.raises(ConfigurationError, match="parameters_json_schema"):

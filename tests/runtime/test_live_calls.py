@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import carpool
-from carpool import FAST, ClientClosed, MemoryStore, RequestFailed
+from carpool import FAST, ClientClosed, DeadlineExceeded, MemoryStore, RequestFailed
 from carpool._core.messages import Write
-from carpool._ports import Answers
+from carpool._core.model import Fault, Span
+from carpool._ports import Answers, ProviderError
+from carpool.types import ServerError
 
 from .virtual import MODEL, Service, answer, client_of, run, turns, until
 
@@ -171,6 +173,46 @@ def test_a_call_that_waits_for_its_turn_is_withdrawn_with_its_caller() -> None:
     run(main())
 
 
+class Refusing(Service):
+    """Refuses live calls."""
+
+    refuses = True
+
+    async def send(self, *args: Any, **more: Any) -> Answers:
+        if self.refuses:
+            raise ProviderError(Fault(kind="refused", error=ServerError(503, "overloaded", "UNAVAILABLE")))
+        return await super().send(*args, **more)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_key_whose_deadline_passed_between_two_tries_is_known_to_have_missed_it(joins: bool) -> None:
+    async def main() -> None:
+        service, store = Refusing(), MemoryStore()
+        async with client_of(service, store, attempts_max=100) as client:
+            calls = [asked(client, key="k", deadline=None if joins else 60)]
+            await turns()
+            if joins:
+                calls.append(asked(client, key="k", deadline=60))
+                await turns()
+                calls[0].cancel()
+            with pytest.raises(DeadlineExceeded) as first:
+                await calls[-1]
+            with pytest.raises(DeadlineExceeded, match="was withdrawn: ask the same again") as caught:
+                await client.result("k")
+            assert (first.value.key, caught.value.key) == ("k", "k")
+            await client.drain()
+        service.refuses = False
+        async with client_of(service, store.reopened()) as client:
+            with pytest.raises(DeadlineExceeded, match="was withdrawn: ask the same again"):
+                await client.result("k")
+            assert service.live == {}
+            assert await outcome(asked(client, key="k")) == answer("p")
+            assert (await client.result("k")).text == answer("p")
+        assert service.live == {"p": 1}
+
+    run(main())
+
+
 # -- a store without room
 
 
@@ -202,6 +244,41 @@ def test_answers_that_come_while_the_store_is_full_are_paid_for_once_and_reach_e
             store.full = False
             assert await outcome(calls[1]) == answer("keyed")
         assert service.live == {"bare": 1, "keyed": 1}
+
+    run(main())
+
+
+# -- rows that are read back
+
+
+class Slow(MemoryStore):
+    """A store whose rows take their time to be read."""
+
+    held = False
+
+    async def read(self, spans: Sequence[Span]) -> AsyncIterator[bytes]:
+        await until(lambda: not self.held)
+        async for part in super().read(spans):
+            yield part
+
+
+def test_a_row_that_is_read_for_a_live_call_stays_there_while_its_job_answers() -> None:
+    async def main() -> None:
+        service, store = Service(latency_s=6 * 3_600.0 + 2_700.0), Slow()
+        async with client_of(service, store) as client:
+            call = asked(client, ladder=carpool.CHEAP, deadline="7h", key="k")
+            company = asked(client, "company", ladder=("batch",), key="company")  # whose job is not cancelled
+            await until(lambda: service.jobs)
+            store.held = True
+            # The row is sent again when 1,000 seconds are left, and the job answers before it could be read for that.
+            await until(call.done)
+            await asyncio.sleep(60.0)
+            assert (call.result().text, call.result().receipt.route) == (answer("p"), "batch")
+            store.held = False
+            await client.drain()
+            assert company.done()
+            assert await outcome(asked(client, "next")) == answer("next")
+        assert service.live == {"p": 1, "next": 1}
 
     run(main())
 

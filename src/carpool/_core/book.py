@@ -133,7 +133,10 @@ class Book:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
         self.step.writes += [PutDay(account=account) for account in self.ledger.budget.changes()]
         if self.step.writes or self.closing:
-            self.step.writes += [PutSeen(seen=seen) for seen in self.durations.changes(now, at_once=self.closing)]
+            durations = self.durations.changes(now, at_once=self.closing)
+            if durations or self.closing:  # live answers end no job, with whose end habits are written else
+                self.step.writes += [PutHabit(habit=habit) for habit in self.ledger.habits.changes()]
+            self.step.writes += [PutSeen(seen=seen) for seen in durations]
         step, self.step = self.step, Step(writes=[], actions=[])
         return step
 
@@ -239,6 +242,14 @@ class Book:
         self._lanes(segment.no).withdraw(segment, row)
         segment.states[row] = LIVE
 
+    def rejoin(self, segment: Segment, row: int) -> bool:
+        """Leave a row that waits to a call in the air that it had left, if there is one; return whether there is."""
+        if not self.live.rejoin(place_of(segment.no, row)):
+            return False
+        if segment.states[row] == QUEUED:
+            self.unqueue(segment, row)
+        return True
+
     def queue(self, segment: Segment, start: int, stop: int) -> None:
         """Queue rows that are QUEUED and counted in their lane."""
         self._lanes(segment.no).push(segment, start, stop, segment.accepted_at)
@@ -291,7 +302,7 @@ class Book:
             segment = self.segments.get(no)
             if segment is None:
                 continue
-            if segment.open_rows == 0 and segment.jobs == 0:
+            if segment.open_rows == 0 and segment.jobs == 0 and no not in self.live.carried:
                 del self.segments[no]
                 dropped.append(no)
             else:

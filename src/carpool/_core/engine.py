@@ -9,6 +9,8 @@ from __future__ import annotations
 import heapq
 from typing import Final, TypeAlias, assert_never
 
+import msgspec
+
 from carpool._core import alarms, descent, landing, leaving, lifecycle, settlement, shelf, sweeping
 from carpool._core.book import Book, room_for
 from carpool._core.keys import Claim
@@ -47,6 +49,7 @@ from carpool._core.model import (
     SENT,
     TICKET,
     UNKNOWN_DIGEST,
+    Failure,
     Framing,
     JobState,
     Lane,
@@ -57,7 +60,7 @@ from carpool._core.model import (
 )
 from carpool._core.routing import BATCH_ONLY
 from carpool.settings import Settings
-from carpool.types import Receipt, Stats
+from carpool.types import Receipt, ServerError, Stats
 
 _EXPIRY_PAUSE_S: Final = 600.0
 
@@ -85,9 +88,11 @@ class Engine:
         self._key_infix = f".{meta.epoch:x}."
         self._next_expiry = 0.0
         self._told_at = 0.0
-        """The time of the last step."""
+        """The time of the last step, or of what was told since."""
         self._unswept: list[int] = []
         """Segments of which rows were withdrawn since the last step."""
+        self._late: dict[Lane, list[shelf.KeptRow]] = {}
+        """Verdicts on explicit keys that were withdrawn at their deadline, until the next question or step."""
 
     # -- the entrance
 
@@ -163,6 +168,7 @@ class Engine:
         again.
         """
         book = self.book
+        self._keep_late(now)
         place = book.keys.live.get(key)
         if place is not None:
             segment, row = book.at(place)
@@ -187,6 +193,7 @@ class Engine:
 
     def find(self, key: str) -> tuple[Claim, Place]:
         """Look an explicit key up without knowing its request; what was parked is sent, since somebody asks for it."""
+        self._keep_late(self._told_at)
         place = self.book.keys.live.get(key)
         if place is not None:
             segment, row = self.book.at(place)
@@ -253,8 +260,16 @@ class Engine:
         """Note that a stored result of an automatic key was handed over."""
         shelf.release(self.book, place)
 
-    def leave(self, place: Place, now: float) -> None:
-        """Note that nobody awaits a request any more: withdraw what was not sent, offer what was sent to like calls."""
+    def leave(self, place: Place, now: float, *, late: bool = False) -> None:
+        """Note that nobody awaits a request any more: withdraw what was not sent, offer what was sent to like calls.
+
+        An explicit key that is withdrawn at its deadline is not forgotten: whoever asks for it is told so.
+
+        Args:
+            place: the request.
+            now: the time.
+            late: whether the deadline of whoever awaited it last has passed.
+        """
         book = self.book
         handed = book.handed.pop(place, None)
         if handed is not None:
@@ -266,11 +281,16 @@ class Engine:
             book.write(self._close_segment(segment, now))
         state, flags = segment.states[row], segment.flags[row]
         overdue = bool(segment.deadlines) and segment.deadlines[row] <= now
-        if self._waits(segment, row, state) and (overdue or not flags & TICKET):
+        waits = self._waits(segment, row, state) and (overdue or not flags & TICKET)
+        if waits and book.rejoin(segment, row):
+            waits, state = False, LIVE
+        if waits or (state == PARKED and overdue):
+            if flags & EXPLICIT and (overdue or late):
+                verdict = Failure(kind="overdue", error=ServerError(message=book.held_back.get(place, "")))
+                body = msgspec.json.encode(verdict)
+                self._late.setdefault(segment.lane, []).append(shelf.row_of(segment, row, body, failed=True))
+                self._told_at = max(self._told_at, now)
             book.withdraw(segment, row)
-            self._unswept.append(segment.no)
-        elif state == PARKED and overdue:
-            book.finish(segment, row)
             self._unswept.append(segment.no)
         elif state in (SENT, LIVE):
             if overdue or not flags & TICKET:
@@ -310,6 +330,7 @@ class Engine:
         book, self._told_at = self.book, now
         self._gather(now)
         self._take(event, now)
+        self._keep_late(now)
         book.sweep_segments(self._unswept)
         self._unswept.clear()
         self._advance(now)
@@ -457,6 +478,12 @@ class Engine:
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
                 lifecycle.send(book, batch, now)
+
+    def _keep_late(self, now: float) -> None:
+        """Store the verdicts on explicit keys that were withdrawn at their deadline."""
+        for lane, rows in self._late.items():
+            shelf.keep(self.book, lane, "", rows, now)
+        self._late.clear()
 
     def _expire_kept(self, now: float) -> None:
         """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""

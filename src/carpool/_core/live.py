@@ -7,7 +7,7 @@ it goes next: that is for ``descent``.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Final
@@ -157,6 +157,8 @@ class Live:
         self.throttles = throttles
         self.trips: dict[Place, Trip] = {}
         self.flights: dict[int, Flight] = {}
+        self.carried: Counter[int] = Counter()
+        """How many requests of each segment are in the air: it is not to be dropped while they may be read from it."""
         self._lines: dict[tuple[Route, Lane], _Line] = {}
         self._resting: list[tuple[float, int, Trip]] = []
         self._lines_bytes = 0
@@ -192,6 +194,19 @@ class Live:
                 self._lines[trip.route, trip.lane].leave(trip)
         return trip
 
+    def rejoin(self, place: Place) -> bool:
+        """Let a request that has left a call in the air wait for that call alone; return whether there is one."""
+        if place >> ROW_BITS not in self.carried:
+            return False
+        for flight in self.flights.values():
+            for trip in flight.trips:
+                if trip.place == place:
+                    self.drop(place)
+                    trip.over = False
+                    self.trips[place] = trip
+                    return True
+        return False
+
     def start(self, now: float) -> Iterator[Call]:
         """Start the calls that may start now, those with the nearest deadline first."""
         self._wake(now)
@@ -208,6 +223,7 @@ class Live:
                 for trip in trips:
                     line.leave(trip)
                     trip.op = op
+                    self.carried[trip.place >> ROW_BITS] += 1
                 self.flights[op] = Flight(op=op, route=route, lane=lane, trips=trips, started_at=now)
                 throttle.started(tokens, now, requests=len(trips))
                 until = max(trip.deadline for trip in trips)
@@ -242,6 +258,10 @@ class Live:
         flight = self.flights.pop(op, None)
         for trip in flight.trips if flight is not None else ():
             trip.op = 0
+            no = trip.place >> ROW_BITS
+            self.carried[no] -= 1
+            if not self.carried[no]:
+                del self.carried[no]
         return flight
 
     def next_wakeup(self, now: float) -> float | None:

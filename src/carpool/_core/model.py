@@ -340,7 +340,16 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     """The final verdict on one request, as it is stored and turned into an exception for each awaiter."""
 
     kind: Literal[
-        "rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable", "budget", "quota"
+        "rejected",
+        "failed",
+        "missing",
+        "ambiguous",
+        "too_large",
+        "credentials",
+        "unreachable",
+        "budget",
+        "quota",
+        "overdue",
     ]
     error: ServerError = ServerError()
     job: str = ""

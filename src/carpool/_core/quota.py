@@ -168,7 +168,7 @@ class Ceiling:
         held = self.held
         if self._sums["flying"]:
             room = min(SURE_TOKENS, self.tokens) - held
-            return (room, self.blocked_until) if not self._era and room >= first else (0, NEVER)
+            return (room, self.blocked_until) if not self._era and room >= whole else (0, NEVER)
         known = self.tokens - held
         enough = min(whole, self._fresh // _GRAINS)
         if known >= first and known >= enough:
@@ -199,7 +199,12 @@ class Ceiling:
         return max(now, self.look_at)
 
     def is_too_large(self, flight: Flight) -> bool:
-        """Return whether a job goes so far beyond the ceiling that its requests had better travel in smaller ones."""
+        """Return whether a job goes so far beyond the ceiling that its requests had better travel in smaller ones.
+
+        A small one never does while others run: it is rather the number of jobs that is too high.
+        """
+        if self.taken and flight.is_small:
+            return False
         return self.taken + flight.tokens - self.tokens > self._look_most(flight.rows)
 
     def plan(self, tokens: int, rows: int) -> Flight:

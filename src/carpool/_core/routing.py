@@ -47,7 +47,7 @@ _TRUSTED: Final = 10
 
 
 def _quicker_below(ladder: Ladder, rung: int) -> Ladder:
-    found = [ladder[rung]]
+    found: list[Route] = [ladder[rung]]
     for route in ladder[rung + 1 :]:
         if PRIOR_S[route] < PRIOR_S[found[-1]]:
             found.append(route)

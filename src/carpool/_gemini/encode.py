@@ -74,6 +74,8 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     """``None`` for requests that lean on nothing, as most do."""
     limit: int = 0
     """What bounds its cost, as ``limit_of`` gives it."""
+    live_only: str = ""
+    """Why no batch can take it, where a live call can."""
 
     def __repr__(self) -> str:
         return f"Encoded(bytes={len(self.payload)}, digest={self.digest.hex()})"
@@ -126,7 +128,7 @@ class Encoder:
 
         Raises:
             ConfigurationError: contents or config cannot be sent; the message names the place.
-            NotBatchable: the Batch API does not take this model or schema.
+            NotBatchable: the Batch API does not take this model.
         """
         start = self._generate_hashes.get(model)
         if start is None:
@@ -148,7 +150,7 @@ class Encoder:
         digest = start.copy()
         digest.update(payload)
         uses = Uses(files, placed[3]) if files or placed[3] else None
-        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, placed[2], uses, placed[4])
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, placed[2], uses, placed[4], placed[5])
 
     def embed(self, model: str, content: Any, config: Any) -> Encoded:
         """Encode one embed request: one content, which gives one vector.

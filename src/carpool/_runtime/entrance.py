@@ -189,8 +189,8 @@ class Entrance:
         self._wake()
 
     def nobody_left(self, place: Place) -> None:
-        """Note that the last awaiter of a request ended otherwise."""
-        self._engine.leave(place, self._now())
+        """Note that the deadline of the last awaiter of a request has passed."""
+        self._engine.leave(place, self._now(), late=True)
         self._wake()
 
     def begin_turn(self) -> list[Event]:

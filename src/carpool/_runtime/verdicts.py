@@ -82,6 +82,8 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
     said = f"{said}: {words}" if said and words else said or words
     if failure.kind == "budget":
         return BudgetExceeded(f"request {key!r}: {error.message}", key=key)
+    if failure.kind == "overdue":
+        return deadline_exceeded(key, error.message, withdrawn=True)
     kind, wording = VERDICTS[failure.kind]
     text = wording.format(key=repr(key), said=said)
     if failure.job:
@@ -110,19 +112,21 @@ def fault_words(fault: Fault, body: bytes = b"") -> str:
     return f"{_FATES[fault.kind]} ({said})"
 
 
-def deadline_exceeded(key: str, why: str = "") -> DeadlineExceeded:
+def deadline_exceeded(key: str, why: str = "", *, withdrawn: bool = False) -> DeadlineExceeded:
     """Return the error of an awaiter whose deadline has passed.
 
     Args:
         key: the request's.
         why: what forbade to send it over another route in time, if anything did.
+        withdrawn: whether nothing of it was under way then, and it was taken out.
     """
     held = f" It waited for its job alone, since another route was not allowed: {why}." if why else ""
-    return DeadlineExceeded(
-        f"the deadline of request {key!r} passed before its answer came.{held} If it was sent, its answer is kept for "
-        "whoever asks the same again",
-        key=key,
+    fate = (
+        "Nothing of it was under way then, and it was withdrawn: ask the same again, and it is sent"
+        if withdrawn
+        else "If it was sent, its answer is kept for whoever asks the same again"
     )
+    return DeadlineExceeded(f"the deadline of request {key!r} passed before its answer came.{held} {fate}", key=key)
 
 
 def request_texts(body: bytes) -> tuple[list[str], list[str]]:

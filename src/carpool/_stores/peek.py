@@ -54,6 +54,7 @@ _ROWS: Final = (
     " FROM Cache"
 )
 _DAYS: Final = f"key = '{segments.META}' OR key GLOB 'd[0-9]*'"
+_LEARNED: Final = f"key = '{segments.META}' OR key GLOB '[hu]*'"
 _HAS_TABLE: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'Cache'"
 _VALUE: Final = "SELECT value FROM Cache WHERE key = ? AND raw = 1"
 
@@ -236,15 +237,25 @@ class Peek:
         Raises:
             StoreError: or one of its kinds: it cannot be read.
         """
+        days = [record for record in self._found(_DAYS) if isinstance(record, DayAccount)]
+        return sorted(days, key=lambda account: account.day)
+
+    def learned(self) -> list[Habit | Seen]:
+        """Return what answers taught, as it is on disk now.
+
+        Raises:
+            StoreError: or one of its kinds: it cannot be read.
+        """
+        return [record for record in self._found(_LEARNED) if isinstance(record, Habit | Seen)]
+
+    def _found(self, which: str) -> list[Record | None]:
         if not _file_stamp(self._files[0]):
             return []
         try:
             with self._snapshot() as connection:
-                found = [_record(connection, name, parts) for name, parts in _named_parts(connection, _DAYS).items()]
+                return [_record(connection, name, parts) for name, parts in _named_parts(connection, which).items()]
         except Exception as error:
             raise self._meaning(error) from error
-        days = [record for record in found if isinstance(record, DayAccount)]
-        return sorted(days, key=lambda account: account.day)
 
     def _look(self) -> _Stamp:
         return _file_stamp(self._files[0]), _file_stamp(self._files[1])

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict, cast
 
 from cyclopts import Parameter
 
 from carpool._tables import usd
-from carpool.cli.console import Exit, UsageError, counted, print_json, run, say
+from carpool.cli.console import Exit, UsageError, counted, deadline_of, ladder_of, print_json, run, say
 
 if TYPE_CHECKING:
     from carpool import Settings
-    from carpool._quote import Quote, Quoter
+    from carpool._quote import Learned, Quoter
+    from carpool._quoted import Money, Quote
     from carpool.cli.rows import RowReader
+    from carpool.settings import Ladder
     from carpool.types import Kind
 
 _BAD_ROWS_SHOWN: Final = 20
@@ -31,31 +36,47 @@ def quote_rows(
     *,
     model: str | None = None,
     kind: Annotated[str, Parameter(choices=("generate", "embed"))] = "generate",
+    home: Path | None = None,
+    deadline: str | None = None,
+    ladder: str | None = None,
     json: bool = False,
 ) -> int:
     """Say what the rows of a file will take and cost, before anything is sent.
 
     Rows are those of "carpool map". Needs no key and no network. Money is a range: one time in ten it is less than its
-    lower end, one time in ten more than its upper one, as far as its basis holds; the basis is printed with it. Rows
-    that could not be sent are named with their line, and not counted.
+    lower end, one time in ten more than its upper one, as far as its basis holds; the basis is printed with it. What
+    earlier answers taught, of their length and of the time they take, is read from the home, if there is one. Rows that
+    could not be sent are named with their line, and not counted.
 
     Args:
         source: file of rows, or - for standard input.
         model: name of the model, such as gemini-3.5-flash; if not given, the one that the rows name.
         kind: what the rows are.
+        home: folder where state is kept, instead of the user's state folder.
+        deadline: say what it may cost with one: 90m, 4h, or 06:00.
+        ladder: the same with these routes, in order: batch, flex, standard, with commas between them; cheap for all
+            three, fast for standard,batch. Without it: cheap with a deadline, else batch.
         json: print one JSON object.
     """
     try:
-        return run(_run(source, model, cast("Kind", kind), as_json=json))
+        way: _Way = {"ladder": ladder_of(ladder), "left_s": deadline_of(deadline)}
+        return run(_run(source, model, cast("Kind", kind), home, way, as_json=json))
     except OSError as error:
         raise UsageError(f"{error.filename or source} cannot be read: {error.strerror}") from None
 
 
-async def _run(source: str, model: str | None, kind: Kind, *, as_json: bool) -> int:
+class _Way(TypedDict):
+    ladder: Ladder | None
+    left_s: float | None
+
+
+async def _run(source: str, model: str | None, kind: Kind, home: Path | None, way: _Way, *, as_json: bool) -> int:
     from carpool import Settings
+    from carpool._quote import Quoter
 
     settings = Settings.from_env()
-    counter = _Counter(source, model, kind, settings)
+    quoter_of = partial(Quoter, kind=kind, settings=settings, now=time.time(), learned=_learned_at(home), **way)
+    counter = _Counter(source, model, kind, settings, quoter_of)
     from carpool.cli.source import lines_of
 
     async for line in lines_of(source, settings.line_bytes_max):
@@ -67,7 +88,7 @@ async def _run(source: str, model: str | None, kind: Kind, *, as_json: bool) -> 
         )
     quote = counter.quoter.quote()
     if as_json:
-        from carpool._quote import quote_data
+        from carpool._quoted import quote_data
 
         print_json({**quote_data(quote), "bad_rows": counter.bad})
     else:
@@ -80,7 +101,9 @@ async def _run(source: str, model: str | None, kind: Kind, *, as_json: bool) -> 
 class _Counter:
     """Takes lines, and tells of those that are no rows."""
 
-    def __init__(self, source: str, model: str | None, kind: Kind, settings: Settings) -> None:
+    def __init__(
+        self, source: str, model: str | None, kind: Kind, settings: Settings, quoter_of: Callable[[str], Quoter]
+    ) -> None:
         from carpool.cli.fingerprints import Fingerprints
 
         self.name = "standard input" if source == "-" else source
@@ -89,6 +112,7 @@ class _Counter:
         self._model = model
         self._kind: Kind = kind
         self._settings = settings
+        self._quoter_of = quoter_of
         self._reader: RowReader | None = None
         self._keys = Fingerprints()
         self._waiting = 0
@@ -96,10 +120,9 @@ class _Counter:
             self._begin(model)
 
     def _begin(self, model: str) -> RowReader:
-        from carpool._quote import Quoter
         from carpool.cli.rows import RowReader
 
-        self._quoter = Quoter(model, self._kind, self._settings, time.time())
+        self._quoter = self._quoter_of(model)
         self._reader = RowReader(self.name, model, self._kind, self._settings.line_bytes_max)
         return self._reader
 
@@ -135,6 +158,20 @@ class _Counter:
         self.bad += 1
         if self.bad <= _BAD_ROWS_SHOWN:
             say(words)
+
+
+def _learned_at(home: Path | None) -> Learned | None:
+    """Return what was learned in a home; ``None``, and words on stderr, where it cannot be read: a quote needs none."""
+    from carpool import StoreError
+    from carpool._quote import Learned
+    from carpool._upkeep import learned_at
+    from carpool.client import home_path
+
+    try:
+        return Learned(*learned_at(home_path(home)))
+    except (StoreError, OSError) as error:
+        say(f"what earlier answers taught cannot be read, and is left out: {error}")
+        return None
 
 
 def _named_model(line: bytes, name: str) -> str:
@@ -179,10 +216,13 @@ def _show(quote: Quote) -> None:
         table.add_column(heading, justify="right")
     for name, span in (("input tokens", quote.input_tokens), ("output tokens", quote.output_tokens)):
         table.add_row(name, *(f"{value:,}" for value in (span.p10, span.p50, span.p90)))
-    beside = max((one.p90_usd for one in (quote.money or {}).values()), default=Decimal(0))
+    ways = [] if quote.way.money is None or len(quote.way.ladder) == 1 else [quote.way.money]
+    beside = max((one.p90_usd for one in (*(quote.money or {}).values(), *ways)), default=Decimal(0))
     for route, money in (quote.money or {}).items():
         words = "list price (standard route)" if route == "standard" else f"price on the {route} route"
-        table.add_row(words, *(usd(amount, beside) for amount in (money.p10_usd, money.p50_usd, money.p90_usd)))
+        table.add_row(words, *_amounts(money, beside))
+    for money in ways:
+        table.add_row(f"price by the ladder, {quote.way.begins} first", *_amounts(money, beside))
     for route, span in quote.time_s.items():
         words = f"time of a {route} call"
         if route == "batch":
@@ -191,6 +231,10 @@ def _show(quote: Quote) -> None:
     console.print(table)
     for name, words in quote.basis.items():
         console.print(f"{name.replace('_', ' ')}: {words}", highlight=False, soft_wrap=True)
+
+
+def _amounts(money: Money, beside: Decimal) -> tuple[str, ...]:
+    return tuple(usd(amount, beside) for amount in (money.p10_usd, money.p50_usd, money.p90_usd))
 
 
 def _duration(seconds: int) -> str:
