@@ -54,9 +54,7 @@ class Asks:
         return number >= 0 and at < self._until[route, model][number]
 
 
-def accepted_work(
-    service: Service, asks: Asks, asked: Asked, durations: Durations, trip: Trip | None
-) -> Route | None:
+def accepted_work(service: Service, asks: Asks, asked: Asked, durations: Durations, trip: Trip | None) -> Route | None:
     """Return the lower rung that accepted work within its last reserve, of a request that missed its deadline.
 
     Args:

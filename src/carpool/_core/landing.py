@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from carpool._core import settlement, shelf
+from carpool._core import leaving, settlement, shelf
 from carpool._core.book import Book
 from carpool._core.breaker import ASKED_MAX_S, URGENT_CLOSED_S, Pushback, read_pushback
 from carpool._core.descent import ask_of, descend, flees, is_no_dearer, leave_at, rider
@@ -224,6 +224,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
     if one.state == SENT:
         book.live.drop(trip.place)
         book.held_back[trip.place] = refusal.reason
+        leaving.ask_again(book, one, one.ladder.index("batch"), now)
     elif trip.besides:  # the call that it left is in the air, and may answer it yet
         book.held_back[trip.place] = refusal.reason
         trip.wake_at = now + _AGAIN_S

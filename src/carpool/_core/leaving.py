@@ -75,7 +75,7 @@ def _leave_live_route(book: Book, one: Rider, trip: Trip | None, rung: int, now:
     onto = _next_rung(book, one, rung, now)
     if trip is not None and trip.op:
         if not _may_double(book, one, onto, now):
-            _ask_again(book, one, rung, now)
+            ask_again(book, one, rung, now)
             return
         book.durations.saw_at_least(trip.lane.model, trip.route, now - book.live.flights[trip.op].started_at)
     descent.descend(book, one, onto, now)
@@ -86,20 +86,24 @@ def _leave_job(book: Book, job: Job, leaving: list[Rider], now: float) -> None:
 
     A job for which nobody waits then is cancelled before any of them is sent.
     """
-    book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
     onto = [(one, _next_rung(book, one, one.ladder.index("batch"), now)) for one in leaving]
     if _is_at_rest(book, job):
         for one, rung in onto:
             book.count_in(one.segment, one.row, one.row + 1)
             one.segment.states[one.row] = LIVE
             descent.go_live(book, one, rung, now)
+        book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
         settlement.take_apart(book, job, now)
         return
+    gone = 0
     for one, rung in onto:
         if _may_double(book, one, rung, now):
             descent.go_live(book, one, rung, now)
+            gone += 1
         else:
-            _ask_again(book, one, one.ladder.index("batch"), now)
+            ask_again(book, one, one.ladder.index("batch"), now)
+    if gone:
+        book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
     if cancel_left(book, job):
         book.report("job_left", job.name, len(leaving))
 
@@ -121,7 +125,8 @@ def _may_double(book: Book, one: Rider, rung: int, now: float) -> bool:
     return True
 
 
-def _ask_again(book: Book, one: Rider, rung: int, now: float) -> None:
+def ask_again(book: Book, one: Rider, rung: int, now: float) -> None:
+    """Look at a request again that may not be sent twice now."""
     heapq.heappush(book.leaving, (now + max(_AGAIN_S, (one.deadline - now) * _AGAIN_SHARE), one.place, rung))
 
 
