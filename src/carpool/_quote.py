@@ -178,7 +178,7 @@ class Quoter:
         media = (survey.audio, survey.image, survey.video, survey.other)
         usual = self._corrected(spread.least, Takes(survey.tokens - sum(media), *media), spread.most)
         lengths = self._lengths
-        outputs = (lengths.p10, lengths.p50 + spread.thinking // 2, lengths.p90 + spread.thinking)
+        outputs = (lengths.p10, lengths.middle + spread.thinking // 2, lengths.p90 + spread.thinking)
         for case, takes, length in zip(self._cases, (spread.least, usual, spread.most), outputs, strict=True):
             output = length * survey.candidates
             case.add(takes if any(takes) else _ONE, min(survey.cap, output) if survey.cap else output, self._rate)
@@ -374,9 +374,7 @@ def _output_basis(lengths: Lengths, rows: int, capped: int) -> str:
     if not lengths.p90:
         return "embeddings have none"
     basis = f"as {lengths.learned:,} earlier answers of this model" if lengths.learned else "a guess"
-    words = (
-        f"{basis}: {lengths.p10:,} to {lengths.p90:,} tokens an answer with its thoughts, {lengths.p50:,} in the middle"
-    )
+    words = f"{basis}: {lengths.p10:,} to {lengths.p90:,} tokens with thoughts, {lengths.middle:,} in the middle"
     if not capped:
         return f"{words}; no row has max_output_tokens, which would narrow it"
     return f"{words}; no more than max_output_tokens in {'all' if capped == rows else f'{capped:,}'} rows"
