@@ -150,7 +150,7 @@ class Quoter:
         self._framing = wire.framing(settings.priority)
         self._rows = self._inline = self._batches = self._size_bytes = 0
         self._cases = [_Case() for _ in _CASES]
-        self._capped = self._searches = self._cached = self._unsized = self._others = 0
+        self._capped = self._searches = self._cached = self._unsized = self._others = self._shaped = 0
         self._open = self._new_batch()
 
     def add(self, request: Request) -> None:
@@ -185,6 +185,7 @@ class Quoter:
         self._capped += survey.cap > 0
         self._searches += survey.searches
         self._cached += survey.cached
+        self._shaped += survey.json_schema and "batch" in self._ladder
         self._unsized += survey.unsized
 
     def _corrected(self, least: Takes, usual: Takes, most: Takes) -> Takes:
@@ -355,6 +356,7 @@ class Quoter:
                 if fee_known
                 else "that may search, for a fee that is not known and not counted",
             ),
+            _rows_note(self._shaped, "with responseJsonSchema, which batches are said to ignore: use responseSchema"),
             _rows_note(self._others, f"with another model's name: quoted, and sent, as for {self._lane.model}"),
             _rows_note(long_rows, "whose prompt is or may be long: counted at the price of such where it is"),
         ]

@@ -420,6 +420,9 @@ def test_what_is_not_in_the_rows_is_noted() -> None:
     assert "1 row with cached content" in quote.basis["notes"]
     named = quoted("gemini-2.5-flash", text("x", model="models/gemini-2.5-pro"), text("x", model="gemini-2.5-flash"))
     assert named.basis["notes"] == "1 row with another model's name: quoted, and sent, as for gemini-2.5-flash"
+    shaped = text("x", generationConfig={"responseJsonSchema": {"type": "object"}})
+    assert "1 row with responseJsonSchema, which batches" in quoted("gemini-2.5-flash", shaped).basis["notes"]
+    assert "notes" not in quoted("gemini-2.5-flash", shaped, ladder=("flex", "standard")).basis
     unpriced = quoted("gemini-2.5-flash-preview-tts", text("x", tools=[{"googleSearch": {}}]))
     assert "not known and not counted" in unpriced.basis["notes"]
 
