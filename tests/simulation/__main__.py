@@ -64,7 +64,9 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="the first")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--stop-after", type=int, default=10, help="stop after so many failures")
-    parser.add_argument("--mutants", nargs="*", metavar="NAME", help="look for seeds that see planted faults; all of them")
+    parser.add_argument(
+        "--mutants", nargs="*", metavar="NAME", help="look for seeds that see planted faults; all of them"
+    )
     args = parser.parse_args()
     if args.mutants is not None:
         return 0 if hunt(args.mutants, range(args.start, args.start + args.seeds)) else 1

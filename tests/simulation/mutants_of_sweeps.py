@@ -30,7 +30,7 @@ def ignores_the_sweep(patch: Patch) -> None:
     patch.setattr(sweeping, "on_swept", on_swept)
 
 
-@mutant(likely=158)
+@mutant(likely=44)
 def cancels_jobs_that_it_does_not_know(patch: Patch) -> None:
     """After the restore of a backup, paid work is thrown away."""
 
@@ -40,7 +40,7 @@ def cancels_jobs_that_it_does_not_know(patch: Patch) -> None:
     patch.setattr(sweeping, "_adopt", adopt)
 
 
-@mutant(likely=3301)
+@mutant(likely=335)
 def ignores_jobs_that_it_does_not_know(patch: Patch) -> None:
     """After the restore of a backup, what is paid for is paid for again."""
     patch.setattr(sweeping, "_adopt", lambda book, found, now: None)
@@ -83,7 +83,7 @@ def takes_the_job_itself_for_a_double(patch: Patch) -> None:
     patch.setattr(sweeping, "_judge_open", judge_open)
 
 
-@mutant(likely=242)
+@mutant(likely=335)
 def sends_held_requests_before_the_sweep(patch: Patch) -> None:
     """After the restore of a backup, requests go that may be inside a job that this store does not know."""
     original = Recovery.finish
@@ -96,7 +96,7 @@ def sends_held_requests_before_the_sweep(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=3301)
+@mutant(likely=335)
 def sends_held_requests_before_unknown_jobs_ended(patch: Patch) -> None:
     """Requests are held for the list alone, and not for the jobs that it showed."""
     original = sweeping._let_go
@@ -111,7 +111,7 @@ def sends_held_requests_before_unknown_jobs_ended(patch: Patch) -> None:
     patch.setattr(sweeping, "_let_go", let_go)
 
 
-@mutant(likely=158)
+@mutant(likely=44)
 def takes_every_job_for_its_own(patch: Patch) -> None:
     """Numbers are compared with those of this process only, not with what the store knew when it was opened."""
     patch.setattr(Census, "origin_of", lambda self, name, store_id: Origin.CLOSED)
