@@ -11,10 +11,11 @@ from carpool._core.breaker import (
     ASKED_MAX_S,
     EAGER_PAUSE_S,
     PAUSE_MAX_S,
+    TRUST_S,
     URGENT_CLOSED_S,
-    URGENT_PASSED_S,
     URGENT_PAUSE_S,
     Breaker,
+    Pushback,
 )
 from carpool._core.concurrency import START as IN_FLIGHT
 from carpool._core.messages import Call, Refused, Step
@@ -102,17 +103,37 @@ def test_standard_is_not_left_alone_for_it_in_the_last_reserve() -> None:
 # -- the breaker and the throttle
 
 
-def test_probes_that_are_not_refused_are_followed_ever_more_quickly() -> None:
+@pytest.mark.parametrize(("eager", "first"), [(False, 8), (True, 2)])
+def test_each_second_without_a_refusal_lets_twice_as_many_urgent_calls_through(eager: bool, first: int) -> None:
     breaker = Breaker("b")
     breaker.open(0.0)
-    now, pauses = 10.0, []
-    for _ in range(8):
+    sent: dict[int, int] = {}
+    now = 10.0
+    for _ in range(8 * first):
         breaker.sent(now)
-        pauses.append(breaker.next_urgent(now) - now)
-        now += pauses[-1]
-    assert pauses == pytest.approx([max(URGENT_PASSED_S, URGENT_PAUSE_S / (2 + probes)) for probes in range(8)])
+        sent[round((now - 10.0) / TRUST_S)] = (
+            sum(sent.values())
+            + 1
+            - sum(count for second, count in sent.items() if second < round((now - 10.0) / TRUST_S))
+        )
+        now = breaker.next_urgent(now, eager=eager)
+    assert sent == {0: 1, 1: first - 1, 2: first, 3: 2 * first, 4: 4 * first}
     breaker.refused(now, 10.0)
-    assert breaker.next_urgent(now) == pytest.approx(now - pauses[-1] + URGENT_PAUSE_S)
+    pause_s = EAGER_PAUSE_S if eager else URGENT_PAUSE_S
+    assert breaker.next_urgent(now, eager=eager) == 14.0 + pause_s
+
+
+def test_a_late_refusal_of_a_call_from_before_the_last_one_does_not_count_again() -> None:
+    breaker = Breaker("b")
+    breaker.open(0.0)
+    breaker.sent(1.0)
+    breaker.sent(1.0)
+    breaker.refused(3.0, 1.0)
+    breaker.sent(4.0)
+    breaker.refused(4.5, 1.0)
+    assert breaker.next_urgent(5.0) == 5.0
+    breaker.refused(5.5, 4.0)
+    assert breaker.next_urgent(5.5) == 6.0
 
 
 def test_what_the_server_asks_for_holds_for_eager_calls_alone() -> None:
@@ -152,17 +173,32 @@ def test_eager_calls_keep_their_distance_while_the_route_takes_calls() -> None:
     assert breaker.next_urgent(0.1, eager=True) == EAGER_PAUSE_S
 
 
-def test_urgent_calls_go_together_unless_one_was_refused_lately() -> None:
+def test_urgent_calls_go_together_unless_the_last_was_refused() -> None:
     throttle = Throttle("t")
-    many = int(IN_FLIGHT) + 20
-    for _ in range(many):
+    throttle.started(1, 0.0)
+    throttle.ended(5.0, sent_at=0.0)
+    for _ in range(5 * int(IN_FLIGHT)):
         assert throttle.may_start(100.0, 1, urgent_at=100.0)
         throttle.started(1, 100.0)
     assert not throttle.may_start(100.0, 1)
     assert not throttle.may_start(100.0, 1, urgent_at=100.0, eager=True)
-    throttle.flying.refused(100.2, 100.0)
+    throttle.refused(100.2, Pushback(scope="overload"), sent_at=100.0)
     assert not throttle.may_start(100.2, 1, urgent_at=100.0)
     assert throttle.may_start(100.0 + URGENT_CLOSED_S, 1, urgent_at=100.0)
+
+
+def test_a_request_hurries_as_soon_as_its_route_is_known_to_be_slower() -> None:
+    desk = Desk()
+    place = desk.admit(ladder=("standard",), deadline=START + 300.0)
+    call = only(desk.wait().actions, Call)
+    desk.shed(call)
+    trip = desk.engine.book.live.trips[place]
+    assert trip.urgent_at == START + 300.0 - Durations().last_s(LANE.model, "standard")
+    for _ in range(3):
+        desk.engine.book.durations.saw(LANE.model, "standard", 180.0)
+    desk.wait(1.0)
+    assert trip.urgent_at == START + 300.0 - desk.engine.book.durations.last_s(LANE.model, "standard")
+    assert trip.urgent_at < START + 100.0
 
 
 def test_urgent_calls_keep_to_the_most_that_may_be_in_the_air() -> None:

@@ -8,13 +8,14 @@ D - R, or what was taken for it when the request went there if that is earlier, 
 work* if for ``HOLDS_S`` without a break, within its last reserve and while the request was there,
 
 - it refused nobody, and had quota for one call more than all that it took, by the service's log;
-- a call of this request that began then would have been answered by D; and
+- a call of this request that began then would have been answered by D (it takes as long as the one that was accepted
+  of it, if there is one: nobody asks twice for what is on its way); and
 - on flex: the service had not asked to be left alone (RetryInfo) for longer. On standard that does not count, since a
   request in its last reserve has nothing to lose.
 
 ``HOLDS_S`` is what a client must have the chance to notice: its time between two tries (two seconds on the last rung,
-five on flex, as its documents say) and half a second for the try. So the miss of each request of a crowd counts where
-there was room for but one of them.
+five on flex, as its documents say), and the second after which a try that was not refused is followed by others. So
+the miss of each request of a crowd counts where there was room for but one of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
-from carpool._core.breaker import EAGER_PAUSE_S, URGENT_PAUSE_S
+from carpool._core.breaker import EAGER_PAUSE_S, TRUST_S, URGENT_PAUSE_S
 from carpool._core.live import Trip
 from carpool._core.routing import Durations
 from carpool.settings import Route
@@ -31,8 +32,7 @@ from .asked import Asked
 from .service import Service
 
 LOOK_S: Final = 0.25
-TRY_S: Final = 0.5
-HOLDS_S: Final[dict[Route, float]] = {"standard": URGENT_PAUSE_S + TRY_S, "flex": EAGER_PAUSE_S + TRY_S}
+HOLDS_S: Final[dict[Route, float]] = {"standard": URGENT_PAUSE_S + TRUST_S, "flex": EAGER_PAUSE_S + TRUST_S}
 
 
 class Asks:
@@ -87,7 +87,7 @@ def accepted_work(service: Service, asks: Asks, asked: Asked, durations: Duratio
 
 def _would_take(service: Service, asks: Asks, asked: Asked, route: Route, at: float) -> bool:
     model = asked.model
-    takes_s = service.takes_s(route, asked.number, at, shares=asked.kind == "embed")
+    takes_s = asked.took_s.get(route, service.takes_s(route, asked.number, at, shares=asked.kind == "embed"))
     return (
         at + takes_s <= asked.deadline
         and not service.refuses(route, model, at)

@@ -242,9 +242,12 @@ class World:
             for number in numbers:
                 self.service.took(route, model, self.now)
                 self.billed[number, route] += 1
-            ends_at = self.now + max(
+            takes_s = max(
                 self.service.takes_s(route, number, self.now, shares=call.lane.kind == "embed") for number in numbers
             )
+            ends_at = self.now + takes_s
+            for place in call.places:
+                self.by_place[place].took_s[route] = takes_s
             if ends_at < call.deadline + 1.0:
                 self._at(ends_at, lambda: self._answer(call))
             else:
@@ -318,7 +321,11 @@ class World:
 
     def _check_job(self, job: Job) -> None:
         book = self.engine.book
-        waits = any(place not in book.live.trips and not self.by_place[place].ending for place in book.sent_in(job))
+        # Who missed a deadline may still ask for the answer: it is a reason for the job to go on.
+        waits = any(
+            place not in book.live.trips and self.by_place[place].ending in {"", "expired"}
+            for place in book.sent_in(job)
+        )
         remote = self.remotes.get(job.name)
         if not waits and remote is not None and not remote.cancelled and self.now < remote.fate.ends_at:
             self.faults.append(f"{job.name} goes on although nobody waits for it")

@@ -95,7 +95,7 @@ class Throttle:
 
         Infinity if the end of another call has to come first. An outcome may bring it forward: ask again after each.
         """
-        if self._air.count >= self._air.most:
+        if self._air.count >= self._air.most or self.flying.is_full:
             return NEVER
         if self._hold_until - now > HOLD_MAX_S:  # the clock was set back
             self._hold_until = now
@@ -103,7 +103,7 @@ class Throttle:
         at = max(now, self._hold_until, rates, self._breaker.next_send(now))
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
         if not self._breaker.is_open:
-            at = max(at, self.flying.next_send(now, urgent=self._urgent_at <= now and not self._eager))
+            at = max(at, self.flying.next_send(now))
         return min(at, max(self._urgent_at, self._breaker.next_urgent(now, eager=self._eager)))
 
     def wait_s(self, now: float, queued: int, tokens: int = 0) -> float:
