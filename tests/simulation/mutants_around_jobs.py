@@ -88,7 +88,7 @@ def tells_nobody_of_deadlines(patch: Patch) -> None:
 @mutant(likely=3)
 def adopts_nothing(patch: Patch) -> None:
     """An identical call is always a new request."""
-    patch.setattr(Engine, "adopt", lambda self, *of: (Claim.NEW, 0))
+    patch.setattr(Engine, "adopt", lambda self, digest, now, deadline, ladder: (Claim.NEW, 0))
 
 
 @mutant(likely=20)
@@ -135,7 +135,7 @@ def cuts_withdrawn_rows(patch: Patch) -> None:
 def counts_no_envelope(patch: Patch) -> None:
     """The inline form is chosen by the rows alone."""
 
-    def choose_form(settings: Any, framing: Any, ledger: Any, batch: Any, *names: Any) -> str:
+    def choose_form(settings: Any, framing: Any, ledger: Any, batch: Any, *more: Any) -> str:
         return "inline" if not batch.as_file and batch.line_bytes < settings.inline_bytes_max else "file"
 
     patch.setattr("carpool._core.book.choose_form", choose_form)

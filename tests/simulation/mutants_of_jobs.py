@@ -28,11 +28,11 @@ def settles_by_the_keys_of_the_reply(patch: Patch) -> None:
     """A row that did not come back is never judged."""
     original = settlement.settle_rest
 
-    def settle_rest(book: Book, job: Job, error: Any, now: float, *, missing: bool, lost: bool = False) -> None:
+    def settle_rest(book: Book, job: Job, error: Any, now: float, **how: bool) -> None:
         came = list(book.retries.get(job.id, {}))
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(book, "rows_in", lambda job, state: came)
-            original(book, job, error, now, missing=missing, lost=lost)
+            inner.setattr(Book, "sent_in", lambda self, job: came)
+            original(book, job, error, now, **how)
 
     patch.setattr(settlement, "settle_rest", settle_rest)
 

@@ -135,8 +135,7 @@ def judges_by_a_list_that_is_too_old(patch: Patch) -> None:
     original = sweeping._judge_closed
 
     def judge_closed(book: Book, closed: Any, op: int, found: Any, now: float) -> None:
-        old = None if closed is None else msgspec.structs.replace(closed, name="", sweep=-1)
-        original(book, old, op, found, now)
+        original(book, None if closed is None else msgspec.structs.replace(closed, name="", sweep=-1), op, found, now)
 
     patch.setattr(sweeping, "_judge_closed", judge_closed)
 
