@@ -9,7 +9,7 @@ import pytest
 
 from carpool._core.breaker import (
     ASKED_MAX_S,
-    EAGER_PAUSE_S,
+    OBEYING_PAUSE_S,
     PAUSE_MAX_S,
     TRUST_S,
     URGENT_CLOSED_S,
@@ -81,8 +81,8 @@ def test_flex_is_tried_every_five_seconds_once_its_last_reserve_has_begun() -> N
     assert max(before) > 0.7 * PAUSE_MAX_S
     within = gaps(sent, START + HOUR - FLEX_S)
     assert len(within) > 100
-    assert max(within) == pytest.approx(EAGER_PAUSE_S)
-    assert min(within) == pytest.approx(EAGER_PAUSE_S)
+    assert max(within) == pytest.approx(OBEYING_PAUSE_S)
+    assert min(within) == pytest.approx(OBEYING_PAUSE_S)
 
 
 def test_flex_is_left_alone_for_as_long_as_the_server_asks_for_in_its_last_reserve_too() -> None:
@@ -103,9 +103,9 @@ def test_standard_is_not_left_alone_for_it_in_the_last_reserve() -> None:
 # -- the breaker and the throttle
 
 
-@pytest.mark.parametrize(("eager", "first"), [(False, 8), (True, 2)])
-def test_each_second_without_a_refusal_lets_twice_as_many_urgent_calls_through(eager: bool, first: int) -> None:
-    breaker = Breaker("b")
+@pytest.mark.parametrize(("obeys", "first"), [(False, 8), (True, 2)])
+def test_each_second_without_a_refusal_lets_twice_as_many_urgent_calls_through(obeys: bool, first: int) -> None:
+    breaker = Breaker("b", obeys=obeys)
     breaker.open(0.0)
     sent: dict[int, int] = {}
     now = 10.0
@@ -116,11 +116,10 @@ def test_each_second_without_a_refusal_lets_twice_as_many_urgent_calls_through(e
             + 1
             - sum(count for second, count in sent.items() if second < round((now - 10.0) / TRUST_S))
         )
-        now = breaker.next_urgent(now, eager=eager)
+        now = breaker.next_urgent(now)
     assert sent == {0: 1, 1: first - 1, 2: first, 3: 2 * first, 4: 4 * first}
     breaker.refused(now, 10.0)
-    pause_s = EAGER_PAUSE_S if eager else URGENT_PAUSE_S
-    assert breaker.next_urgent(now, eager=eager) == 14.0 + pause_s
+    assert breaker.next_urgent(now) == 14.0 + (OBEYING_PAUSE_S if obeys else URGENT_PAUSE_S)
 
 
 def test_a_late_refusal_of_a_call_from_before_the_last_one_does_not_count_again() -> None:
@@ -136,41 +135,41 @@ def test_a_late_refusal_of_a_call_from_before_the_last_one_does_not_count_again(
     assert breaker.next_urgent(5.5) == 6.0
 
 
-def test_what_the_server_asks_for_holds_for_eager_calls_alone() -> None:
-    breaker = Breaker("b")
-    breaker.sent(0.0)
-    breaker.refused(0.5, 0.0, retry_after_s=30.0)
-    assert breaker.next_urgent(1.0) == 1.0
-    assert breaker.next_urgent(1.0, eager=True) == 30.5
-    breaker.open(1.0)
-    assert breaker.next_urgent(1.0, eager=True) == 30.5
-    breaker.sent(31.0)
-    breaker.refused(31.5, 31.0)
-    assert breaker.next_urgent(31.5, eager=True) == 31.0 + EAGER_PAUSE_S
+def test_what_the_server_asks_for_holds_for_urgent_calls_where_they_obey() -> None:
+    breaker, obeying = Breaker("b"), Breaker("b", obeys=True)
+    for one in (breaker, obeying):
+        one.sent(0.0)
+        one.refused(0.5, 0.0, retry_after_s=30.0)
+    assert (breaker.next_urgent(1.0), obeying.next_urgent(1.0)) == (1.0, 30.5)
+    obeying.open(1.0)
+    assert obeying.next_urgent(1.0) == 30.5
+    obeying.sent(31.0)
+    obeying.refused(31.5, 31.0)
+    assert obeying.next_urgent(31.5) == 31.0 + OBEYING_PAUSE_S
 
 
 def test_a_probe_that_passes_ends_what_the_server_asked_for() -> None:
-    breaker = Breaker("b")
+    breaker = Breaker("b", obeys=True)
     breaker.open(0.0)
     breaker.sent(10.0)
     breaker.sent(11.0)
     breaker.refused(11.5, 5.0, retry_after_s=60.0)
     breaker.succeeded(12.0, 10.0)
-    assert breaker.next_urgent(12.0, eager=True) == 12.0
+    assert breaker.next_urgent(12.0) == 12.0
 
 
 def test_a_clock_that_was_set_back_holds_nobody_for_longer_than_a_server_may_ask_for() -> None:
-    breaker = Breaker("b")
+    breaker = Breaker("b", obeys=True)
     breaker.sent(100_000.0)
     breaker.refused(100_000.0, 100_000.0, retry_after_s=ASKED_MAX_S)
-    assert breaker.next_urgent(1_000.0, eager=True) == 1_000.0
+    assert breaker.next_urgent(1_000.0) == 1_000.0
 
 
-def test_eager_calls_keep_their_distance_while_the_route_takes_calls() -> None:
-    breaker = Breaker("b")
-    breaker.sent(0.0)
-    assert breaker.next_urgent(0.1) == URGENT_CLOSED_S
-    assert breaker.next_urgent(0.1, eager=True) == EAGER_PAUSE_S
+def test_urgent_calls_keep_their_distance_while_the_route_takes_calls() -> None:
+    breaker, obeying = Breaker("b"), Breaker("b", obeys=True)
+    for one in (breaker, obeying):
+        one.sent(0.0)
+    assert (breaker.next_urgent(0.1), obeying.next_urgent(0.1)) == (URGENT_CLOSED_S, OBEYING_PAUSE_S)
 
 
 def test_urgent_calls_go_together_unless_the_last_was_refused() -> None:
@@ -181,7 +180,6 @@ def test_urgent_calls_go_together_unless_the_last_was_refused() -> None:
         assert throttle.may_start(100.0, 1, urgent_at=100.0)
         throttle.started(1, 100.0)
     assert not throttle.may_start(100.0, 1)
-    assert not throttle.may_start(100.0, 1, urgent_at=100.0, eager=True)
     throttle.refused(100.2, Pushback(scope="overload"), sent_at=100.0)
     assert not throttle.may_start(100.2, 1, urgent_at=100.0)
     assert throttle.may_start(100.0 + URGENT_CLOSED_S, 1, urgent_at=100.0)

@@ -23,7 +23,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
-from carpool._core.breaker import EAGER_PAUSE_S, TRUST_S, URGENT_PAUSE_S
+from carpool._core.breaker import OBEYING_PAUSE_S, TRUST_S, URGENT_PAUSE_S
 from carpool._core.live import Trip
 from carpool._core.routing import Durations
 from carpool.settings import Route
@@ -32,7 +32,7 @@ from .asked import Asked
 from .service import Service
 
 LOOK_S: Final = 0.25
-HOLDS_S: Final[dict[Route, float]] = {"standard": URGENT_PAUSE_S + TRUST_S, "flex": EAGER_PAUSE_S + TRUST_S}
+HOLDS_S: Final[dict[Route, float]] = {"standard": URGENT_PAUSE_S + TRUST_S, "flex": OBEYING_PAUSE_S + TRUST_S}
 
 
 class Asks:

@@ -26,7 +26,7 @@ from typing import Final
 
 import msgspec
 
-from carpool._core.breaker import EAGER_PAUSE_S
+from carpool._core.breaker import OBEYING_PAUSE_S
 from carpool._core.routing import RESERVE_MORE, RESERVE_QUEUE_S
 from carpool.settings import CHEAP, Ladder
 
@@ -47,7 +47,7 @@ PARTS: Final = 3
 BATCH, FULL = 1, 2
 """What an answer costs: on the batch and flex routes, and on standard, in halves of the list price."""
 _BEGIN_S: Final = 3.0
-_PROBE_S: Final = EAGER_PAUSE_S
+_PROBE_S: Final = OBEYING_PAUSE_S
 """Time between two calls of a flex route that refuses: as ours in its last reserve, whatever the server asks for."""
 
 

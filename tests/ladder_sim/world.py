@@ -88,6 +88,9 @@ class Result(msgspec.Struct, kw_only=True):
     """Pico-dollars, by the service's log."""
     clairvoyant: int = 0
     clairvoyant_missed: int = 0
+    owed: int = 0
+    """What is paid, and for each miss the full price: to be late must not look cheap."""
+    clairvoyant_owed: int = 0
     routes: dict[str, int] = msgspec.field(default_factory=dict)
     """Paid answers by route."""
 
@@ -381,10 +384,14 @@ class World:
         for (number, route), times in self.billed.items():
             result.paid += times * self._picousd(self.asked[number], route)
             result.routes[route] = result.routes.get(route, 0) + times
+        result.owed = result.paid + sum(self._picousd(asked, "standard") for asked, _ in self.misses)
         for asked in self.asked:
             played = clairvoyant(self.service, asked.number, asked.model, asked.ladder, asked.at, asked.deadline)
-            result.clairvoyant += played.halves * self._picousd(asked, "batch")
-            result.clairvoyant_missed += played.ended_at > asked.deadline
+            paid = played.halves * self._picousd(asked, "batch")
+            missed = played.ended_at > asked.deadline
+            result.clairvoyant += paid
+            result.clairvoyant_missed += missed
+            result.clairvoyant_owed += paid + missed * self._picousd(asked, "standard")
         return result
 
 

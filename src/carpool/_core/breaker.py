@@ -30,8 +30,8 @@ ASKED_MAX_S: Final = 600.0
 """What is granted to a server that asks for more time before it is probed: it may not mean what it says."""
 URGENT_PAUSE_S: Final = 2.0
 """Time between two calls whose deadline is too near to wait for the next probe, while all are refused."""
-EAGER_PAUSE_S: Final = 5.0
-"""The same where a quicker route comes after this one."""
+OBEYING_PAUSE_S: Final = 5.0
+"""The same where what the server asks for holds for them too."""
 URGENT_CLOSED_S: Final = 0.5
 """The same while the route takes calls, and only the number of calls in the air or of a minute holds them back."""
 TRUST_S: Final = 1.0
@@ -55,7 +55,7 @@ _SLICE_S: Final = 0.25
 _SLICES_MAX: Final = 128
 _PATIENCE_S: Final = 5.0
 _TRUST: Final = 8
-_TRUST_EAGER: Final = 2
+_TRUST_OBEYING: Final = 2
 _CALM_S: Final = 60.0
 _PROBES_MAX: Final = 16
 _FAILURES_MAX: Final = 16
@@ -179,6 +179,7 @@ class Breaker:
 
     Args:
         seed: of the jitter of pauses; different for each route and model.
+        obeys: whether urgent calls, too, keep to what the server asks for, and are fewer.
     """
 
     __slots__ = (
@@ -186,6 +187,7 @@ class Breaker:
         "_closed_at",
         "_failures",
         "_first_at",
+        "_obeys",
         "_opened_at",
         "_passed",
         "_probes",
@@ -196,7 +198,8 @@ class Breaker:
         "_wait_until",
     )
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, *, obeys: bool = False) -> None:
+        self._obeys = obeys
         self._seed = seed
         self._slices: dict[int, list[int]] = {}
         """Calls sent and refused by the time at which they were sent."""
@@ -243,27 +246,21 @@ class Breaker:
             return max(now, self._wait_until)
         return max(now, self._wait_until, self._probes[-1] + _PATIENCE_S)
 
-    def next_urgent(self, now: float, *, eager: bool = False) -> float:
+    def next_urgent(self, now: float) -> float:
         """Return when a call may be sent whose caller would give up before the pause is over.
 
-        It waits neither for other probes nor for what the server asked for, but keeps its distance from the last call
-        as long as all are refused. For each second in which none is, twice as many may be sent.
-
-        Args:
-            now: the time, in seconds.
-            eager: whether a quicker route comes after this one. Then there is something left to lose: what the server
-                asks for holds, and calls are fewer.
+        It does not wait for other probes, nor as a rule for what the server asked for, but keeps its distance from the
+        last call as long as all are refused. For each second in which none is, twice as many may be sent.
         """
+        obeys = self._obeys
         closed = self._opened_at is None
-        if eager:
-            at = self._sent_at + EAGER_PAUSE_S
-        else:
-            at = self._sent_at + (URGENT_CLOSED_S if closed else URGENT_PAUSE_S)
-        if self._since and not (closed and eager):
-            seconds = (self._since // (_TRUST_EAGER if eager else _TRUST)).bit_length() + 1
+        pause_s = URGENT_CLOSED_S if closed else URGENT_PAUSE_S
+        at = self._sent_at + (OBEYING_PAUSE_S if obeys else pause_s)
+        if self._since and not (closed and obeys):
+            seconds = (self._since // (_TRUST_OBEYING if obeys else _TRUST)).bit_length() + 1
             at = min(at, self._first_at + TRUST_S * seconds)
         at = now if self._sent_at > now else max(now, at)
-        return max(at, self._asked_until) if eager and self._asked_until - now <= ASKED_MAX_S else at
+        return max(at, self._asked_until) if obeys and self._asked_until - now <= ASKED_MAX_S else at
 
     def sent(self, now: float) -> None:
         """Note that a call was sent."""

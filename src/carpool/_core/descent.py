@@ -219,7 +219,6 @@ def go_live(book: Book, one: Rider, rung: int, now: float, *, besides: bool = Fa
             size_bytes=one.segment.bytes_of(one.row, one.row + 1),
             flees=not besides and flees(book, one, rung, now),
             urgent_at=urgent_at(book, one, rung),
-            eager=bool(quicker_below(one.ladder, rung)),
             wake_at=now,
             besides=besides,
         )
