@@ -50,7 +50,7 @@ from carpool.settings import Route, Settings
 from carpool.types import BatchJob, ServerError
 
 from .asked import NEVER, Asked, load
-from .excuse import Asks, accepted_work
+from .excuse import Known, accepted_work
 from .policy import clairvoyant
 from .scenarios import DAY, HORIZON_S, USUAL_PRICE, Scenario, scenario_of
 from .service import MODELS, START, TOKENS_IN, TOKENS_OUT, Fate, Service
@@ -102,7 +102,7 @@ class World:
         self.seed = seed
         self.scenario = scenario or scenario_of(seed)
         self.service = Service(self.scenario, str(seed))
-        self.asks = Asks()
+        self.known = Known()
         self.asked = load(self.scenario, Random(f"{seed}/load"))
         self.by_place: dict[int, Asked] = {}
         self.now = START
@@ -136,6 +136,7 @@ class World:
 
     def _tell(self, event: Event) -> None:
         step = self.engine.step(event, self.now)
+        self.known.note(self.now, self.engine.book.durations)
         for action in step.actions:
             if isinstance(action, Call):
                 self._check_call(action)
@@ -237,7 +238,7 @@ class World:
             self._refuse(call, ServerError(429, "Quota exceeded for requests per minute", "RESOURCE_EXHAUSTED"))
         elif self.service.refuses(route, model, self.now):
             asks_s = self.service.asks_s(route, model, self.now)
-            self.asks.note(route, model, self.now, self.now + asks_s)
+            self.known.note_asked(self.now, model, route, self.now + asks_s)
             details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{asks_s:.3f}s"}]
             self._refuse(call, ServerError(503, "The model is overloaded.", "UNAVAILABLE", details if asks_s else []))
         else:
@@ -290,7 +291,7 @@ class World:
 
     def _is_excused(self, asked: Asked) -> bool:
         trip = self.engine.book.live.trips.get(asked.place)
-        return accepted_work(self.service, self.asks, asked, self.engine.book.durations, trip) is None
+        return accepted_work(self.service, self.known, asked, trip) is None
 
     # -- checks
 
