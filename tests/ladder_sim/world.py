@@ -104,6 +104,7 @@ class World:
         self.service = Service(self.scenario, str(seed))
         self.known = Known()
         self.asked = load(self.scenario, Random(f"{seed}/load"))
+        self._open = len(self.asked)
         self.by_place: dict[int, Asked] = {}
         self.now = START
         self.settings = Settings(sweep_s=7 * DAY, prices=dict.fromkeys(MODELS, self.scenario.price), jobs_max=1_000)
@@ -142,7 +143,7 @@ class World:
                 self._check_call(action)
             self._act(action)
         due = self.engine.next_wakeup()
-        if due is not None and not all(asked.ending for asked in self.asked):
+        if due is not None and self._open:
             self._due = max(due, self.now)
             self._at(self._due, lambda due=self._due: self._tell(Woken()) if due == self._due else None)
 
@@ -277,6 +278,7 @@ class World:
     def _end(self, asked: Asked, ending: str, route: str = "") -> None:
         if asked.ending:
             self.faults.append(f"request {asked.number} ended as {asked.ending} and as {ending}")
+        self._open -= not asked.ending
         asked.ending, asked.ended_at, asked.route = ending, self.now, route
 
     def _expire(self, asked: Asked) -> None:
