@@ -114,6 +114,15 @@ def test_tables_escape_whatever_is_in_them() -> None:
     assert text_table(("a", "b"), []) == "a  b"
 
 
+def test_numbers_stand_to_the_right_and_their_sum_below_a_line() -> None:
+    rows = RECEIPT._repr_html_().split("<tr>")[1:]
+    assert all("text-align:right" in row for row in rows)
+    assert ["border-top" in row for row in rows] == [False, True, False, True]
+    words = RequestReceipt(route="flex", job="", waited_s=1.0, list_usd=None, paid_usd=None)._repr_html_()
+    assert "right" not in words
+    assert "border-top" not in words
+
+
 def test_receipts_add_up() -> None:
     double = RECEIPT + RECEIPT
     assert double.paid_usd == 2 * RECEIPT.paid_usd

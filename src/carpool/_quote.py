@@ -18,7 +18,7 @@ from carpool._core.estimate import NO_OUTPUT, Habits, Lengths
 from carpool._core.ledger import Ledger
 from carpool._core.model import Lane
 from carpool._core.prices import PRICES_SOURCE, Rate, Spent
-from carpool._core.routing import LADDERS, PRIOR_S, Durations, Seen, choose
+from carpool._core.routing import LADDERS, PRIOR_S, Durations, Seen, choose, quicker_below
 from carpool._core.sealing import choose_form
 from carpool._gemini import wire
 from carpool._gemini.encode import Encoder, line, model_name
@@ -283,7 +283,8 @@ class Quoter:
         rungs = [money[route] for route in ladder[rung:]]
         highest = [one.p90_usd for one in rungs]
         most = max(highest)
-        twice = Decimal(0) if left_s is None else min(sum(highest) - most, self._settings.max_double_cost_per_day_usd)
+        hurries = left_s is not None and quicker_below(ladder, rung)
+        twice = min(sum(highest) - most, self._settings.max_double_cost_per_day_usd) if hurries else Decimal(0)
         spent = Money(
             p10_usd=min(one.p10_usd for one in rungs),
             p50_usd=money[begins].p50_usd,

@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from html import escape
+from typing import Final
+
+_TABLE: Final = "border-collapse:collapse;font-variant-numeric:tabular-nums"
+_CAPTION: Final = "text-align:left;font-weight:bold;padding:.2em .6em"
+_CELL: Final = "padding:.25em .6em;text-align:"
+_LINE: Final = ";border-top:1px solid rgba(128,128,128,.5)"
+"""Grey, half through: it is seen on white and on black."""
 
 
 def usd(amount: Decimal, beside: Decimal) -> str:
@@ -27,7 +34,15 @@ def text_table(heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Seque
     return "\n".join([*lines, *notes])
 
 
-def html_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
+def html_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+    *,
+    numbers: bool = True,
+    sums: bool = False,
+) -> str:
     """Return an HTML table that needs nothing from elsewhere; all words are escaped.
 
     Args:
@@ -35,15 +50,23 @@ def html_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], 
         heads: of the columns; empty: there is no such row.
         rows: the first cell of each is its head.
         notes: lines below it.
+        numbers: the other cells of a row are numbers, and stand to the right.
+        sums: the last row is the sum of those before.
     """
-    head = "".join(f"<th>{escape(word)}</th>" for word in heads)
-    parts = [f"<table><caption>{escape(title)}</caption>"]
+    side = "right" if numbers else "left"
+    parts = [f'<table style="{_TABLE}"><caption style="{_CAPTION}">{escape(title)}</caption>']
     if heads:
-        parts.append(f"<thead><tr>{head}</tr></thead>")
+        parts.append(f"<thead>{_html_row('th', heads, side)}</thead>")
     parts.append("<tbody>")
-    for first, *rest in rows:
-        cells = "".join(f'<td style="text-align:right">{escape(cell)}</td>' for cell in rest)
-        parts.append(f'<tr><th style="text-align:left">{escape(first)}</th>{cells}</tr>')
+    for number, row in enumerate(rows, 1):
+        line = _LINE if (number == 1 and heads) or (sums and number == len(rows)) else ""
+        parts.append(_html_row("td", row, side, line))
     parts.append("</tbody></table>")
-    parts += [f"<p>{escape(note)}</p>" for note in notes]
+    parts += [f'<p style="margin:.2em .6em">{escape(note)}</p>' for note in notes]
     return "".join(parts)
+
+
+def _html_row(tag: str, row: Sequence[str], side: str, line: str = "") -> str:
+    first, *rest = row
+    cells = "".join(f'<{tag} style="{_CELL}{side}{line}">{escape(cell)}</{tag}>' for cell in rest)
+    return f'<tr><th style="{_CELL}left{line}">{escape(first)}</th>{cells}</tr>'

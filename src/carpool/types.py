@@ -107,7 +107,7 @@ class RequestReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         rows = [("route", self.route), ("job", self.job or "none"), ("waited", f"{self.waited_s:,.1f} s")]
         rows += [("list price", money[0]), ("paid", money[1])]
         rows += [("reused, after", f"{self.reused_age_s:,.1f} s")] if self.reused else []
-        return html_table("Receipt of one answer", (), rows)
+        return html_table("Receipt of one answer", (), rows, numbers=False)
 
 
 class RouteTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +165,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         return text_table(_RECEIPT_HEADS, self._rows(), self.notes)
 
     def _repr_html_(self) -> str:
-        return html_table("Receipt", _RECEIPT_HEADS, self._rows(), self.notes)
+        return html_table("Receipt", _RECEIPT_HEADS, self._rows(), self.notes, sums=True)
 
     def _rows(self) -> list[tuple[str, ...]]:
         """Return what is said of each route, and of all."""
@@ -382,4 +382,4 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Each begins with the name of an alarm, a colon, and says more in words."""
 
     def _repr_html_(self) -> str:
-        return html_table("Health", (), [("status", self.status)], self.reasons)
+        return html_table("Health", (), [("status", self.status)], self.reasons, numbers=False)

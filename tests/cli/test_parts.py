@@ -413,6 +413,12 @@ def test_a_receipt_tells_all_routes_and_what_has_no_price(capsys: pytest.Capture
         "twice: 1; paid or lost for that: $0.5",
     ):
         assert words in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["all", "4", "$3.0000", "$2.0000", "$1.0000"] in rows
+    print_receipt(
+        msgspec.structs.replace(Receipt.empty(), by_route={"batch": routes["batch"]}), jobs=1, file=sys.stdout
+    )
+    assert "all" not in capsys.readouterr().out, "one route is all there is"
     assert "reserved: $0.2500." in shown
     assert "its cost: $0.1250." in shown
     data = msgspec.json.decode(msgspec.json.Encoder(decimal_format="number").encode(receipt_data(receipt)))

@@ -168,6 +168,7 @@ def test_a_ladder_costs_from_its_cheapest_to_its_dearest_rung_and_what_is_paid_t
         full.p90_usd,
     )
     assert "twice" not in fast.basis["ladder"]
+    assert quoted(ladder=FAST, left_s=60.0).way.money == fast.way.money, "none is left for a slower one in haste"
 
 
 def test_the_ladder_of_the_settings_counts_and_one_without_prices_has_no_money() -> None:

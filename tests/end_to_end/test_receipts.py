@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from carpool import Client, ConfigurationError, DeadlineExceeded, Receipt, Request, StoreError
+from carpool._core import routing
 from carpool.emulator import Emulator, EmulatorThread, Fault, Plan
 from carpool.sync import Client as SyncClient
 
@@ -116,8 +117,11 @@ def test_a_client_for_scripts_has_the_receipts_of_days_too(tmp_path: Path) -> No
             assert by_day(it, when).requests == it.receipt().requests == 1
 
 
-async def test_a_deadline_that_money_forbids_to_meet_names_the_setting_and_the_amount(tmp_path: Path) -> None:
+async def test_a_deadline_that_money_forbids_to_meet_names_the_setting_and_the_amount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To whoever awaits, and to whoever has a ticket."""
+    monkeypatch.setattr(routing, "RESERVE_QUEUE_S", 0.0)  # it would leave no time for a job
     settings = {"max_double_cost_per_day_usd": Decimal(0)}
     async with Emulator(Plan(faults={"job.stuck_running": Fault()})) as emulator:
         async with opened(emulator, tmp_path, **settings) as client:
@@ -125,7 +129,7 @@ async def test_a_deadline_that_money_forbids_to_meet_names_the_setting_and_the_a
             for route, usual_s in (("batch", 0.01), ("standard", 0.2)):
                 for _ in range(20):
                     durations.saw(MODEL, route, usual_s)  # type: ignore[arg-type]
-            more: Any = {"ladder": ("batch", "standard"), "deadline": 1.0}
+            more: Any = {"ladder": ("batch", "standard"), "deadline": 3.0}
             ticket = await client.submit(Request(model=MODEL, contents="ticket", key="ticket", **more))
             awaits = (client.generate(MODEL, "await", **more), client.generate(MODEL, "key", key="k", **more))
             errors = await refused(DeadlineExceeded, *awaits, ticket)

@@ -121,7 +121,7 @@ class Program:
         if order.plain:
             return Client(api_key=API_KEY, base_url=order.base_url, home=order.home, settings=settings)
         if order.usual_s:  # whatever is learned
-            Durations.usual_s = lambda _self, _model, route: order.usual_s[route]  # type: ignore[method-assign]
+            Durations._within_s = lambda _self, _model, route, _share: order.usual_s[route]  # type: ignore[method-assign]
         watch_the_wire(self._killer)
         watch_the_disk(self._killer, self.say, checkpoints=order.checkpoints, pause_s=order.disk_pause_s)
         store = KillingStore(DiskStore(Path(order.home), settings), self._killer, self.say)

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from carpool._core.routing import RESERVE_MORE, RESERVE_QUEUE_S
 from carpool.emulator import Emulator, Fault, Plan
 
 from .child import Ask, Order
@@ -49,8 +50,10 @@ BY_FORM: Final[dict[str, dict[str, Any]]] = {
     "file": {"inline_cost_max_usd": "0"},
 }
 _FORMS: Final[tuple[Form, ...]] = ("inline", "both", "file", "file")
-_LEFT_S: Final = 60.0
-"""What is left for the live call where a job is left: long, so that a slow machine fails nobody."""
+_LIVE_S: Final = 60.0
+"""How long a live call usually takes, where a job is left for it: long, so that a slow machine fails nobody."""
+_LEFT_S: Final = _LIVE_S * (1.0 + RESERVE_MORE) + RESERVE_QUEUE_S
+"""What is left for the live call then."""
 _STUCK_S: Final = 6.0
 _LARGE_CHARS: Final = 24_000
 ANYWHERE: Final = "anywhere"
@@ -205,7 +208,7 @@ def _made_up(rng: random.Random, form: Form, kills: list[Kill], *, title: str, s
         # A checkpoint starts the log again: what is synced of it cannot be told by its length.
         power_fails=not checkpoints and rng.random() < 0.4,
         late=late,
-        usual_s={"batch": 0.5, "standard": _LEFT_S} if stuck else {},
+        usual_s={"batch": 0.5, "standard": _LIVE_S} if stuck else {},
     )
 
 

@@ -1,14 +1,19 @@
 """The policy to be compared with: it knows how long routes take and how often they refuse, but not the draws.
 
-It goes down the same ladder by the same kind of rule: a request enters the batch route or skips it, leaves it when a
-certain time is left, leaves flex when a certain time is left, and tries standard from then on. How much time is left
-when it leaves flex is what the last reserve aims at, as ours does: one and a half times what ``RESERVE_SHARE`` of the
-true distribution of standard calls keep to, and 10 s. Everything else is chosen, for each length of deadline
-(``CLASSES``) and each part of the horizon where the distributions drift, to make the expected bill smallest: each of
-``LEAVES`` is tried on ``TRIALS`` shadow draws of the same scenario, made from other seeds, and the cheapest is taken.
+It goes down the same ladder. A request enters the batch route or skips it, leaves it when a certain time is left, calls
+flex from then on while that is worth its price, and standard from the last reserve on.
+
+- The last reserve is what ours aims at: one and a half times what ``RESERVE_SHARE`` of the true distribution of
+  standard calls keep to, and 10 s.
+- Flex is worth its price while at least ``FLEX_SHARE`` of its true distribution would be answered before the last
+  reserve: a call that is given up costs half a list price for nothing, one that is answered saves as much.
+- When the batch route is left is chosen to make the expected bill smallest, for each length of deadline (``CLASSES``)
+  and each part of the horizon where the distributions drift: each of ``LEAVES`` is tried on ``TRIALS`` shadow draws of
+  the same scenario, made from other seeds. A miss counts as the full price there: to be late is no way to save.
 
 It is granted more than ours can have: it hears of a job's end at once, cancelling a job that it leaves costs nothing
-however many others ride in it, there are no quotas, and a rung that refuses costs it nothing but time.
+however many others ride in it, there are no quotas (its requests know nothing of each other, so that under a quota it
+would be late where ours is not), and a rung that refuses costs it nothing but time.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from typing import Final
 
 import msgspec
 
+from carpool._core.breaker import EAGER_PAUSE_S
 from carpool._core.routing import RESERVE_MORE, RESERVE_QUEUE_S
 from carpool.settings import CHEAP, Ladder
 
@@ -29,7 +35,10 @@ from .scenarios import DRIFTING, HORIZON_S, HOUR, MINUTE, SCENARIOS, Scenario
 from .service import MODELS, START, Service
 
 RESERVE_SHARE: Final = 0.9
-CLASSES: Final = tuple(exp(log(2 * MINUTE) + n * (log(36 * HOUR) - log(2 * MINUTE)) / 14) for n in range(15))
+FLEX_SHARE: Final = 0.5
+_SHORTEST, _LONGEST = log(2 * MINUTE), log(36 * HOUR)
+CLASSES: Final = tuple(exp(_SHORTEST + n * (_LONGEST - _SHORTEST) / 14) for n in range(1, 15))
+"""The longest deadline of each."""
 LEAVES: Final = (NEVER, 4 * HOUR, 2 * HOUR, HOUR, 40 * MINUTE, 25 * MINUTE, 16 * MINUTE, 8 * MINUTE, 4 * MINUTE, 0.0)
 """Time left, beyond the last reserve, at which the batch route is left; infinity: it is not entered."""
 TRIALS: Final = 200
@@ -38,8 +47,8 @@ PARTS: Final = 3
 BATCH, FULL = 1, 2
 """What an answer costs: on the batch and flex routes, and on standard, in halves of the list price."""
 _BEGIN_S: Final = 3.0
-_PROBE_S: Final = 30.0
-"""Time between two calls of a flex route that refuses: that of a client that does not hammer."""
+_PROBE_S: Final = EAGER_PAUSE_S
+"""Time between two calls of a flex route that refuses: as ours in its last reserve, whatever the server asks for."""
 
 
 class Played(msgspec.Struct, frozen=True):
@@ -65,6 +74,7 @@ def play(  # noqa: PLR0917 - one line of arguments, called millions of times
         leave: when it leaves the batch route.
         last: when it leaves flex.
     """
+    flex_until = last - service.scenario.flex(FLEX_SHARE, at - START)
     t = at + _BEGIN_S
     while t < leave:
         fate = service.fate(model, t)
@@ -73,14 +83,14 @@ def play(  # noqa: PLR0917 - one line of arguments, called millions of times
         t = min(leave, fate.ends_at)
     t = max(at, leave) if leave > at else at
     paid, ends_at = 0, NEVER
-    while t < last and "flex" in ladder:
+    while t < flex_until and "flex" in ladder:
         if not service.refuses("flex", model, t):
             paid, ends_at = BATCH, t + service.takes_s("flex", number, t)
             if ends_at <= last:
                 return Played(paid, ends_at)
             break
-        t = min(t + _PROBE_S, last)
-    t = max(t, last)
+        t += _PROBE_S
+    t = max(at, last)
     while t < deadline:
         if not service.refuses("standard", model, t):
             takes_s = service.takes_s("standard", number, t, shares="flex" not in ladder)
@@ -99,18 +109,20 @@ def _choice(name: str, number: int, part: int, ladder: Ladder) -> float:
     """Return at how much time left the batch route is to be left, of a class of deadlines in a part of the horizon."""
     [scenario] = [scenario for scenario in SCENARIOS if scenario.name == name]
     rng = Random(f"{name}/{number}/{part}")
-    left_s, reserve = CLASSES[number], reserve_s(scenario)
+    shortest, longest = log(CLASSES[number - 1]) if number else _SHORTEST, log(CLASSES[number])
+    reserve = reserve_s(scenario)
     trials = []
     for trial in range(TRIALS):
         at = START + HORIZON_S * (part + rng.random()) / PARTS
-        trials.append((_shadow(name, trial % SHADOWS), 1_000_000 + trial, rng.choice(MODELS), at))
+        deadline = at + exp(rng.uniform(shortest, longest))
+        trials.append((_shadow(name, trial % SHADOWS), 1_000_000 + trial, rng.choice(MODELS), at, deadline))
     paid: list[tuple[int, int]] = []
     for order, leave_s in enumerate(LEAVES):
         total = 0
-        for service, request, model, at in trials:
-            deadline = at + left_s
+        for service, request, model, at, deadline in trials:
             last = deadline - reserve
-            total += play(service, request, model, ladder, at, deadline, last - leave_s, last).halves
+            played = play(service, request, model, ladder, at, deadline, last - leave_s, last)
+            total += played.halves + (FULL if played.ended_at > deadline else 0)
         paid.append((total, order))
     return LEAVES[min(paid)[1]]
 

@@ -3,20 +3,8 @@
 Owns the loop, the account of what was paid, and the checks. There are no crashes here: those are for
 ``tests/simulation``.
 
-**A missed deadline is excused** only if no lower rung accepted work within its last reserve. In exact words: let D be
-the deadline and d(route) the time that the request's call takes on a route. Let R be the reserve that the engine keeps
-for standard (one and a half times what is usual, and 10 s), and F what is usual of flex, both as it knows them at D.
-The last reserve of standard is from D - R to D, that of flex from D - R - F to D - R (or to when the request went on
-to standard, since less was known then). The miss is *not* excused if for
-any live route on the ladder there is a time t in its last reserve, in steps of ``LOOK_S``, such that
-
-- the request was there at t, and its answer would have come in time: t <= D - d(route), and
-- from t on for ``HOLDS_S`` the route refused nobody, and had quota for one call more than all that it took, by the
-  service's log. What opens for less than that cannot be noticed by a client that does not hammer: on the last rung it
-  asks every two seconds, before that as often as a breaker lets it, and the server itself asks for up to 41 s.
-
-Misses of requests that ``max_double_cost_per_day_usd`` kept in their job or call (the caller has forbidden the lower
-rungs) are counted apart, and must carry that reason.
+Which missed deadlines are excused is for ``excuse``. Misses of requests that ``max_double_cost_per_day_usd`` kept in
+their job or call (the caller has forbidden the lower rungs) are counted apart, and must carry that reason.
 """
 
 from __future__ import annotations
@@ -26,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from random import Random
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from carpool._core.live import Trip
 from carpool._core.messages import (
     Action,
     Answered,
@@ -61,12 +50,11 @@ from carpool.settings import Route, Settings
 from carpool.types import BatchJob, ServerError
 
 from .asked import NEVER, Asked, load
+from .excuse import Asks, accepted_work
 from .policy import clairvoyant
 from .scenarios import DAY, HORIZON_S, USUAL_PRICE, Scenario, scenario_of
 from .service import MODELS, START, TOKENS_IN, TOKENS_OUT, Fate, Service
 
-LOOK_S: Final = 0.5
-HOLDS_S: Final[dict[Route, float]] = {"standard": 5.0, "flex": 46.0}
 T = TypeVar("T")
 
 
@@ -111,6 +99,7 @@ class World:
         self.seed = seed
         self.scenario = scenario or scenario_of(seed)
         self.service = Service(self.scenario, str(seed))
+        self.asks = Asks()
         self.asked = load(self.scenario, Random(f"{seed}/load"))
         self.by_place: dict[int, Asked] = {}
         self.now = START
@@ -245,6 +234,7 @@ class World:
             self._refuse(call, ServerError(429, "Quota exceeded for requests per minute", "RESOURCE_EXHAUSTED"))
         elif self.service.refuses(route, model, self.now):
             asks_s = self.service.asks_s(route, model, self.now)
+            self.asks.note(route, model, self.now, self.now + asks_s)
             details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{asks_s:.3f}s"}]
             self._refuse(call, ServerError(503, "The model is overloaded.", "UNAVAILABLE", details if asks_s else []))
         else:
@@ -293,26 +283,8 @@ class World:
         self._at(self.now, lambda: self._tell(Woken()))
 
     def _is_excused(self, asked: Asked) -> bool:
-        durations = self.engine.book.durations
-        ladder, shares = asked.ladder, asked.kind == "embed"
-        last = asked.deadline - durations.reserve_s(asked.model, ladder, len(ladder) - 2)
         trip = self.engine.book.live.trips.get(asked.place)
-        left_at = trip.entered_at if trip is not None and trip.route == "standard" else last
-        windows = {
-            "standard": (last, asked.deadline),
-            "flex": (last - durations.usual_s(asked.model, "flex"), min(last, left_at)),
-        }
-        for route in ladder[1:]:
-            at, until = max(asked.at, windows[route][0]), windows[route][1]
-            while at < min(until, asked.deadline - self.service.takes_s(route, asked.number, at, shares=shares)):
-                looks = range(int(HOLDS_S[route] / LOOK_S) + 1)
-                if all(self._accepted(route, asked.model, at + LOOK_S * look) for look in looks):
-                    return False
-                at += LOOK_S
-        return True
-
-    def _accepted(self, route: Route, model: str, at: float) -> bool:
-        return not self.service.refuses(route, model, at) and self.service.had_room(route, model, at)
+        return accepted_work(self.service, self.asks, asked, self.engine.book.durations, trip) is None
 
     # -- checks
 
@@ -329,11 +301,20 @@ class World:
         if any(trip.deadline < latest for trip in waiting):
             self.faults.append(f"a call with a later deadline went first: {call}")
         for trip in trips:
+            self._check_haste(trip)
             segment, row = book.at(trip.place)
             if trip.besides and segment is not None and segment.states[row] == SENT:
                 self._check_job(book.job_of(trip.place))
         if any(trip.besides for trip in trips):
             self._check_ceiling(call)
+
+    def _check_haste(self, trip: Trip) -> None:
+        """The full price is not paid before the last reserve of flex, which costs half."""
+        asked, durations = self.by_place[trip.place], self.engine.book.durations
+        if trip.route == "standard" and "flex" in asked.ladder and trip.entered_at == self.now:
+            left_s = asked.deadline - self.now
+            if NEVER > left_s > durations.own_s(asked.model, asked.ladder, asked.ladder.index("flex")):
+                self.faults.append(f"request {asked.number} went to standard with {left_s:.0f} s left")
 
     def _check_job(self, job: Job) -> None:
         book = self.engine.book

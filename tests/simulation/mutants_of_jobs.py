@@ -28,11 +28,11 @@ def settles_by_the_keys_of_the_reply(patch: Patch) -> None:
     """A row that did not come back is never judged."""
     original = settlement.settle_rest
 
-    def settle_rest(book: Book, job: Job, error: Any, now: float, *, missing: bool) -> None:
+    def settle_rest(book: Book, job: Job, error: Any, now: float, **how: bool) -> None:
         came = list(book.retries.get(job.id, {}))
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(book, "rows_in", lambda job, state: came)
-            original(book, job, error, now, missing=missing)
+            inner.setattr(Book, "sent_in", lambda self, job: came)
+            original(book, job, error, now, **how)
 
     patch.setattr(settlement, "settle_rest", settle_rest)
 
@@ -51,7 +51,7 @@ def ignores_a_failed_job(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_polled", on_polled)
 
 
-@mutant(likely=16)
+@mutant(likely=3)
 def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     """One 503 on a poll, and the job counts as lost while it runs on."""
     original = lifecycle.on_call_failed
@@ -65,7 +65,7 @@ def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_call_failed", on_call_failed)
 
 
-@mutant(likely=7)
+@mutant(likely=3)
 def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     """Rows behind the break count as missing."""
 
@@ -90,7 +90,7 @@ def never_counts_attempts(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant(likely=122)
+@mutant(likely=320)
 def forgets_attempts_at_a_restart(patch: Patch) -> None:
     """Attempts start from nothing in each process."""
     original = Recovery._take_marks
@@ -101,7 +101,7 @@ def forgets_attempts_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_take_marks", take_marks)
 
 
-@mutant(likely=65)
+@mutant(likely=18)
 def sends_again_what_nobody_awaits(patch: Patch) -> None:
     """Rows of callers that are gone are sent again when their job is lost."""
     original = settlement._try_again
@@ -116,7 +116,7 @@ def sends_again_what_nobody_awaits(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant(likely=2)
+@mutant(likely=112)
 def forgets_answers_not_taken(patch: Patch) -> None:
     """An answer handed to a caller that was cancelled in that moment is lost."""
     patch.setattr(settlement, "on_undelivered", lambda book, event, now: None)
@@ -141,7 +141,7 @@ def hands_explicit_keys_over_unstored(patch: Patch) -> None:
     patch.setattr(Calls, "_sort", sort)
 
 
-@mutant(likely=157)
+@mutant(likely=19)
 def offers_what_it_hands_over(patch: Patch) -> None:
     """A stored answer that goes to live awaiters is offered to later identical calls too."""
     original = shelf.index_results
@@ -238,7 +238,7 @@ def sends_answered_rows_anew(patch: Patch) -> None:
     patch.setattr(settlement, "trim", lambda book, job: True)
 
 
-@mutant(likely=185)
+@mutant(likely=14)
 def never_gives_up_reaching_the_server(patch: Patch) -> None:
     """Failed calls are not counted across attempts to create."""
     original = Book.move

@@ -32,6 +32,7 @@ LIVE_FAULTS: Final = (
     "quota", "quota_of_day", "overloaded", "asks_to_wait", "internal", "internal_computed", "lost", "lost_early",
     "not_sent", "billing",
 )  # fmt: skip
+BATCH: Final[Ladder] = ("batch",)
 GIVEN_LADDERS: Final[tuple[Ladder, ...]] = (
     CHEAP, FAST, ("standard",), ("flex",), ("flex", "standard"), ("batch", "standard"), ("flex", "batch"),
     ("standard", "flex", "batch"), ("batch", "flex"), ("batch",),
@@ -119,6 +120,8 @@ class Plan:
         self.live_slowest_s = live.choice((2.0, 60.0, 1_200.0))
         if self.rides:
             self._ride()
+        if self.restore is not None:
+            self._save_what_waits(self.restore[1])
 
     def chance(self, odds: float) -> bool:
         """Draw."""
@@ -172,6 +175,22 @@ class Plan:
         """Draw when a backup of the store is taken, and how much later the store is lost and restored from it."""
         low, high = 0.5, HOUR
         return tuple(low * (high / low) ** self.side.random() for _ in range(2))  # type: ignore[return-value]
+
+    def _save_what_waits(self, lost_after_s: float) -> None:
+        """In half of the seeds with a backup, let it hold a ticket that is sent before the store is lost.
+
+        Restored, it goes on by itself, although a job that nobody knows of may answer it.
+        """
+        backup = random.Random(f"{self.seed}/backup")
+        keyed = [ask for ask in self.asks if ask.key is not None]
+        if not keyed or backup.random() < 0.5:
+            return
+        for ask in keyed:
+            ask.ticket = ask.ticket or backup.random() < 0.5
+            ask.ladder = backup.choice((ask.ladder, BATCH))
+        self.restore = (backup.choice(keyed).at - START, self.settings.linger_s + lost_after_s)
+        self.job_fates = backup.choice((self.job_fates, {}))
+        self.settings = msgspec.structs.replace(self.settings, delete_remote=False)
 
     def seconds(self, low: float, high: float) -> float:
         """Draw a time, short ones as often as long ones."""

@@ -29,7 +29,9 @@ PAUSE_MAX_S: Final = 30.0
 ASKED_MAX_S: Final = 600.0
 """What is granted to a server that asks for more time before it is probed: it may not mean what it says."""
 URGENT_PAUSE_S: Final = 2.0
-"""Time between two calls whose deadline is too near to wait for the next probe."""
+"""Time between two calls whose deadline is too near to wait for the next probe, while all are refused."""
+EAGER_PAUSE_S: Final = 5.0
+"""The same where a quicker route comes after this one."""
 URGENT_CLOSED_S: Final = 0.5
 """The same while the route takes calls, and only the number of calls in the air or of a minute holds them back."""
 URGENT_PASSED_S: Final = 0.25
@@ -178,6 +180,7 @@ class Breaker:
     """
 
     __slots__ = (
+        "_asked_until",
         "_closed_at",
         "_failures",
         "_opened_at",
@@ -196,6 +199,8 @@ class Breaker:
         self._opened_at: float | None = None
         self._closed_at = float("-inf")
         self._wait_until = 0.0
+        self._asked_until = 0.0
+        """The server has asked to be left alone until then."""
         self._failures = 0
         self._passed = 0
         self._sent_at = float("-inf")
@@ -230,14 +235,27 @@ class Breaker:
             return max(now, self._wait_until)
         return max(now, self._wait_until, self._probes[-1] + _PATIENCE_S)
 
-    def next_urgent(self, now: float) -> float:
+    def next_urgent(self, now: float, *, eager: bool = False) -> float:
         """Return when a call may be sent whose caller would give up before the pause is over.
 
-        It waits neither for other probes nor for what the server asked for, but keeps its distance from the last call.
+        It waits neither for other probes nor for what the server asked for, but keeps its distance from the last call:
+        the shorter the more probes are in the air that were not refused so far, since refusals are quick.
+
+        Args:
+            now: the time, in seconds.
+            eager: whether a quicker route comes after this one. Then there is something left to lose: what the server
+                asks for holds.
         """
-        open_s = URGENT_PASSED_S if self._passed else URGENT_PAUSE_S
-        pause_s = URGENT_CLOSED_S if self._opened_at is None else open_s
-        return now if self._sent_at > now else max(now, self._sent_at + pause_s)
+        if self._opened_at is None:
+            pause_s = EAGER_PAUSE_S if eager else URGENT_CLOSED_S
+        elif self._passed:
+            pause_s = URGENT_PASSED_S
+        elif self._probes:
+            pause_s = max(URGENT_PASSED_S, URGENT_PAUSE_S / (1 + len(self._probes)))
+        else:
+            pause_s = EAGER_PAUSE_S if eager else URGENT_PAUSE_S
+        at = now if self._sent_at > now else max(now, self._sent_at + pause_s)
+        return max(at, self._asked_until) if eager and self._asked_until - now <= ASKED_MAX_S else at
 
     def sent(self, now: float) -> None:
         """Note that a call was sent."""
@@ -257,6 +275,7 @@ class Breaker:
         if self._opened_at is not None and self._is_probe(sent_at):
             self._passed += 1
             self._wait_until = min(self._wait_until, now)
+            self._asked_until = min(self._asked_until, now)
             self._close_if_passed(now)
 
     def refused(self, now: float, sent_at: float, retry_after_s: float = 0.0) -> None:
@@ -267,6 +286,7 @@ class Breaker:
             sent_at: when the call was sent.
             retry_after_s: how long the server asks to be left alone.
         """
+        self._asked_until = max(self._asked_until, now + min(retry_after_s, ASKED_MAX_S))
         if self._opened_at is not None:
             if self._is_probe(sent_at):
                 nearly = self._passed * 2 >= CLOSES_AFTER

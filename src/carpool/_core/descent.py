@@ -219,6 +219,7 @@ def go_live(book: Book, one: Rider, rung: int, now: float, *, besides: bool = Fa
             size_bytes=one.segment.bytes_of(one.row, one.row + 1),
             flees=not besides and flees(book, one, rung, now),
             urgent_at=_urgent_at(book, one, rung),
+            eager=bool(quicker_below(one.ladder, rung)),
             wake_at=now,
             besides=besides,
         )
@@ -227,10 +228,8 @@ def go_live(book: Book, one: Rider, rung: int, now: float, *, besides: bool = Fa
 
 
 def _urgent_at(book: Book, one: Rider, rung: int) -> float:
-    """Return from when on a request has nothing to lose on a rung; infinity if there is a quicker one below."""
-    if quicker_below(one.ladder, rung):
-        return NEVER
-    return one.deadline - book.durations.last_s(one.segment.lane.model, one.ladder[rung])
+    """Return when the last reserve of a rung begins for a request."""
+    return one.deadline - book.durations.own_s(one.segment.lane.model, one.ladder, rung)
 
 
 def _watch(book: Book, one: Rider, rung: int, now: float) -> None:

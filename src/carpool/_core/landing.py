@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from carpool._core import settlement, shelf
+from carpool._core import leaving, settlement, shelf
 from carpool._core.book import Book
-from carpool._core.breaker import ASKED_MAX_S, Pushback, read_pushback
+from carpool._core.breaker import ASKED_MAX_S, URGENT_CLOSED_S, Pushback, read_pushback
 from carpool._core.descent import ask_of, descend, flees, is_no_dearer, leave_at, rider
 from carpool._core.ledger import Refusal as Unaffordable
 from carpool._core.live import NEVER, Flight, Trip
@@ -189,7 +189,10 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
         s = book.settings
         pause = pause_s(s.retry_min_s, s.retry_max_s, trip.tries, f"{trip.place:x}")
         wait_s = max(pause, min(pushback.retry_after_s, ASKED_MAX_S))
-        trip.wake_at = now + min(wait_s, max(s.retry_min_s, (trip.deadline - now) * _PATIENCE_SHARE))
+        wait_s = min(wait_s, max(s.retry_min_s, (trip.deadline - now) * _PATIENCE_SHARE))
+        # In its last reserve it is the route's throttle that says when.
+        soon_s = max(URGENT_CLOSED_S, pushback.retry_after_s if trip.eager else 0.0)
+        trip.wake_at = min(now + wait_s, max(trip.urgent_at, now + soon_s))
         book.live.push(trip)
 
 
@@ -221,6 +224,7 @@ def _unaffordable(book: Book, trip: Trip, refusal: Unaffordable, now: float) -> 
     if one.state == SENT:
         book.live.drop(trip.place)
         book.held_back[trip.place] = refusal.reason
+        leaving.ask_again(book, one, one.ladder.index("batch"), now)
     elif trip.besides:  # the call that it left is in the air, and may answer it yet
         book.held_back[trip.place] = refusal.reason
         trip.wake_at = now + _AGAIN_S

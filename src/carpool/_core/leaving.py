@@ -6,6 +6,7 @@ Owns the moment. Where they go, and what a refusal means, is for ``descent``.
 from __future__ import annotations
 
 import heapq
+from typing import Final
 
 from carpool._core import descent, settlement
 from carpool._core.book import Book
@@ -14,6 +15,11 @@ from carpool._core.live import NEVER, Trip
 from carpool._core.messages import CancelRemote
 from carpool._core.model import ABANDONED, LIVE, PARKED, SENT, Job, JobState, Place
 from carpool._core.routing import quicker_below
+
+_AGAIN_SHARE: Final = 0.1
+_AGAIN_S: Final = 5.0
+"""A request that may not be sent twice now asks again after a share of the time that is left, or so long: doubles often
+cost less than was reserved for them, and a new day may begin."""
 
 
 def move_on(book: Book, now: float) -> None:
@@ -69,6 +75,7 @@ def _leave_live_route(book: Book, one: Rider, trip: Trip | None, rung: int, now:
     onto = _next_rung(book, one, rung, now)
     if trip is not None and trip.op:
         if not _may_double(book, one, onto, now):
+            ask_again(book, one, rung, now)
             return
         book.durations.saw_at_least(trip.lane.model, trip.route, now - book.live.flights[trip.op].started_at)
     descent.descend(book, one, onto, now)
@@ -79,18 +86,24 @@ def _leave_job(book: Book, job: Job, leaving: list[Rider], now: float) -> None:
 
     A job for which nobody waits then is cancelled before any of them is sent.
     """
-    book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
     onto = [(one, _next_rung(book, one, one.ladder.index("batch"), now)) for one in leaving]
     if _is_at_rest(book, job):
         for one, rung in onto:
             book.count_in(one.segment, one.row, one.row + 1)
             one.segment.states[one.row] = LIVE
             descent.go_live(book, one, rung, now)
+        book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
         settlement.take_apart(book, job, now)
         return
+    gone = 0
     for one, rung in onto:
         if _may_double(book, one, rung, now):
             descent.go_live(book, one, rung, now)
+            gone += 1
+        else:
+            ask_again(book, one, one.ladder.index("batch"), now)
+    if gone:
+        book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
     if cancel_left(book, job):
         book.report("job_left", job.name, len(leaving))
 
@@ -107,7 +120,14 @@ def _may_double(book: Book, one: Rider, rung: int, now: float) -> bool:
     refusal = book.ledger.refusal(descent.ask_of("", one.ladder[rung], [one], doubles=1), now)
     if refusal is not None:
         book.held_back[one.place] = refusal.reason
-    return refusal is None
+        return False
+    book.held_back.pop(one.place, None)
+    return True
+
+
+def ask_again(book: Book, one: Rider, rung: int, now: float) -> None:
+    """Look at a request again that may not be sent twice now."""
+    heapq.heappush(book.leaving, (now + max(_AGAIN_S, (one.deadline - now) * _AGAIN_SHARE), one.place, rung))
 
 
 def _next_rung(book: Book, one: Rider, rung: int, now: float) -> int:

@@ -50,7 +50,9 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     company: int = EMBEDS_MAX
     """How many may share a call with it, itself included."""
     urgent_at: float = NEVER
-    """From when on it has nothing to lose: it is on its last rung, and has little more time than that usually takes."""
+    """From when on it is in the last reserve of its rung: it is tried although the route refuses calls."""
+    eager: bool = False
+    """Whether a quicker rung comes after this one: then it is tried less often, and as the server asks."""
     tries: int = 0
     op: int = 0
     """The call that carries it; 0 while it waits."""
@@ -214,7 +216,7 @@ class Live:
             while entries := line.first(most):
                 trips = [trip for _, _, trip in entries]
                 tokens = sum(trip.tokens for trip in trips)
-                if not throttle.may_start(now, tokens, urgent_at=trips[0].urgent_at):
+                if not throttle.may_start(now, tokens, trips[0].urgent_at, eager=trips[0].eager):
                     line.put_back(entries)
                     break
                 op = next(self._numbers)

@@ -198,6 +198,13 @@ class Durations:
         below = quicker_below(ladder, rung)
         return self._sum_s(model, below[:-1]) + self.last_s(model, below[-1]) if below else 0.0
 
+    def own_s(self, model: str, ladder: Ladder, rung: int) -> float:
+        """Return how long before a deadline the last reserve of a rung begins: with its own time and what is below."""
+        route = ladder[rung]
+        if quicker_below(ladder, rung):
+            return self.usual_s(model, route) + self.reserve_s(model, ladder, rung)
+        return self.last_s(model, route)
+
     def last_s(self, model: str, route: Route) -> float:
         """Return how much time a route needs after which no quicker one comes."""
         return self.usual_s(model, route) * (1 + RESERVE_MORE) + RESERVE_QUEUE_S

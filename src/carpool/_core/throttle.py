@@ -41,7 +41,7 @@ class Throttle:
         air: counts those of all routes and models.
     """
 
-    __slots__ = ("_air", "_breaker", "_hold_until", "_urgent_at", "_wanted", "flying", "requests", "tokens")
+    __slots__ = ("_air", "_breaker", "_eager", "_hold_until", "_urgent_at", "_wanted", "flying", "requests", "tokens")
 
     def __init__(self, name: str, calls_max: int = CALLS_MAX, air: Air | None = None) -> None:
         self._air = air or Air()
@@ -51,6 +51,8 @@ class Throttle:
         """Tokens of the call that was last kept waiting."""
         self._urgent_at = NEVER
         """From when on that call may go as a probe of its own."""
+        self._eager = False
+        """Whether a quicker route comes after this one for it."""
         self.flying = InFlight(calls_max)
         self.requests = Rate()
         self.tokens = Rate(least=_TOKENS_LEAST)
@@ -76,15 +78,16 @@ class Throttle:
         """Return whether no call may go now since the route refuses calls altogether."""
         return self._breaker.is_open and self._breaker.next_send(now) > now
 
-    def may_start(self, now: float, tokens: int = 0, urgent_at: float = NEVER) -> bool:
+    def may_start(self, now: float, tokens: int = 0, urgent_at: float = NEVER, *, eager: bool = False) -> bool:
         """Return whether a call may be sent now.
 
         Args:
             now: the time, in seconds.
             tokens: estimate of its input.
             urgent_at: from when on its deadline is so near that waiting for the breaker is as bad as a refusal.
+            eager: whether a quicker route comes after this one.
         """
-        self._wanted, self._urgent_at = tokens, urgent_at
+        self._wanted, self._urgent_at, self._eager = tokens, urgent_at, eager
         return self.next_start(now) <= now
 
     def next_start(self, now: float) -> float:
@@ -100,8 +103,8 @@ class Throttle:
         at = max(now, self._hold_until, rates, self._breaker.next_send(now))
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
         if not self._breaker.is_open:
-            at = max(at, self.flying.next_send(now))
-        return min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
+            at = max(at, self.flying.next_send(now, urgent=self._urgent_at <= now and not self._eager))
+        return min(at, max(self._urgent_at, self._breaker.next_urgent(now, eager=self._eager)))
 
     def wait_s(self, now: float, queued: int, tokens: int = 0) -> float:
         """Return how long a call will wait behind others, as far as the learned rates tell.

@@ -22,6 +22,8 @@ from carpool.cli.console import Exit, UsageError, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from carpool import RouteTotals
+
 _NOTHING: Final = "Receipt: nothing was paid for"
 
 
@@ -108,8 +110,11 @@ def print_receipt(receipt: Receipt, *, jobs: int, file: TextIO) -> None:
             route,
             f"{totals.requests:,}",
             f"{jobs:,}" if route == "batch" else "",
-            *(usd(amount, receipt.list_usd) for amount in (totals.list_usd, totals.paid_usd, totals.saved_usd)),
+            *_shown(totals, receipt),
         )
+    if len(receipt.by_route) > 1:
+        table.add_section()
+        table.add_row("all", f"{receipt.requests:,}", "", *_shown(receipt, receipt))
     _print(table, receipt, file)
 
 
@@ -120,14 +125,16 @@ def _print_days(receipts: dict[date, Receipt], total: Receipt, *, file: TextIO) 
     table = _new_table("day (UTC)", "route", "requests", *_AMOUNTS, left=2)
     for when, receipt in receipts.items():
         for number, (route, totals) in enumerate(receipt.by_route.items()):
-            amounts = (totals.list_usd, totals.paid_usd, totals.saved_usd)
-            shown = (usd(amount, total.list_usd) for amount in amounts)
-            table.add_row("" if number else when.isoformat(), route, f"{totals.requests:,}", *shown)
+            day = "" if number else when.isoformat()
+            table.add_row(day, route, f"{totals.requests:,}", *_shown(totals, total))
     if sum(len(receipt.by_route) for receipt in receipts.values()) > 1:
         table.add_section()
-        amounts = (total.list_usd, total.paid_usd, total.saved_usd)
-        table.add_row("all", "", f"{total.requests:,}", *(usd(amount, total.list_usd) for amount in amounts))
+        table.add_row("all", "", f"{total.requests:,}", *_shown(total, total))
     _print(table, total, file)
+
+
+def _shown(totals: RouteTotals | Receipt, beside: Receipt) -> tuple[str, ...]:
+    return tuple(usd(amount, beside.list_usd) for amount in (totals.list_usd, totals.paid_usd, totals.saved_usd))
 
 
 def _new_table(*heads: str, left: int = 1) -> Table:
