@@ -215,6 +215,8 @@ GUESS: Final = Lengths(16, 512, 2_048, 4_096, 0)
 IMAGE_GUESS: Final = Lengths(1_000, 1_290, 2_520, 2_520, 0)
 """Of a picture: 1,290 or 1,120 tokens, 2,000 in 4K, and some words."""
 NO_OUTPUT: Final = Lengths(0, 0, 0, 0, 0)
+RESERVED_PERCENT: Final = 95
+"""Of answers, how many stay below the length for which money is reserved."""
 LEARNED_FROM: Final = 20
 """Answers that have to have come back before they count for more than a guess."""
 _RATIO_MIN, _RATIO_MAX = 1 / 16, 16.0
@@ -312,7 +314,7 @@ class Habits:
         if learned is None or learned.outputs.count < LEARNED_FROM:
             return IMAGE_GUESS if "-image" in model else GUESS
         outputs = learned.outputs
-        p10, p90, p95 = (outputs.quantile(percent) for percent in (10, 90, 95))
+        p10, p90, p95 = (outputs.quantile(percent) for percent in (10, 90, RESERVED_PERCENT))
         mean = outputs.mean()
         return Lengths(min(p10, mean), mean, max(p90, mean), p95, outputs.count)
 
@@ -324,7 +326,11 @@ class Habits:
             count: requests.
             caps: ``maxOutputTokens`` (times the candidates) of each, 0 where it has none; empty: none has one.
         """
-        usual = self.lengths(model).p95
+        learned = self._models.get(model)
+        if learned is None or learned.outputs.count < LEARNED_FROM:
+            usual = self.lengths(model).p95
+        else:
+            usual = learned.outputs.quantile(RESERVED_PERCENT)  # alone: this is asked for each live call
         if not caps:
             return usual * count
         capped = [cap for cap in caps if cap]
