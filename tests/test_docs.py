@@ -115,11 +115,12 @@ def test_the_figures_of_the_ladder_are_those_of_the_code() -> None:
         f"on one route, {throttle.CALLS_IN_ALL} what all have together",
         f"up to {EMBEDS_MAX} contents travel in one call",
         f"({defaults.max_double_cost_per_day_usd} USD; 0 forbids it)",
-        "tried every two seconds all the same, and every half second where only a limit does",
+        "on standard every two seconds (every half second where only a limit holds it back); on flex every five",
+        "For each second in which no call is refused twice as many may follow",
     ):
         assert words in page, words
     assert USUAL_SHARE == 0.9
-    assert (breaker.URGENT_PAUSE_S, breaker.URGENT_CLOSED_S) == (2, 0.5)
+    assert (breaker.URGENT_PAUSE_S, breaker.URGENT_CLOSED_S, breaker.OBEYING_PAUSE_S, breaker.TRUST_S) == (2, 0.5, 5, 1)
     assert (ENTER_SHARE["batch"], ENTER_SHARE["flex"]) == (0.75, 0.5), "three of four jobs, half of the calls of flex"
     for ladder in (carpool.CHEAP, carpool.FAST):
         assert str(ladder).replace("'", '"') in page
