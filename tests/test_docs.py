@@ -116,10 +116,11 @@ def test_the_figures_of_the_ladder_are_those_of_the_code() -> None:
         f"up to {EMBEDS_MAX} contents travel in one call",
         f"({defaults.max_double_cost_per_day_usd} USD; 0 forbids it)",
         "on standard every two seconds (every half second where only a limit holds it back); on flex every five",
+        "For each second in which no call is refused twice as many may follow",
     ):
         assert words in page, words
     assert USUAL_SHARE == 0.9
-    assert (breaker.URGENT_PAUSE_S, breaker.URGENT_CLOSED_S, breaker.OBEYING_PAUSE_S) == (2, 0.5, 5)
+    assert (breaker.URGENT_PAUSE_S, breaker.URGENT_CLOSED_S, breaker.OBEYING_PAUSE_S, breaker.TRUST_S) == (2, 0.5, 5, 1)
     assert (ENTER_SHARE["batch"], ENTER_SHARE["flex"]) == (0.75, 0.5), "three of four jobs, half of the calls of flex"
     for ladder in (carpool.CHEAP, carpool.FAST):
         assert str(ladder).replace("'", '"') in page
@@ -136,7 +137,6 @@ def test_the_pages_say_with_which_deadline_a_call_begins_where() -> None:
         page = (DOCS / name).read_text("utf-8")
         assert f"{bounds[0]}" in page
         assert f"| up to {bounds[1]} |" in page
-    assert f"more than {bounds[1]} away" in README
     picture = (DOCS / "explanation" / "ladder.svg").read_text("utf-8")
     for rung in (0, 1):
         assert f">{unseen.reserve_s('any', carpool.CHEAP, rung):,.0f} s before*<" in picture
