@@ -382,10 +382,10 @@ async def test_a_live_answer_in_another_slot_is_given_to_all_and_tells_its_route
 async def test_live_requests_in_a_left_slot_go_on_down_their_ladder_in_a_living_process(tmp_path: Path) -> None:
     refuses = Plan(faults={"generate.503": Fault()})
     async with Emulator(refuses) as emulator:
-        async with two_slots(tmp_path), opened(emulator, tmp_path) as client:
+        async with two_slots(tmp_path), opened(emulator, tmp_path, close_timeout_s=0.1) as client:
             tickets = [("fast", FAST), ("alone", ("standard",))]
             for text, ladder in tickets:
-                await client.submit(Request(model=MODEL, contents=text, key=text, ladder=ladder, deadline="30h"))
+                await client.submit(Request(model=MODEL, contents=text, key=text, ladder=ladder, deadline="12h"))
             await until(lambda: ops_of(emulator)["generate"] >= 2, "the refusals")
         async with opened(emulator, tmp_path, adopt_after_s=0.05) as other:
             fast = await other.result("fast")

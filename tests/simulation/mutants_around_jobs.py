@@ -91,7 +91,7 @@ def adopts_nothing(patch: Patch) -> None:
     patch.setattr(Engine, "adopt", lambda self, digest, now, deadline, ladder: (Claim.NEW, 0))
 
 
-@mutant(likely=20)
+@mutant(likely=18)
 def leaves_parked_rows_parked(patch: Patch) -> None:
     """Whoever adopts a parked request waits for ever."""
     patch.setattr(Engine, "_wake_row", lambda self, segment, row, now: None)
@@ -109,7 +109,7 @@ def never_joins_explicit_keys(patch: Patch) -> None:
     patch.setattr(Engine, "claim", claim)
 
 
-@mutant(likely=1)
+@mutant(likely=2)
 def lets_queued_requests_of_cancelled_callers_go(patch: Patch) -> None:
     """A request whose caller was cancelled is sent all the same, and its answer kept for nobody."""
     original = Engine.leave
@@ -150,7 +150,7 @@ def sees_no_token_ceiling(patch: Patch) -> None:
 # -- recovery
 
 
-@mutant(likely=6)
+@mutant(likely=10)
 def creates_again_after_a_restart(patch: Patch) -> None:
     """A job that was being created is created once more instead of being looked for."""
     original = Recovery._sort_job
@@ -189,13 +189,13 @@ def sends_parked_rows_unasked(patch: Patch) -> None:
     patch.setattr(Recovery, "_sort_rows", sort_rows)
 
 
-@mutant(likely=27)
+@mutant(likely=114)
 def goes_on_with_jobs_of_bare_rows(patch: Patch) -> None:
     """A job that was not created yet when its process died is created for nobody."""
     patch.setattr(Recovery, "_holds_bare_rows", lambda self, job: False)
 
 
-@mutant(likely=5)
+@mutant(likely=12)
 def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     """A key in flight is not known after a restart."""
     original = Recovery.finish
@@ -208,7 +208,7 @@ def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=110)
+@mutant(likely=204)
 def forgets_stored_results_at_a_restart(patch: Patch) -> None:
     """Rows with a stored result count as open, and are sent again."""
     original = Recovery._take_results
@@ -245,7 +245,7 @@ def touches_foreign_records(patch: Patch) -> None:
     patch.setattr(Recovery, "take", take)
 
 
-@mutant(likely=113)
+@mutant(likely=23)
 def records_no_marks(patch: Patch) -> None:
     """What became of rows is not written down when their job is closed."""
     original = Book.write
@@ -286,7 +286,7 @@ def lets_broken_jobs_take_up_room(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_broken", on_broken)
 
 
-@mutant(likely=1)
+@mutant(likely=67)
 def cuts_into_segments_that_are_gone(patch: Patch) -> None:
     """A lane goes on waiting with the deadlines and spans of requests that were all withdrawn."""
     original = Accumulator.withdraw

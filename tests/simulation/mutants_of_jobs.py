@@ -51,7 +51,7 @@ def ignores_a_failed_job(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_polled", on_polled)
 
 
-@mutant(likely=3)
+@mutant(likely=16)
 def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     """One 503 on a poll, and the job counts as lost while it runs on."""
     original = lifecycle.on_call_failed
@@ -65,7 +65,7 @@ def takes_a_failed_poll_for_a_verdict(patch: Patch) -> None:
     patch.setattr(lifecycle, "on_call_failed", on_call_failed)
 
 
-@mutant(likely=3)
+@mutant(likely=7)
 def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     """Rows behind the break count as missing."""
 
@@ -75,7 +75,7 @@ def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     patch.setattr(lifecycle, "_fetch_failed", fetch_failed)
 
 
-@mutant(likely=2)
+@mutant(likely=3)
 def never_counts_attempts(patch: Patch) -> None:
     """A row that always fails is sent for ever."""
 
@@ -90,7 +90,7 @@ def never_counts_attempts(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant(likely=320)
+@mutant(likely=122)
 def forgets_attempts_at_a_restart(patch: Patch) -> None:
     """Attempts start from nothing in each process."""
     original = Recovery._take_marks
@@ -101,7 +101,7 @@ def forgets_attempts_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "_take_marks", take_marks)
 
 
-@mutant(likely=18)
+@mutant(likely=65)
 def sends_again_what_nobody_awaits(patch: Patch) -> None:
     """Rows of callers that are gone are sent again when their job is lost."""
     original = settlement._try_again
@@ -116,7 +116,7 @@ def sends_again_what_nobody_awaits(patch: Patch) -> None:
     patch.setattr(settlement, "_try_again", try_again)
 
 
-@mutant(likely=112)
+@mutant(likely=2)
 def forgets_answers_not_taken(patch: Patch) -> None:
     """An answer handed to a caller that was cancelled in that moment is lost."""
     patch.setattr(settlement, "on_undelivered", lambda book, event, now: None)
@@ -141,7 +141,7 @@ def hands_explicit_keys_over_unstored(patch: Patch) -> None:
     patch.setattr(Calls, "_sort", sort)
 
 
-@mutant(likely=19)
+@mutant(likely=22)
 def offers_what_it_hands_over(patch: Patch) -> None:
     """A stored answer that goes to live awaiters is offered to later identical calls too."""
     original = shelf.index_results
@@ -238,7 +238,7 @@ def sends_answered_rows_anew(patch: Patch) -> None:
     patch.setattr(settlement, "trim", lambda book, job: True)
 
 
-@mutant(likely=14)
+@mutant(likely=185)
 def never_gives_up_reaching_the_server(patch: Patch) -> None:
     """Failed calls are not counted across attempts to create."""
     original = Book.move

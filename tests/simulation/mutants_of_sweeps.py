@@ -146,7 +146,7 @@ def forgets_the_lag(patch: Patch) -> None:
     patch.setattr(Census, "note_lag", lambda self, lag_s: None)
 
 
-@mutant(likely=60)
+@mutant(likely=20)
 def creates_from_old_files(patch: Patch) -> None:
     """A job that was refused for days is created from a file that the server has deleted meanwhile."""
     patch.setattr(lifecycle, "_is_old", lambda book, job, now: False)

@@ -166,6 +166,16 @@ class Histogram:
             bucket = next(buckets)
         return _top(bucket)
 
+    def mean(self) -> int:
+        """Return the mean of those counted, up to the width of a bucket and rounded up.
+
+        Raises:
+            ValueError: nothing was counted.
+        """
+        if not self.count:
+            raise ValueError("nothing was counted")
+        return -(-sum(_top(bucket) * count for bucket, count in self._counts.items()) // self.count)
+
     def sketch(self) -> Sketch:
         """Return what goes to disk."""
         return Sketch(buckets=[number for bucket in sorted(self._counts) for number in (bucket, self._counts[bucket])])
@@ -191,8 +201,10 @@ class Lengths(NamedTuple):
     """How many tokens answers have."""
 
     p10: int
-    p50: int
+    middle: int
+    """Of many: their mean, once it is known."""
     p90: int
+    """No less than the middle: of some models one answer in twenty is longer than all others together."""
     p95: int
     learned: int
     """From how many answers; 0: a guess."""
@@ -302,8 +314,9 @@ class Habits:
         if learned is None or learned.outputs.count < LEARNED_FROM:
             return IMAGE_GUESS if "-image" in model else GUESS
         outputs = learned.outputs
-        p10, p50, p90 = (outputs.quantile(percent) for percent in (10, 50, 90))
-        return Lengths(p10, p50, p90, outputs.quantile(RESERVED_PERCENT), outputs.count)
+        p10, p90, p95 = (outputs.quantile(percent) for percent in (10, 90, RESERVED_PERCENT))
+        mean = outputs.mean()
+        return Lengths(min(p10, mean), mean, max(p90, mean), p95, outputs.count)
 
     def reserved_output(self, model: str, count: int, caps: Sequence[int] = ()) -> int:
         """Return the output tokens for which money is to be reserved: each answer's cap, or the 95th percentile.
