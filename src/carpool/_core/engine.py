@@ -203,6 +203,14 @@ class Engine:
         place = self.book.keys.kept.get(key)
         return (Claim.NEW, 0) if place is None else (Claim.KEPT, place)
 
+    def has_failed(self, key: str) -> bool:
+        """Return whether all that is known of an explicit key is a stored error."""
+        self._keep_late(self._told_at)
+        place = self.book.keys.kept.get(key)
+        if place is None or key in self.book.keys.live:
+            return False
+        return bool(self.book.results[place >> ROW_BITS].failed[place & ROW_MASK])
+
     def adopt(
         self, digest: bytes, now: float, deadline: float | None = None, ladder: int = BATCH_ONLY
     ) -> tuple[Claim, Place]:
