@@ -123,6 +123,16 @@ def test_numbers_stand_to_the_right_and_their_sum_below_a_line() -> None:
     assert "border-top" not in words
 
 
+def test_the_receipt_of_an_answer_is_a_line_of_text() -> None:
+    half, full = Decimal("0.05"), Decimal("0.1")
+    batch = RequestReceipt(route="batch", job="batches/a", waited_s=3_700.25, list_usd=full, paid_usd=half)
+    assert str(batch) == "batch, batches/a: paid $0.050000, list price $0.100000, waited 3,700.2 s"
+    live = RequestReceipt(
+        route="flex", job="", waited_s=1.0, list_usd=None, paid_usd=None, reused=True, reused_age_s=5.0
+    )
+    assert str(live) == "flex: paid not known, list price not known, waited 1.0 s; reused, 5.0 s old"
+
+
 def test_receipts_add_up() -> None:
     double = RECEIPT + RECEIPT
     assert double.paid_usd == 2 * RECEIPT.paid_usd

@@ -150,7 +150,7 @@ class Quoter:
         self._framing = wire.framing(settings.priority)
         self._rows = self._inline = self._batches = self._size_bytes = 0
         self._cases = [_Case() for _ in _CASES]
-        self._capped = self._searches = self._cached = self._unsized = self._others = 0
+        self._capped = self._searches = self._cached = self._unsized = self._others = self._shaped = 0
         self._open = self._new_batch()
 
     def add(self, request: Request) -> None:
@@ -178,13 +178,14 @@ class Quoter:
         media = (survey.audio, survey.image, survey.video, survey.other)
         usual = self._corrected(spread.least, Takes(survey.tokens - sum(media), *media), spread.most)
         lengths = self._lengths
-        outputs = (lengths.p10, lengths.p50 + spread.thinking // 2, lengths.p90 + spread.thinking)
+        outputs = (lengths.p10, lengths.middle + spread.thinking // 2, lengths.p90 + spread.thinking)
         for case, takes, length in zip(self._cases, (spread.least, usual, spread.most), outputs, strict=True):
             output = length * survey.candidates
             case.add(takes if any(takes) else _ONE, min(survey.cap, output) if survey.cap else output, self._rate)
         self._capped += survey.cap > 0
         self._searches += survey.searches
         self._cached += survey.cached
+        self._shaped += survey.json_schema and "batch" in self._ladder
         self._unsized += survey.unsized
 
     def _corrected(self, least: Takes, usual: Takes, most: Takes) -> Takes:
@@ -355,6 +356,7 @@ class Quoter:
                 if fee_known
                 else "that may search, for a fee that is not known and not counted",
             ),
+            _rows_note(self._shaped, "with responseJsonSchema, which batches are said to ignore: use responseSchema"),
             _rows_note(self._others, f"with another model's name: quoted, and sent, as for {self._lane.model}"),
             _rows_note(long_rows, "whose prompt is or may be long: counted at the price of such where it is"),
         ]
@@ -374,9 +376,7 @@ def _output_basis(lengths: Lengths, rows: int, capped: int) -> str:
     if not lengths.p90:
         return "embeddings have none"
     basis = f"as {lengths.learned:,} earlier answers of this model" if lengths.learned else "a guess"
-    words = (
-        f"{basis}: {lengths.p10:,} to {lengths.p90:,} tokens an answer with its thoughts, {lengths.p50:,} in the middle"
-    )
+    words = f"{basis}: {lengths.p10:,} to {lengths.p90:,} tokens with thoughts, {lengths.middle:,} in the middle"
     if not capped:
         return f"{words}; no row has max_output_tokens, which would narrow it"
     return f"{words}; no more than max_output_tokens in {'all' if capped == rows else f'{capped:,}'} rows"

@@ -102,6 +102,12 @@ class RequestReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reused: bool = False
     reused_age_s: float = 0.0
 
+    def __str__(self) -> str:
+        paid, listed = ("not known" if one is None else usd(one, one) for one in (self.paid_usd, self.list_usd))
+        where = f"{self.route}, {self.job}" if self.job else self.route
+        again = f"; reused, {self.reused_age_s:,.1f} s old" if self.reused else ""
+        return f"{where}: paid {paid}, list price {listed}, waited {self.waited_s:,.1f} s{again}"
+
     def _repr_html_(self) -> str:
         money = ["not known" if one is None else usd(one, one) for one in (self.list_usd, self.paid_usd)]
         rows = [("route", self.route), ("job", self.job or "none"), ("waited", f"{self.waited_s:,.1f} s")]

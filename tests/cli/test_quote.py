@@ -214,6 +214,19 @@ def test_rows_may_come_from_standard_input_and_may_name_their_model(program: Pro
     assert quote["input_tokens"] == {"p10": 170, "p50": 200, "p90": 230}
 
 
+def test_a_byte_order_mark_before_the_first_row_is_none_of_it(inside: Inside, tmp_path: Path) -> None:
+    row = '{"request": {"model": "gemini-2.5-pro", "contents": [{"parts": [{"text": "hello"}]}]}}\r\n'
+    (tmp_path / "marked.jsonl").write_text(row * 2, "utf-8-sig")
+    (tmp_path / "plain.jsonl").write_text(row * 2, "utf-8")
+    marked, plain = (inside.run("quote", f"{name}.jsonl", "--json") for name in ("marked", "plain"))
+    assert (marked.code, marked.out) == (0, plain.out)
+    for name in ("marked", "plain"):
+        assert inside.map(f"{name}.jsonl", f"{name}.out").code == 0
+    assert (tmp_path / "marked.out").read_text() == (tmp_path / "plain.out").read_text(), "the same keys"
+    (tmp_path / "marked.jsonl").write_text("\n\ufeff" + row, "utf-8")
+    assert "line 2: it is not JSON" in inside.run("quote", "marked.jsonl", "--model", "gemini-2.5-pro").err
+
+
 def test_rows_that_could_not_be_sent_are_told_with_their_line(inside: Inside, tmp_path: Path) -> None:
     rows = [
         '{"key": "a", "prompt": "fine"}',
@@ -259,6 +272,8 @@ def test_many_bad_rows_are_counted_not_all_told(inside: Inside, tmp_path: Path) 
         (("in.jsonl", "--model", "gemini-2.5-flash"), "{}\n", "no row that could be sent"),
         (("in.jsonl", "--model", "not a model"), '{"prompt": "x"}\n', "is not a model name"),
         (("in.jsonl", "--model", "imagen-4"), '{"prompt": "x"}\n', "Batch API does not take"),
+        (("in.jsonl", "--model", "gemini-embedding-001"), '{"prompt": "x"}\n', "makes embeddings: say --kind embed"),
+        (("in.jsonl", "--model", "models/gemini-2.5-pro", "--kind", "embed"), '{"prompt": "x"}\n', "no embeddings"),
         (("none.jsonl", "--model", "gemini-2.5-flash"), "", "none.jsonl cannot be read"),
     ],
 )
@@ -405,6 +420,9 @@ def test_what_is_not_in_the_rows_is_noted() -> None:
     assert "1 row with cached content" in quote.basis["notes"]
     named = quoted("gemini-2.5-flash", text("x", model="models/gemini-2.5-pro"), text("x", model="gemini-2.5-flash"))
     assert named.basis["notes"] == "1 row with another model's name: quoted, and sent, as for gemini-2.5-flash"
+    shaped = text("x", generationConfig={"responseJsonSchema": {"type": "object"}})
+    assert "1 row with responseJsonSchema, which batches" in quoted("gemini-2.5-flash", shaped).basis["notes"]
+    assert "notes" not in quoted("gemini-2.5-flash", shaped, ladder=("flex", "standard")).basis
     unpriced = quoted("gemini-2.5-flash-preview-tts", text("x", tools=[{"googleSearch": {}}]))
     assert "not known and not counted" in unpriced.basis["notes"]
 

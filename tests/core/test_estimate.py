@@ -181,6 +181,16 @@ def test_before_there_is_history_lengths_are_a_guess_that_says_so() -> None:
     assert habits.lengths("another") == GUESS
 
 
+def test_a_few_long_answers_are_in_the_mean_and_so_in_the_range() -> None:
+    habits = Habits()
+    habits.saw_outputs(MODEL, [10] * 96 + [8_191] * 4)
+    lengths = habits.lengths(MODEL)
+    assert (lengths.p10, lengths.p95) == (10, 10)
+    assert lengths.middle == lengths.p90 == -(-(96 * 10 + 4 * 8_191) // 100)
+    with pytest.raises(ValueError, match="nothing was counted"):
+        Histogram().mean()
+
+
 def test_the_ratio_is_what_was_counted_over_what_was_estimated() -> None:
     habits = Habits()
     assert (habits.ratio(MODEL), habits.input_tokens(MODEL, 77)) == (1.0, 77)

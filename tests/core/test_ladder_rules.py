@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from carpool._core.breaker import URGENT_CLOSED_S, URGENT_PASSED_S, URGENT_PAUSE_S, Breaker
+from carpool._core.breaker import TRUST_S, URGENT_CLOSED_S, URGENT_PAUSE_S, Breaker
 from carpool._core.concurrency import START as IN_FLIGHT
 from carpool._core.messages import Call, CancelRemote, Create, Fail, Refused, Upload
 from carpool._core.model import DONE, LIVE, SENT, Fault
@@ -291,11 +291,11 @@ def test_an_open_breaker_lets_urgent_calls_through_at_a_distance() -> None:
     breaker.sent(0.0)
     assert breaker.next_urgent(0.1) == URGENT_CLOSED_S
     breaker.open(1.0, retry_after_s=300.0)
+    breaker.refused(1.0, 0.0)
     assert breaker.next_urgent(1.0) == URGENT_PAUSE_S
     assert breaker.next_urgent(10.0) == 10.0
     breaker.sent(10.0)
-    breaker.succeeded(11.0, 10.0)
-    assert breaker.next_urgent(10.0) == 10.0 + URGENT_PASSED_S
+    assert breaker.next_urgent(10.5) == 10.0 + TRUST_S
     assert breaker.next_urgent(5.0) == 5.0, "the clock was set back"
 
 

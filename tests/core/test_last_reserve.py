@@ -9,12 +9,13 @@ import pytest
 
 from carpool._core.breaker import (
     ASKED_MAX_S,
-    EAGER_PAUSE_S,
+    OBEYING_PAUSE_S,
     PAUSE_MAX_S,
+    TRUST_S,
     URGENT_CLOSED_S,
-    URGENT_PASSED_S,
     URGENT_PAUSE_S,
     Breaker,
+    Pushback,
 )
 from carpool._core.concurrency import START as IN_FLIGHT
 from carpool._core.messages import Call, Refused, Step
@@ -80,8 +81,8 @@ def test_flex_is_tried_every_five_seconds_once_its_last_reserve_has_begun() -> N
     assert max(before) > 0.7 * PAUSE_MAX_S
     within = gaps(sent, START + HOUR - FLEX_S)
     assert len(within) > 100
-    assert max(within) == pytest.approx(EAGER_PAUSE_S)
-    assert min(within) == pytest.approx(EAGER_PAUSE_S)
+    assert max(within) == pytest.approx(OBEYING_PAUSE_S)
+    assert min(within) == pytest.approx(OBEYING_PAUSE_S)
 
 
 def test_flex_is_left_alone_for_as_long_as_the_server_asks_for_in_its_last_reserve_too() -> None:
@@ -102,67 +103,100 @@ def test_standard_is_not_left_alone_for_it_in_the_last_reserve() -> None:
 # -- the breaker and the throttle
 
 
-def test_probes_that_are_not_refused_are_followed_ever_more_quickly() -> None:
+@pytest.mark.parametrize(("obeys", "first"), [(False, 8), (True, 2)])
+def test_each_second_without_a_refusal_lets_twice_as_many_urgent_calls_through(obeys: bool, first: int) -> None:
+    breaker = Breaker("b", obeys=obeys)
+    breaker.open(0.0)
+    sent: dict[int, int] = {}
+    now = 10.0
+    for _ in range(8 * first):
+        breaker.sent(now)
+        sent[round((now - 10.0) / TRUST_S)] = (
+            sum(sent.values())
+            + 1
+            - sum(count for second, count in sent.items() if second < round((now - 10.0) / TRUST_S))
+        )
+        now = breaker.next_urgent(now)
+    assert sent == {0: 1, 1: first - 1, 2: first, 3: 2 * first, 4: 4 * first}
+    breaker.refused(now, 10.0)
+    assert breaker.next_urgent(now) == 14.0 + (OBEYING_PAUSE_S if obeys else URGENT_PAUSE_S)
+
+
+def test_a_late_refusal_of_a_call_from_before_the_last_one_does_not_count_again() -> None:
     breaker = Breaker("b")
     breaker.open(0.0)
-    now, pauses = 10.0, []
-    for _ in range(8):
-        breaker.sent(now)
-        pauses.append(breaker.next_urgent(now) - now)
-        now += pauses[-1]
-    assert pauses == pytest.approx([max(URGENT_PASSED_S, URGENT_PAUSE_S / (2 + probes)) for probes in range(8)])
-    breaker.refused(now, 10.0)
-    assert breaker.next_urgent(now) == pytest.approx(now - pauses[-1] + URGENT_PAUSE_S)
+    breaker.sent(1.0)
+    breaker.sent(1.0)
+    breaker.refused(3.0, 1.0)
+    breaker.sent(4.0)
+    breaker.refused(4.5, 1.0)
+    assert breaker.next_urgent(5.0) == 5.0
+    breaker.refused(5.5, 4.0)
+    assert breaker.next_urgent(5.5) == 6.0
 
 
-def test_what_the_server_asks_for_holds_for_eager_calls_alone() -> None:
-    breaker = Breaker("b")
-    breaker.sent(0.0)
-    breaker.refused(0.5, 0.0, retry_after_s=30.0)
-    assert breaker.next_urgent(1.0) == 1.0
-    assert breaker.next_urgent(1.0, eager=True) == 30.5
-    breaker.open(1.0)
-    assert breaker.next_urgent(1.0, eager=True) == 30.5
-    breaker.sent(31.0)
-    breaker.refused(31.5, 31.0)
-    assert breaker.next_urgent(31.5, eager=True) == 31.0 + EAGER_PAUSE_S
+def test_what_the_server_asks_for_holds_for_urgent_calls_where_they_obey() -> None:
+    breaker, obeying = Breaker("b"), Breaker("b", obeys=True)
+    for one in (breaker, obeying):
+        one.sent(0.0)
+        one.refused(0.5, 0.0, retry_after_s=30.0)
+    assert (breaker.next_urgent(1.0), obeying.next_urgent(1.0)) == (1.0, 30.5)
+    obeying.open(1.0)
+    assert obeying.next_urgent(1.0) == 30.5
+    obeying.sent(31.0)
+    obeying.refused(31.5, 31.0)
+    assert obeying.next_urgent(31.5) == 31.0 + OBEYING_PAUSE_S
 
 
 def test_a_probe_that_passes_ends_what_the_server_asked_for() -> None:
-    breaker = Breaker("b")
+    breaker = Breaker("b", obeys=True)
     breaker.open(0.0)
     breaker.sent(10.0)
     breaker.sent(11.0)
     breaker.refused(11.5, 5.0, retry_after_s=60.0)
     breaker.succeeded(12.0, 10.0)
-    assert breaker.next_urgent(12.0, eager=True) == 12.0
+    assert breaker.next_urgent(12.0) == 12.0
 
 
 def test_a_clock_that_was_set_back_holds_nobody_for_longer_than_a_server_may_ask_for() -> None:
-    breaker = Breaker("b")
+    breaker = Breaker("b", obeys=True)
     breaker.sent(100_000.0)
     breaker.refused(100_000.0, 100_000.0, retry_after_s=ASKED_MAX_S)
-    assert breaker.next_urgent(1_000.0, eager=True) == 1_000.0
+    assert breaker.next_urgent(1_000.0) == 1_000.0
 
 
-def test_eager_calls_keep_their_distance_while_the_route_takes_calls() -> None:
-    breaker = Breaker("b")
-    breaker.sent(0.0)
-    assert breaker.next_urgent(0.1) == URGENT_CLOSED_S
-    assert breaker.next_urgent(0.1, eager=True) == EAGER_PAUSE_S
+def test_urgent_calls_keep_their_distance_while_the_route_takes_calls() -> None:
+    breaker, obeying = Breaker("b"), Breaker("b", obeys=True)
+    for one in (breaker, obeying):
+        one.sent(0.0)
+    assert (breaker.next_urgent(0.1), obeying.next_urgent(0.1)) == (URGENT_CLOSED_S, OBEYING_PAUSE_S)
 
 
-def test_urgent_calls_go_together_unless_one_was_refused_lately() -> None:
+def test_urgent_calls_go_together_unless_the_last_was_refused() -> None:
     throttle = Throttle("t")
-    many = int(IN_FLIGHT) + 20
-    for _ in range(many):
+    throttle.started(1, 0.0)
+    throttle.ended(5.0, sent_at=0.0)
+    for _ in range(5 * int(IN_FLIGHT)):
         assert throttle.may_start(100.0, 1, urgent_at=100.0)
         throttle.started(1, 100.0)
     assert not throttle.may_start(100.0, 1)
-    assert not throttle.may_start(100.0, 1, urgent_at=100.0, eager=True)
-    throttle.flying.refused(100.2, 100.0)
+    throttle.refused(100.2, Pushback(scope="overload"), sent_at=100.0)
     assert not throttle.may_start(100.2, 1, urgent_at=100.0)
     assert throttle.may_start(100.0 + URGENT_CLOSED_S, 1, urgent_at=100.0)
+
+
+def test_a_request_hurries_as_soon_as_its_route_is_known_to_be_slower() -> None:
+    desk = Desk()
+    place = desk.admit(ladder=("standard",), deadline=START + 300.0)
+    call = only(desk.wait().actions, Call)
+    desk.shed(call)
+    trip = desk.engine.book.live.trips[place]
+    assert trip.urgent_at == START + 300.0 - Durations().last_s(LANE.model, "standard")
+    for _ in range(3):
+        desk.engine.book.durations.saw(LANE.model, "standard", 180.0)
+    desk.wait(1.0)
+    assert trip.urgent_at == START + 300.0 - desk.engine.book.durations.last_s(LANE.model, "standard")
+    assert trip.urgent_at < START + 100.0
 
 
 def test_urgent_calls_keep_to_the_most_that_may_be_in_the_air() -> None:

@@ -178,6 +178,20 @@ def test_what_is_taken_after_a_fall_doubles_and_its_end_makes_room() -> None:
     assert one.tokens - one.held == 250_000
 
 
+def test_a_request_that_is_a_little_larger_than_the_one_taken_after_a_fall_goes_beside_it() -> None:
+    one = ceiling(30 * MILLION)
+    one.over(refuse(one, 40_000))
+    take(one, 58_000, rows=1)
+    room, at = one.offer(64_000, 10**9)
+    assert room > 0
+    assert at == 0.0
+    assert one.create_at(one.plan(64_000, 1), NOW) == NOW
+    two = ceiling(30 * MILLION)
+    two.over(refuse(two, 40_000))
+    take(two, 58_000, rows=1)
+    assert two.create_at(two.plan(120_000, 1), NOW) == NEVER, "much larger ones wait for it to end"
+
+
 def test_refused_alone_creates_shrink_quickly_down_to_one_token() -> None:
     one = ceiling(50 * MILLION)
     sizes = []

@@ -67,14 +67,17 @@ async def test_a_call_that_is_turned_away_costs_nothing_and_keeps_no_money(op: s
 
 
 async def test_requests_that_a_job_and_a_live_call_both_answer_are_paid_for_twice_and_told(tmp_path: Path) -> None:
-    """A job takes longer than ever; one of its requests has no deadline, so that it is not cancelled."""
-    async with Emulator(plan({}, latency_s=1.5)) as emulator, opened(emulator, tmp_path) as client:
+    """A job takes longer than ever; one of its requests has no deadline, so that it is not cancelled.
+
+    The others leave it a second after they came: until then it has to be on the server.
+    """
+    async with Emulator(plan({}, latency_s=2.5)) as emulator, opened(emulator, tmp_path) as client:
         durations = client._runtime.engine.book.durations
         for route, usual_s in (("batch", 0.01), ("standard", 0.1)):
             for _ in range(20):
                 durations.saw(MODEL, route, usual_s)  # type: ignore[arg-type]
         hurried = [
-            client.generate(MODEL, text, ladder=("batch", "standard"), deadline=10.65)
+            client.generate(MODEL, text, ladder=("batch", "standard"), deadline=11.15)
             for text in prompts(10, "hurried")
         ]
         answers = await asyncio.gather(*hurried, client.generate(MODEL, "at ease"))

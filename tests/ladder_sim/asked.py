@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from carpool.settings import CHEAP, Ladder
+from carpool.settings import CHEAP, Ladder, Route
 
 from .scenarios import HORIZON_S, HOUR, MINUTE, Scenario
 from .service import MODELS, START
@@ -38,6 +38,8 @@ class Asked(msgspec.Struct, kw_only=True):
     route: str = ""
     held_back: bool = False
     """Whether the ceiling on doubles kept it in its job."""
+    took_s: dict[Route, float] = msgspec.field(default_factory=dict)
+    """How long its calls that were accepted take."""
 
     @property
     def ladder(self) -> Ladder:

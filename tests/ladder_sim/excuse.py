@@ -1,20 +1,20 @@
 """When a missed deadline is nobody's fault: the first promise of the ladder, in exact words.
 
-*No deadline is missed while any lower rung accepted work within its last reserve.* For a request let D be its deadline,
-R the reserve that the engine keeps for standard (one and a half times what is usual, and 10 s), and F what is usual of
-flex, both as it knows them at D. The last reserve of flex is from D - R - F to D - R, or to when the request went on to
-standard if that was earlier, since less was known then, or since flex did not fit any more; that of standard from
-D - R, or what was taken for it when the request went there if that is earlier, to D. A route on the ladder *accepted
-work* if for ``HOLDS_S`` without a break, within its last reserve and while the request was there,
+*No deadline is missed while any lower rung accepted work within its last reserve.* For a request with the deadline D,
+and a time t, let R be the reserve that the engine keeps for standard (one and a half times what is usual, and 10 s) and
+F what is usual of flex, both as it knows them at t. Then t is within the last reserve of standard from D - R to D, and
+within that of flex from D - R - F to D - R, as long as the request has not gone on to standard. A route on the ladder
+*accepted work* if for ``HOLDS_S`` without a break, within its last reserve and while the request was there,
 
 - it refused nobody, and had quota for one call more than all that it took, by the service's log;
-- a call of this request that began then would have been answered by D; and
+- a call of this request that began then would have been answered by D (it takes as long as the one that was accepted
+  of it, if there is one: nobody asks twice for what is on its way); and
 - on flex: the service had not asked to be left alone (RetryInfo) for longer. On standard that does not count, since a
   request in its last reserve has nothing to lose.
 
-``HOLDS_S`` is what a client must have the chance to notice: its time between two tries (two seconds on the last rung,
-five on flex, as its documents say) and half a second for the try. So the miss of each request of a crowd counts where
-there was room for but one of them.
+``HOLDS_S`` is what a client must have the chance to notice: its time between two tries (two seconds on standard, five
+on flex, as its documents say), and the second after which a try that was not refused is followed by others. So the miss
+of each request of a crowd counts where there was room for but one of them.
 """
 
 from __future__ import annotations
@@ -22,62 +22,79 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
-from carpool._core.breaker import EAGER_PAUSE_S, URGENT_PAUSE_S
+from carpool._core.breaker import OBEYING_PAUSE_S, TRUST_S, URGENT_PAUSE_S
 from carpool._core.live import Trip
-from carpool._core.routing import Durations
+from carpool._core.routing import PRIOR_S, RESERVE_MORE, RESERVE_QUEUE_S, Durations
 from carpool.settings import Route
 
 from .asked import Asked
-from .service import Service
+from .service import MODELS, Service
 
 LOOK_S: Final = 0.25
-TRY_S: Final = 0.5
-HOLDS_S: Final[dict[Route, float]] = {"standard": URGENT_PAUSE_S + TRY_S, "flex": EAGER_PAUSE_S + TRY_S}
+HOLDS_S: Final[dict[Route, float]] = {"standard": URGENT_PAUSE_S + TRUST_S, "flex": OBEYING_PAUSE_S + TRUST_S}
+LIVE: Final[tuple[Route, ...]] = ("flex", "standard")
 
 
-class Asks:
-    """For how long the service asked to be left alone."""
+class Steps:
+    """A value over time."""
+
+    def __init__(self, first: float) -> None:
+        self.values = [first]
+        self._times: list[float] = []
+
+    def note(self, at: float, value: float) -> None:
+        """Note the value from now on."""
+        if value != self.values[-1]:
+            self._times.append(at)
+            self.values.append(value)
+
+    def at(self, at: float) -> float:
+        """Return the value at a time."""
+        return self.values[bisect_right(self._times, at)]
+
+
+class Known:
+    """What the engine knew at each time: what is usual of the live routes, and how long it was asked to leave them."""
 
     def __init__(self) -> None:
-        self._since: dict[tuple[Route, str], list[float]] = {}
-        self._until: dict[tuple[Route, str], list[float]] = {}
+        self._usual_s = {(model, route): Steps(PRIOR_S[route]) for model in MODELS for route in LIVE}
+        self._asked_until = {(model, route): Steps(0.0) for model in MODELS for route in LIVE}
 
-    def note(self, route: Route, model: str, at: float, until: float) -> None:
-        """Note a refusal that asked for it."""
-        untils = self._until.setdefault((route, model), [])
-        untils.append(max(until, untils[-1]) if untils else until)
-        self._since.setdefault((route, model), []).append(at)
+    def note(self, at: float, durations: Durations) -> None:
+        """Note what is usual now."""
+        for (model, route), steps in self._usual_s.items():
+            steps.note(at, durations.usual_s(model, route))
 
-    def is_asked(self, route: Route, model: str, at: float) -> bool:
-        """Return whether it wanted to be left alone at a time."""
-        number = bisect_right(self._since.get((route, model), []), at) - 1
-        return number >= 0 and at < self._until[route, model][number]
+    def note_asked(self, at: float, model: str, route: Route, until: float) -> None:
+        """Note until when the service asks to be left alone."""
+        steps = self._asked_until[model, route]
+        steps.note(at, max(until, steps.values[-1]))
+
+    def is_asked(self, at: float, model: str, route: Route) -> bool:
+        """Return whether the service wants to be left alone."""
+        return at < self._asked_until[model, route].at(at)
+
+    def reserves(self, at: float, model: str) -> tuple[float, float]:
+        """Return how long before a deadline the last reserve of flex begins, and that of standard."""
+        standard_s = self._usual_s[model, "standard"].at(at) * (1 + RESERVE_MORE) + RESERVE_QUEUE_S
+        return standard_s + self._usual_s[model, "flex"].at(at), standard_s
 
 
-def accepted_work(service: Service, asks: Asks, asked: Asked, durations: Durations, trip: Trip | None) -> Route | None:
+def accepted_work(service: Service, known: Known, asked: Asked, trip: Trip | None) -> Route | None:
     """Return the lower rung that accepted work within its last reserve, of a request that missed its deadline.
 
     Args:
         service: by whose log it is judged.
-        asks: what it asked for.
+        known: what the engine knew.
         asked: the request.
-        durations: as they are known at its deadline.
         trip: what the engine has of it, if it is on a live route.
     """
-    ladder = asked.ladder
-    last = asked.deadline - durations.reserve_s(asked.model, ladder, len(ladder) - 2)
-    went_on_at = begins_at = last
-    if trip is not None and trip.route == "standard":
-        went_on_at, begins_at = min(last, trip.entered_at), min(last, trip.urgent_at)
-    windows: dict[Route, tuple[float, float]] = {
-        "flex": (last - durations.usual_s(asked.model, "flex"), went_on_at),
-        "standard": (begins_at, asked.deadline),
-    }
-    for route in ladder[1:]:
-        at, until = max(asked.at, windows[route][0]), windows[route][1]
-        since = at
+    went_on_at = trip.entered_at if trip is not None and trip.route == "standard" else asked.deadline
+    for route in asked.ladder[1:]:
+        until = went_on_at if route == "flex" else asked.deadline
+        at = since = max(asked.at, until - 3_600.0)
         while at <= until:
-            if not _would_take(service, asks, asked, route, at):
+            if not (_is_last_reserve(known, asked, route, at) and _would_take(service, known, asked, route, at)):
                 since = at + LOOK_S
             elif at - since >= HOLDS_S[route]:
                 return route
@@ -85,12 +102,18 @@ def accepted_work(service: Service, asks: Asks, asked: Asked, durations: Duratio
     return None
 
 
-def _would_take(service: Service, asks: Asks, asked: Asked, route: Route, at: float) -> bool:
+def _is_last_reserve(known: Known, asked: Asked, route: Route, at: float) -> bool:
+    of_flex_s, of_standard_s = known.reserves(at, asked.model)
+    left_s = asked.deadline - at
+    return left_s <= of_standard_s if route == "standard" else of_standard_s < left_s <= of_flex_s
+
+
+def _would_take(service: Service, known: Known, asked: Asked, route: Route, at: float) -> bool:
     model = asked.model
-    takes_s = service.takes_s(route, asked.number, at, shares=asked.kind == "embed")
+    takes_s = asked.took_s.get(route, service.takes_s(route, asked.number, at, shares=asked.kind == "embed"))
     return (
         at + takes_s <= asked.deadline
         and not service.refuses(route, model, at)
         and service.had_room(route, model, at)
-        and not (route == "flex" and asks.is_asked(route, model, at))
+        and not (route == "flex" and known.is_asked(at, model, route))
     )

@@ -26,13 +26,12 @@ from typing import Final
 
 import msgspec
 
-from carpool._core.breaker import EAGER_PAUSE_S
 from carpool._core.routing import RESERVE_MORE, RESERVE_QUEUE_S
 from carpool.settings import CHEAP, Ladder
 
 from .asked import EMBEDS_LADDER, NEVER
 from .scenarios import DRIFTING, HORIZON_S, HOUR, MINUTE, SCENARIOS, Scenario
-from .service import MODELS, START, Service
+from .service import MODELS, REFUSAL_SLOT_S, START, Service
 
 RESERVE_SHARE: Final = 0.9
 FLEX_SHARE: Final = 0.5
@@ -47,8 +46,8 @@ PARTS: Final = 3
 BATCH, FULL = 1, 2
 """What an answer costs: on the batch and flex routes, and on standard, in halves of the list price."""
 _BEGIN_S: Final = 3.0
-_PROBE_S: Final = EAGER_PAUSE_S
-"""Time between two calls of a flex route that refuses: as ours in its last reserve, whatever the server asks for."""
+_PROBE_S: Final = REFUSAL_SLOT_S
+"""Time between two calls of a flex route that refuses, whatever it asks for: to call more often would tell nothing."""
 
 
 class Played(msgspec.Struct, frozen=True):

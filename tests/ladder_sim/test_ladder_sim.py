@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from carpool._core.breaker import Breaker
+
+from .asked import NEVER
 from .policy import clairvoyant, prepare
 from .scenarios import SCENARIOS, Scenario
 from .service import START, Service
@@ -56,6 +59,16 @@ def test_a_miss_is_not_excused_where_the_last_rung_accepts_all_the_time() -> Non
     late = [excused for asked, excused in world.misses if asked.deadline - asked.at > 60]
     assert late
     assert not any(late)
+
+
+@pytest.mark.parametrize(("on_flex", "seed"), [(True, 13), (False, 25)])
+def test_a_client_that_does_not_use_its_last_reserve_is_noticed(
+    on_flex: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for its breaker, however little time is left."""
+    tried = Breaker.next_urgent
+    monkeypatch.setattr(Breaker, "next_urgent", lambda self, now: NEVER if self._obeys is on_flex else tried(self, now))
+    assert World(seed).run().result().unexcused > 0
 
 
 def test_a_seed_tells_the_same_story_each_time() -> None:

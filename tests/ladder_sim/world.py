@@ -50,7 +50,7 @@ from carpool.settings import Route, Settings
 from carpool.types import BatchJob, ServerError
 
 from .asked import NEVER, Asked, load
-from .excuse import Asks, accepted_work
+from .excuse import Known, accepted_work
 from .policy import clairvoyant
 from .scenarios import DAY, HORIZON_S, USUAL_PRICE, Scenario, scenario_of
 from .service import MODELS, START, TOKENS_IN, TOKENS_OUT, Fate, Service
@@ -88,6 +88,9 @@ class Result(msgspec.Struct, kw_only=True):
     """Pico-dollars, by the service's log."""
     clairvoyant: int = 0
     clairvoyant_missed: int = 0
+    owed: int = 0
+    """What is paid, and for each miss the full price: to be late must not look cheap."""
+    clairvoyant_owed: int = 0
     routes: dict[str, int] = msgspec.field(default_factory=dict)
     """Paid answers by route."""
 
@@ -99,8 +102,9 @@ class World:
         self.seed = seed
         self.scenario = scenario or scenario_of(seed)
         self.service = Service(self.scenario, str(seed))
-        self.asks = Asks()
+        self.known = Known()
         self.asked = load(self.scenario, Random(f"{seed}/load"))
+        self._open = len(self.asked)
         self.by_place: dict[int, Asked] = {}
         self.now = START
         self.settings = Settings(sweep_s=7 * DAY, prices=dict.fromkeys(MODELS, self.scenario.price), jobs_max=1_000)
@@ -133,12 +137,13 @@ class World:
 
     def _tell(self, event: Event) -> None:
         step = self.engine.step(event, self.now)
+        self.known.note(self.now, self.engine.book.durations)
         for action in step.actions:
             if isinstance(action, Call):
                 self._check_call(action)
             self._act(action)
         due = self.engine.next_wakeup()
-        if due is not None and not all(asked.ending for asked in self.asked):
+        if due is not None and self._open:
             self._due = max(due, self.now)
             self._at(self._due, lambda due=self._due: self._tell(Woken()) if due == self._due else None)
 
@@ -234,7 +239,7 @@ class World:
             self._refuse(call, ServerError(429, "Quota exceeded for requests per minute", "RESOURCE_EXHAUSTED"))
         elif self.service.refuses(route, model, self.now):
             asks_s = self.service.asks_s(route, model, self.now)
-            self.asks.note(route, model, self.now, self.now + asks_s)
+            self.known.note_asked(self.now, model, route, self.now + asks_s)
             details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{asks_s:.3f}s"}]
             self._refuse(call, ServerError(503, "The model is overloaded.", "UNAVAILABLE", details if asks_s else []))
         else:
@@ -242,9 +247,12 @@ class World:
             for number in numbers:
                 self.service.took(route, model, self.now)
                 self.billed[number, route] += 1
-            ends_at = self.now + max(
+            takes_s = max(
                 self.service.takes_s(route, number, self.now, shares=call.lane.kind == "embed") for number in numbers
             )
+            ends_at = self.now + takes_s
+            for place in call.places:
+                self.by_place[place].took_s[route] = takes_s
             if ends_at < call.deadline + 1.0:
                 self._at(ends_at, lambda: self._answer(call))
             else:
@@ -270,6 +278,7 @@ class World:
     def _end(self, asked: Asked, ending: str, route: str = "") -> None:
         if asked.ending:
             self.faults.append(f"request {asked.number} ended as {asked.ending} and as {ending}")
+        self._open -= not asked.ending
         asked.ending, asked.ended_at, asked.route = ending, self.now, route
 
     def _expire(self, asked: Asked) -> None:
@@ -284,7 +293,7 @@ class World:
 
     def _is_excused(self, asked: Asked) -> bool:
         trip = self.engine.book.live.trips.get(asked.place)
-        return accepted_work(self.service, self.asks, asked, self.engine.book.durations, trip) is None
+        return accepted_work(self.service, self.known, asked, trip) is None
 
     # -- checks
 
@@ -318,7 +327,11 @@ class World:
 
     def _check_job(self, job: Job) -> None:
         book = self.engine.book
-        waits = any(place not in book.live.trips and not self.by_place[place].ending for place in book.sent_in(job))
+        # Who missed a deadline may still ask for the answer: it is a reason for the job to go on.
+        waits = any(
+            place not in book.live.trips and self.by_place[place].ending in {"", "expired"}
+            for place in book.sent_in(job)
+        )
         remote = self.remotes.get(job.name)
         if not waits and remote is not None and not remote.cancelled and self.now < remote.fate.ends_at:
             self.faults.append(f"{job.name} goes on although nobody waits for it")
@@ -374,10 +387,14 @@ class World:
         for (number, route), times in self.billed.items():
             result.paid += times * self._picousd(self.asked[number], route)
             result.routes[route] = result.routes.get(route, 0) + times
+        result.owed = result.paid + sum(self._picousd(asked, "standard") for asked, _ in self.misses)
         for asked in self.asked:
             played = clairvoyant(self.service, asked.number, asked.model, asked.ladder, asked.at, asked.deadline)
-            result.clairvoyant += played.halves * self._picousd(asked, "batch")
-            result.clairvoyant_missed += played.ended_at > asked.deadline
+            paid = played.halves * self._picousd(asked, "batch")
+            missed = played.ended_at > asked.deadline
+            result.clairvoyant += paid
+            result.clairvoyant_missed += missed
+            result.clairvoyant_owed += paid + missed * self._picousd(asked, "standard")
         return result
 
 

@@ -30,12 +30,12 @@ ASKED_MAX_S: Final = 600.0
 """What is granted to a server that asks for more time before it is probed: it may not mean what it says."""
 URGENT_PAUSE_S: Final = 2.0
 """Time between two calls whose deadline is too near to wait for the next probe, while all are refused."""
-EAGER_PAUSE_S: Final = 5.0
-"""The same where a quicker route comes after this one."""
+OBEYING_PAUSE_S: Final = 5.0
+"""The same where what the server asks for holds for them too."""
 URGENT_CLOSED_S: Final = 0.5
 """The same while the route takes calls, and only the number of calls in the air or of a minute holds them back."""
-URGENT_PASSED_S: Final = 0.25
-"""The same once a probe has passed."""
+TRUST_S: Final = 1.0
+"""A call that was not refused by then may be followed by others that are as urgent: refusals are quick."""
 CLOSES_AFTER: Final = 4
 """Probes that must pass one after the other."""
 
@@ -54,6 +54,8 @@ _MOST: Final = 0.6
 _SLICE_S: Final = 0.25
 _SLICES_MAX: Final = 128
 _PATIENCE_S: Final = 5.0
+_TRUST: Final = 8
+_TRUST_OBEYING: Final = 2
 _CALM_S: Final = 60.0
 _PROBES_MAX: Final = 16
 _FAILURES_MAX: Final = 16
@@ -177,22 +179,27 @@ class Breaker:
 
     Args:
         seed: of the jitter of pauses; different for each route and model.
+        obeys: whether urgent calls, too, keep to what the server asks for, and are fewer.
     """
 
     __slots__ = (
         "_asked_until",
         "_closed_at",
         "_failures",
+        "_first_at",
+        "_obeys",
         "_opened_at",
         "_passed",
         "_probes",
         "_seed",
         "_sent_at",
+        "_since",
         "_slices",
         "_wait_until",
     )
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, *, obeys: bool = False) -> None:
+        self._obeys = obeys
         self._seed = seed
         self._slices: dict[int, list[int]] = {}
         """Calls sent and refused by the time at which they were sent."""
@@ -204,6 +211,10 @@ class Breaker:
         self._failures = 0
         self._passed = 0
         self._sent_at = float("-inf")
+        self._since = 0
+        """Calls that were sent since the last refusal."""
+        self._first_at = float("-inf")
+        """When the first of them was sent."""
         self._probes: list[float] = []
         """When the probes in the air were sent, oldest first."""
 
@@ -235,31 +246,28 @@ class Breaker:
             return max(now, self._wait_until)
         return max(now, self._wait_until, self._probes[-1] + _PATIENCE_S)
 
-    def next_urgent(self, now: float, *, eager: bool = False) -> float:
+    def next_urgent(self, now: float) -> float:
         """Return when a call may be sent whose caller would give up before the pause is over.
 
-        It waits neither for other probes nor for what the server asked for, but keeps its distance from the last call:
-        the shorter the more probes are in the air that were not refused so far, since refusals are quick.
-
-        Args:
-            now: the time, in seconds.
-            eager: whether a quicker route comes after this one. Then there is something left to lose: what the server
-                asks for holds.
+        It does not wait for other probes, nor as a rule for what the server asked for, but keeps its distance from the
+        last call as long as all are refused. For each second in which none is, twice as many may be sent.
         """
-        if self._opened_at is None:
-            pause_s = EAGER_PAUSE_S if eager else URGENT_CLOSED_S
-        elif self._passed:
-            pause_s = URGENT_PASSED_S
-        elif self._probes:
-            pause_s = max(URGENT_PASSED_S, URGENT_PAUSE_S / (1 + len(self._probes)))
-        else:
-            pause_s = EAGER_PAUSE_S if eager else URGENT_PAUSE_S
-        at = now if self._sent_at > now else max(now, self._sent_at + pause_s)
-        return max(at, self._asked_until) if eager and self._asked_until - now <= ASKED_MAX_S else at
+        obeys = self._obeys
+        closed = self._opened_at is None
+        pause_s = URGENT_CLOSED_S if closed else URGENT_PAUSE_S
+        at = self._sent_at + (OBEYING_PAUSE_S if obeys else pause_s)
+        if self._since and not (closed and obeys):
+            seconds = (self._since // (_TRUST_OBEYING if obeys else _TRUST)).bit_length() + 1
+            at = min(at, self._first_at + TRUST_S * seconds)
+        at = now if self._sent_at > now else max(now, at)
+        return max(at, self._asked_until) if obeys and self._asked_until - now <= ASKED_MAX_S else at
 
     def sent(self, now: float) -> None:
         """Note that a call was sent."""
         self._sent_at = now
+        if not self._since:
+            self._first_at = now
+        self._since += 1
         self._count(0, now)
         if self._opened_at is not None:
             self._probes.append(now)
@@ -287,6 +295,8 @@ class Breaker:
             retry_after_s: how long the server asks to be left alone.
         """
         self._asked_until = max(self._asked_until, now + min(retry_after_s, ASKED_MAX_S))
+        if sent_at >= self._first_at or now < self._first_at:
+            self._since = 0
         if self._opened_at is not None:
             if self._is_probe(sent_at):
                 nearly = self._passed * 2 >= CLOSES_AFTER

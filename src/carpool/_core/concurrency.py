@@ -79,17 +79,17 @@ class InFlight:
         """How many calls may be in the air without being taken."""
         return int(self._limit)
 
-    def next_send(self, now: float, *, urgent: bool = False) -> float:
-        """Return when a call may be sent; infinity if one in the air has to end first.
+    @property
+    def is_full(self) -> bool:
+        """Whether no call more may be in the air."""
+        return self.count >= self._most
 
-        Args:
-            now: the time, in seconds.
-            urgent: whether there is no time to wait: then only the most counts, unless a call was refused lately.
-        """
+    def next_send(self, now: float) -> float:
+        """Return when a call may be sent; infinity if one in the air has to end first."""
         self._age(now)
-        if self.count >= self._most:
+        if self.is_full:
             return NEVER
-        if len(self._young) < self.limit or (urgent and abs(now - self._cut_at) >= _CALM_S):
+        if len(self._young) < self.limit:
             return now
         # Times in the future were left by a clock that was set back.
         return min(self._young[0], now) + TAKEN_AFTER_S

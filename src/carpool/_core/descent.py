@@ -152,7 +152,7 @@ def take_up(book: Book, one: Rider, deadline: float | None, ladder: int, now: fl
         segment.deadlines[row] = NEVER if deadline is None else deadline
     if trip is not None:
         trip.deadline = one.deadline
-        trip.urgent_at = _urgent_at(book, one, trip.rung)
+        trip.urgent_at = urgent_at(book, one, trip.rung)
         _watch(book, one, trip.rung, now)
 
 
@@ -218,8 +218,7 @@ def go_live(book: Book, one: Rider, rung: int, now: float, *, besides: bool = Fa
             entered_at=now,
             size_bytes=one.segment.bytes_of(one.row, one.row + 1),
             flees=not besides and flees(book, one, rung, now),
-            urgent_at=_urgent_at(book, one, rung),
-            eager=bool(quicker_below(one.ladder, rung)),
+            urgent_at=urgent_at(book, one, rung),
             wake_at=now,
             besides=besides,
         )
@@ -227,7 +226,7 @@ def go_live(book: Book, one: Rider, rung: int, now: float, *, besides: bool = Fa
     _watch(book, one, rung, now)
 
 
-def _urgent_at(book: Book, one: Rider, rung: int) -> float:
+def urgent_at(book: Book, one: Rider, rung: int) -> float:
     """Return when the last reserve of a rung begins for a request."""
     return one.deadline - book.durations.own_s(one.segment.lane.model, one.ladder, rung)
 

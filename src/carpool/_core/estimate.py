@@ -166,6 +166,16 @@ class Histogram:
             bucket = next(buckets)
         return _top(bucket)
 
+    def mean(self) -> int:
+        """Return the mean of those counted, up to the width of a bucket and rounded up.
+
+        Raises:
+            ValueError: nothing was counted.
+        """
+        if not self.count:
+            raise ValueError("nothing was counted")
+        return -(-sum(_top(bucket) * count for bucket, count in self._counts.items()) // self.count)
+
     def sketch(self) -> Sketch:
         """Return what goes to disk."""
         return Sketch(buckets=[number for bucket in sorted(self._counts) for number in (bucket, self._counts[bucket])])
@@ -191,8 +201,10 @@ class Lengths(NamedTuple):
     """How many tokens answers have."""
 
     p10: int
-    p50: int
+    middle: int
+    """Of many: their mean, once it is known."""
     p90: int
+    """No less than the middle: of some models one answer in twenty is longer than all others together."""
     p95: int
     learned: int
     """From how many answers; 0: a guess."""
@@ -203,6 +215,8 @@ GUESS: Final = Lengths(16, 512, 2_048, 4_096, 0)
 IMAGE_GUESS: Final = Lengths(1_000, 1_290, 2_520, 2_520, 0)
 """Of a picture: 1,290 or 1,120 tokens, 2,000 in 4K, and some words."""
 NO_OUTPUT: Final = Lengths(0, 0, 0, 0, 0)
+RESERVED_PERCENT: Final = 95
+"""Of answers, how many stay below the length for which money is reserved."""
 LEARNED_FROM: Final = 20
 """Answers that have to have come back before they count for more than a guess."""
 _RATIO_MIN, _RATIO_MAX = 1 / 16, 16.0
@@ -300,8 +314,9 @@ class Habits:
         if learned is None or learned.outputs.count < LEARNED_FROM:
             return IMAGE_GUESS if "-image" in model else GUESS
         outputs = learned.outputs
-        p10, p50, p90, p95 = (outputs.quantile(percent) for percent in (10, 50, 90, 95))
-        return Lengths(p10, p50, p90, p95, outputs.count)
+        p10, p90, p95 = (outputs.quantile(percent) for percent in (10, 90, RESERVED_PERCENT))
+        mean = outputs.mean()
+        return Lengths(min(p10, mean), mean, max(p90, mean), p95, outputs.count)
 
     def reserved_output(self, model: str, count: int, caps: Sequence[int] = ()) -> int:
         """Return the output tokens for which money is to be reserved: each answer's cap, or the 95th percentile.
@@ -311,7 +326,11 @@ class Habits:
             count: requests.
             caps: ``maxOutputTokens`` (times the candidates) of each, 0 where it has none; empty: none has one.
         """
-        usual = self.lengths(model).p95
+        learned = self._models.get(model)
+        if learned is None or learned.outputs.count < LEARNED_FROM:
+            usual = self.lengths(model).p95
+        else:
+            usual = learned.outputs.quantile(RESERVED_PERCENT)  # alone: this is asked for each live call
         if not caps:
             return usual * count
         capped = [cap for cap in caps if cap]

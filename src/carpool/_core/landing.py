@@ -191,7 +191,7 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
         wait_s = max(pause, min(pushback.retry_after_s, ASKED_MAX_S))
         wait_s = min(wait_s, max(s.retry_min_s, (trip.deadline - now) * _PATIENCE_SHARE))
         # In its last reserve it is the route's throttle that says when.
-        soon_s = max(URGENT_CLOSED_S, pushback.retry_after_s if trip.eager else 0.0)
+        soon_s = max(URGENT_CLOSED_S, pushback.retry_after_s if trip.route == "flex" else 0.0)
         trip.wake_at = min(now + wait_s, max(trip.urgent_at, now + soon_s))
         book.live.push(trip)
 

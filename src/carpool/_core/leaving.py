@@ -24,7 +24,7 @@ cost less than was reserved for them, and a new day may begin."""
 
 def move_on(book: Book, now: float) -> None:
     """Take the requests whose time on their rung is over to the next."""
-    if book.durations.has_risen(now, len(book.leaving)):
+    if book.durations.has_risen(now, len(book.leaving) + len(book.live.trips)):
         _look_anew(book)
     riding: dict[str, dict[Place, None]] = {}
     while book.leaving and book.leaving[0][0] <= now:
@@ -61,13 +61,15 @@ def cancel_left(book: Book, job: Job) -> bool:
 
 
 def _look_anew(book: Book) -> None:
-    """Note again when each request has to leave its rung, since the rungs below have become slower."""
+    """Note again when each request has to leave its rung, and when its last reserve begins: a route is slower now."""
     book.leaving = [
         (leave_at(book, rider(book, place), rung), place, rung)
         for _, place, rung in book.leaving
         if book.is_open(place)
     ]
     heapq.heapify(book.leaving)
+    for trip in book.live.trips.values():
+        trip.urgent_at = descent.urgent_at(book, rider(book, trip.place), trip.rung)
 
 
 def _leave_live_route(book: Book, one: Rider, trip: Trip | None, rung: int, now: float) -> None:

@@ -199,7 +199,9 @@ class Ledger:
 
     def refusal(self, ask: Ask, now: float) -> Refusal | None:
         """Return why something must not be sent; ``None``: it may, as far as money goes."""
-        amount = self.ask_picousd(ask, now)
+        return self._refusal(ask, self.ask_picousd(ask, now), now)
+
+    def _refusal(self, ask: Ask, amount: int | None, now: float) -> Refusal | None:
         ceilings = self.budget.ceilings
         if amount is None:
             if not ceilings.need_price(ask.route, double=ask.doubles > 0):
@@ -226,7 +228,7 @@ class Ledger:
     def affordable(self, ask: Ask, now: float) -> int:
         """Return how many of the requests of an ask may be sent, each taken as costly as the average."""
         amount, room = self.ask_picousd(ask, now), self.budget.room_picousd(now, ask.route, double=ask.doubles > 0)
-        if self.refusal(ask, now) is None:
+        if self._refusal(ask, amount, now) is None:
             return ask.count
         return 0 if not amount or room is None else max(0, min(ask.count, room * ask.count // amount))
 
@@ -235,10 +237,11 @@ class Ledger:
 
         What ``changes`` gives afterwards has to be durable before it is sent.
         """
-        found = self.refusal(ask, now)
+        amount = self.ask_picousd(ask, now)
+        found = self._refusal(ask, amount, now)
         if found is not None:
             return found
-        amount = self.ask_picousd(ask, now) or 0
+        amount = amount or 0
         self.budget.reserve(
             Hold(
                 id=ask.id,

@@ -51,8 +51,6 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """How many may share a call with it, itself included."""
     urgent_at: float = NEVER
     """From when on it is in the last reserve of its rung: it is tried although the route refuses calls."""
-    eager: bool = False
-    """Whether a quicker rung comes after this one: then it is tried less often, and as the server asks."""
     tries: int = 0
     op: int = 0
     """The call that carries it; 0 while it waits."""
@@ -216,7 +214,7 @@ class Live:
             while entries := line.first(most):
                 trips = [trip for _, _, trip in entries]
                 tokens = sum(trip.tokens for trip in trips)
-                if not throttle.may_start(now, tokens, trips[0].urgent_at, eager=trips[0].eager):
+                if not throttle.may_start(now, tokens, trips[0].urgent_at):
                     line.put_back(entries)
                     break
                 op = next(self._numbers)

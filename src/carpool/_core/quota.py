@@ -297,8 +297,8 @@ class Ceiling:
 
     def _look_most(self, rows: int) -> int:
         """Return by how many tokens a create of so many requests may go beyond the ceiling."""
-        if rows == 1:
-            return max(self._step, self.tokens)
+        if rows == 1:  # it cannot be made smaller; and what was taken first after a fall may be a little smaller
+            return max(self._step, 2 * self.tokens if self._lost else self.tokens)
         return self._step if self._lost else max(self._step, self._fresh // _EDGE_SHARE)
 
     def _move(self, flight: Flight, place: Stage) -> None:

@@ -39,20 +39,19 @@ class Throttle:
         name: of route and model; the seed of jitter.
         calls_max: calls in the air, at most.
         air: counts those of all routes and models.
+        obeys: whether urgent calls, too, keep to what the server asks for.
     """
 
-    __slots__ = ("_air", "_breaker", "_eager", "_hold_until", "_urgent_at", "_wanted", "flying", "requests", "tokens")
+    __slots__ = ("_air", "_breaker", "_hold_until", "_urgent_at", "_wanted", "flying", "requests", "tokens")
 
-    def __init__(self, name: str, calls_max: int = CALLS_MAX, air: Air | None = None) -> None:
+    def __init__(self, name: str, calls_max: int = CALLS_MAX, air: Air | None = None, *, obeys: bool = False) -> None:
         self._air = air or Air()
-        self._breaker = Breaker(name)
+        self._breaker = Breaker(name, obeys=obeys)
         self._hold_until = 0.0
         self._wanted = 0
         """Tokens of the call that was last kept waiting."""
         self._urgent_at = NEVER
         """From when on that call may go as a probe of its own."""
-        self._eager = False
-        """Whether a quicker route comes after this one for it."""
         self.flying = InFlight(calls_max)
         self.requests = Rate()
         self.tokens = Rate(least=_TOKENS_LEAST)
@@ -78,16 +77,15 @@ class Throttle:
         """Return whether no call may go now since the route refuses calls altogether."""
         return self._breaker.is_open and self._breaker.next_send(now) > now
 
-    def may_start(self, now: float, tokens: int = 0, urgent_at: float = NEVER, *, eager: bool = False) -> bool:
+    def may_start(self, now: float, tokens: int = 0, urgent_at: float = NEVER) -> bool:
         """Return whether a call may be sent now.
 
         Args:
             now: the time, in seconds.
             tokens: estimate of its input.
             urgent_at: from when on its deadline is so near that waiting for the breaker is as bad as a refusal.
-            eager: whether a quicker route comes after this one.
         """
-        self._wanted, self._urgent_at, self._eager = tokens, urgent_at, eager
+        self._wanted, self._urgent_at = tokens, urgent_at
         return self.next_start(now) <= now
 
     def next_start(self, now: float) -> float:
@@ -95,7 +93,7 @@ class Throttle:
 
         Infinity if the end of another call has to come first. An outcome may bring it forward: ask again after each.
         """
-        if self._air.count >= self._air.most:
+        if self._air.count >= self._air.most or self.flying.is_full:
             return NEVER
         if self._hold_until - now > HOLD_MAX_S:  # the clock was set back
             self._hold_until = now
@@ -103,8 +101,8 @@ class Throttle:
         at = max(now, self._hold_until, rates, self._breaker.next_send(now))
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
         if not self._breaker.is_open:
-            at = max(at, self.flying.next_send(now, urgent=self._urgent_at <= now and not self._eager))
-        return min(at, max(self._urgent_at, self._breaker.next_urgent(now, eager=self._eager)))
+            at = max(at, self.flying.next_send(now))
+        return min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
 
     def wait_s(self, now: float, queued: int, tokens: int = 0) -> float:
         """Return how long a call will wait behind others, as far as the learned rates tell.
@@ -212,7 +210,10 @@ class Throttles:
         """Return the throttle of a route and model."""
         throttle = self._throttles.get((route, model))
         if throttle is None:
-            throttle = self._throttles[route, model] = Throttle(f"{route}/{model}", self._calls_max, self._air)
+            # Flex may be refused at any time, by its nature, and for long: it is not to be pressed.
+            obeys = route == "flex"
+            throttle = Throttle(f"{route}/{model}", self._calls_max, self._air, obeys=obeys)
+            self._throttles[route, model] = throttle
             if len(self._throttles) > THROTTLES_MAX:
                 self._forget((route, model))
         return throttle

@@ -49,6 +49,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether the model may search, which costs a fee."""
     cached: bool = False
     """Whether it uses cached content, whose tokens are not in the request."""
+    json_schema: bool = False
+    """Whether it forms its answer by ``responseJsonSchema``, which was reported to be ignored in batches."""
 
     @property
     def has_media(self) -> bool:
@@ -104,6 +106,7 @@ def survey_request(fields: dict[str, Any]) -> Survey:
         unsized=unsized,
         searches=any(_get(tool, name) is not None for tool in _list(tools) for name in _SEARCHES),
         cached=bool(_get(fields, "cachedContent")),
+        json_schema=bool(_get(generation, "responseJsonSchema")),
     )
 
 

@@ -271,40 +271,42 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
     Raises:
         StoreError: one of them cannot be stored; then none should be.
     """
-    changes: Changes = {}
+    # Whole records are encoded last: a commit of many steps replaces some of them again and again.
+    changes: dict[str, Record | bytearray | None] = {}
     for write in writes:
         match write:
             case PutMeta(meta):
                 check_identity(meta, store_id)
-                changes[META] = encode(META, meta)
+                changes[META] = meta
             case PutSegment(head, rows):
                 changes[segment_name(head.no)] = _encode_rows(segment_name(head.no), head, rows)
             case PutMarks(marks):
-                changes[marks_name(marks.no)] = encode(marks_name(marks.no), marks)
+                changes[marks_name(marks.no)] = marks
             case DropSegments(numbers):
                 changes.update((name(no), None) for no in numbers for name in (segment_name, marks_name))
             case PutJob(job):
-                changes[job_name(job.id)] = encode(job_name(job.id), job)
+                changes[job_name(job.id)] = job
             case DropJob(job_id):
                 changes[job_name(job_id)] = None
             case PutResults(head, rows):
                 changes[results_name(head.no)] = _encode_rows(results_name(head.no), head, rows)
             case PutTaken(taken):
-                changes[taken_name(taken.no)] = encode(taken_name(taken.no), taken)
+                changes[taken_name(taken.no)] = taken
             case DropResults(numbers):
                 changes.update((name(no), None) for no in numbers for name in (results_name, taken_name))
             case PutDay(account):
-                changes[day_name(account.day)] = encode(day_name(account.day), account)
+                changes[day_name(account.day)] = account
             case DropDays(days):
                 changes.update((day_name(day), None) for day in days)
             case PutHabit(habit):
-                changes[habit_name(habit.model)] = encode(habit_name(habit.model), habit)
+                changes[habit_name(habit.model)] = habit
             case PutSeen(seen):
-                name = seen_name(seen.model, seen.route)
-                changes[name] = encode(name, seen)
+                changes[seen_name(seen.model, seen.route)] = seen
             case _:
                 assert_never(write)
-    return changes
+    return {
+        name: encode(name, change) if isinstance(change, msgspec.Struct) else change for name, change in changes.items()
+    }
 
 
 def _encode_rows(name: str, head: SegmentHead | ResultsHead, rows: Sequence[bytes]) -> bytearray:

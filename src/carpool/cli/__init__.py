@@ -37,7 +37,7 @@ Answer every row of a file; rerun the same command after a kill, and it goes on:
 Try your own program against an emulated service first:
 
     carpool emulate --port 8700
-    export CARPOOL_BASE_URL=http://127.0.0.1:8700
+    export CARPOOL_BASE_URL=http://127.0.0.1:8700 CARPOOL_HOME=$PWD/emulated
 
 Every command explains itself: carpool COMMAND --help"""
 

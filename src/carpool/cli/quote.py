@@ -122,6 +122,7 @@ class _Counter:
     def _begin(self, model: str) -> RowReader:
         from carpool.cli.rows import RowReader
 
+        _check_kind(model, self._kind)
         self._quoter = self._quoter_of(model)
         self._reader = RowReader(self.name, model, self._kind, self._settings.line_bytes_max)
         return self._reader
@@ -160,6 +161,20 @@ class _Counter:
             say(words)
 
 
+def _check_kind(model: str, kind: Kind) -> None:
+    """Refuse a model that is known to be of the other kind: its quote would be of something that cannot be.
+
+    Raises:
+        UsageError: it is.
+    """
+    name = model.removeprefix("models/")
+    embeds = name.startswith(("gemini-embedding-", "text-embedding-", "embedding-"))
+    if embeds and kind == "generate":
+        raise UsageError(f"{name} makes embeddings: say --kind embed")
+    if name.startswith("gemini-") and not embeds and kind == "embed":
+        raise UsageError(f"{name} makes no embeddings: leave --kind out, or give a model such as gemini-embedding-001")
+
+
 def _learned_at(home: Path | None) -> Learned | None:
     """Return what was learned in a home; ``None``, and words on stderr, where it cannot be read: a quote needs none."""
     from carpool import StoreError
@@ -182,8 +197,10 @@ def _named_model(line: bytes, name: str) -> str:
     """
     import msgspec
 
+    from carpool.cli.rows import without_mark
+
     try:
-        row: Any = msgspec.json.decode(line)
+        row: Any = msgspec.json.decode(without_mark(line))
         model = row["request"]["model"]
     except (ValueError, RecursionError, LookupError, TypeError):
         model = None
