@@ -264,7 +264,8 @@ def descend(book: Book, one: Rider, rung: int, now: float) -> None:
     trip = book.live.drop(one.place)
     if one.ladder[rung] != "batch":
         go_live(book, one, rung, now, besides=trip is not None and trip.op > 0)
-    elif one.state != SENT:
+    else:
+        assert one.state != SENT, f"{one.place:#x} is in a job, and would go into another"
         book.requeue(((one.segment.no, one.row, one.row + 1),), now, counted=True)
         _watch(book, one, rung, now)
 
