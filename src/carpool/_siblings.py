@@ -120,19 +120,21 @@ class Siblings:
         return self._adopter.receipt(own, self._lookout.siblings())
 
     def receipt_of(self, day: int) -> Receipt:
-        """Return the account of a UTC day (days since 1970-01-01) of all slots of the home.
+        """Return the account of a UTC day (days since 1970-01-01) with this service, of all slots of the home.
 
         Those of other processes are read from the disk.
 
         Raises:
             StoreError: or one of its kinds: one of them cannot be read.
         """
-        total = self._runtime.engine.book.ledger.receipt_of(day, day)
+        book = self._runtime.engine.book
+        total = book.ledger.receipt_of(day, day)
         for sibling in self._lookout.siblings() if self._lookout else ():
             if sibling.runtime is not None:
                 total += sibling.runtime.engine.book.ledger.receipt_of(day, day)
             else:
-                total += receipt_of_days(one for one in accounts_of(sibling.peek) if one.day == day)
+                accounts = accounts_of(sibling.peek)
+                total += receipt_of_days(one for one in accounts if (one.day, one.base_url) == (day, book.base_url))
         return total
 
     async def settle_down(self, on_close: str, *, clean: bool) -> None:

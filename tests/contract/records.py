@@ -26,7 +26,8 @@ from carpool.settings import Route
 from carpool.types import BatchJob, JobStats, ServerError
 
 LANE = Lane("generate", "gemini-3.5-flash")
-ORIGIN = "https://example.test#0123abcd"
+BASE_URL = "https://example.test"
+ORIGIN = f"{BASE_URL}#0123abcd"
 
 
 def line(no: int, row: int, text: str = "hello") -> bytes:
@@ -80,7 +81,7 @@ def put_marks(no: int, done: bytes = b"\x01\x00\x01") -> PutMarks:
     return PutMarks(Marks(no=no, done=done, attempts=bytes(len(done))))
 
 
-def put_day(day: int, spent_picousd: int = 7) -> PutDay:
+def put_day(day: int, spent_picousd: int = 7, base_url: str = BASE_URL) -> PutDay:
     return PutDay(
         DayAccount(
             day=day,
@@ -95,16 +96,18 @@ def put_day(day: int, spent_picousd: int = 7) -> PutDay:
             granted_full_picousd=7,
             granted_double_picousd=8,
             doubles=9,
+            base_url=base_url,
         )
     )
 
 
-def put_habit(model: str, counted: int = 11) -> PutHabit:
-    return PutHabit(Habit(model=model, estimated=10, counted=counted, outputs=Sketch(buckets=[3, 1, 40, 2])))
+def put_habit(model: str, counted: int = 11, base_url: str = BASE_URL) -> PutHabit:
+    outputs = Sketch(buckets=[3, 1, 40, 2])
+    return PutHabit(Habit(model=model, estimated=10, counted=counted, outputs=outputs, base_url=base_url))
 
 
-def put_seen(model: str, route: Route = "flex", longest_s: float = 7.5) -> PutSeen:
-    return PutSeen(Seen(model=model, route=route, durations_s=[1.25, longest_s]))
+def put_seen(model: str, route: Route = "flex", longest_s: float = 7.5, base_url: str = BASE_URL) -> PutSeen:
+    return PutSeen(Seen(model=model, route=route, durations_s=[1.25, longest_s], base_url=base_url))
 
 
 def put_job(job_id: str, *, state: JobState = JobState.RUNNING, attempt: int = 2) -> PutJob:

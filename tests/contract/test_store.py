@@ -36,7 +36,18 @@ from carpool._stores.memory import MemoryStore
 from carpool.errors import StoreCorrupt, StoreError
 from carpool.settings import Settings
 
-from .records import line, lines, put_day, put_habit, put_job, put_marks, put_results, put_seen, put_segment
+from .records import (
+    BASE_URL,
+    line,
+    lines,
+    put_day,
+    put_habit,
+    put_job,
+    put_marks,
+    put_results,
+    put_seen,
+    put_segment,
+)
 
 
 class World(ABC):
@@ -216,7 +227,7 @@ async def test_what_was_taken_of_results_is_replaced_and_goes_with_them(store: S
 
 async def test_days_and_habits_are_replaced_and_days_are_dropped(store: Store, after: Any) -> None:
     await store.commit([put_day(9), put_day(10), put_day(100), put_habit("b"), put_habit("a")])
-    await store.commit([put_day(10, 8), put_habit("a", 12), DropDays([9, 11]), put_habit("tunedModels/a")])
+    await store.commit([put_day(10, 8), put_habit("a", 12), DropDays([9, 11], BASE_URL), put_habit("tunedModels/a")])
     records = await loaded(await after())
     days = [put_day(10, 8).account, put_day(100).account]
     assert [record for record in records if isinstance(record, DayAccount)] == days
@@ -237,9 +248,28 @@ async def test_durations_are_replaced_by_route_and_model(store: Store, after: An
     ]
 
 
+async def test_what_was_learned_and_spent_with_two_services_lies_side_by_side(store: Store, after: Any) -> None:
+    here, there = BASE_URL, f"{BASE_URL}/tunedModels"  # with a model's name behind it, what is here looks like there
+
+    def of(base_url: str, number: int) -> list[Any]:
+        day = put_day(9, number, base_url=base_url)
+        return [day, put_habit("tunedModels/a", number, base_url), put_seen("a", "batch", 1.0 * number, base_url)]
+
+    await store.commit([*of(here, 1), *of(there, 2), put_habit("a", 3, there)])
+    await store.commit([*of(there, 4), DropDays([9], here), put_day(10, 5, here)])
+    records = await loaded(await after())
+    days = [(one.base_url, one.day, one.spent_picousd) for one in records if isinstance(one, DayAccount)]
+    assert days == [(there, 9, 4), (here, 10, 5)]
+    habits = {(one.base_url, one.model): one.counted for one in records if isinstance(one, Habit)}
+    assert habits == {(here, "tunedModels/a"): 1, (there, "tunedModels/a"): 4, (there, "a"): 3}
+    assert {one.base_url: one.durations_s[-1] for one in records if isinstance(one, Seen)} == {here: 1.0, there: 4.0}
+
+
 async def test_dropping_what_is_not_there_changes_nothing(store: Store, after: Any) -> None:
     await store.commit([put_segment(1)])
-    await store.commit([DropSegments([7, 8]), DropJob("never"), DropResults([9]), DropSegments([]), DropDays([1])])
+    await store.commit(
+        [DropSegments([7, 8]), DropJob("never"), DropResults([9]), DropSegments([]), DropDays([1], BASE_URL)]
+    )
     assert [type(record) for record in await loaded(await after())] == [Meta, SegmentHead]
 
 

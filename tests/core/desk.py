@@ -80,13 +80,15 @@ def error(code: int = 0, message: str = "", status: str = "") -> ServerError:
 class Desk:
     """An engine, the time, and a disk that holds what was written."""
 
-    def __init__(self, now: float = START, disk: DurableStore | None = None, **settings: Any) -> None:
+    def __init__(
+        self, now: float = START, disk: DurableStore | None = None, origin: str = ORIGIN, **settings: Any
+    ) -> None:
         self.settings = Settings(**({"linger_s": 0.0, "poll_min_s": 5.0, "sweep_s": SWEEP_S} | settings))
         self.now = now
         self.disk = DurableStore(STORE_ID) if disk is None else disk
         records = list(self.disk.load())
         assert isinstance(records[0], Meta)
-        recovery = Recovery(self.settings, FRAMING, ORIGIN, records[0])
+        recovery = Recovery(self.settings, FRAMING, origin, records[0])
         for record in records:
             recovery.take(record)
         self.engine, step = recovery.finish(now)
@@ -94,10 +96,10 @@ class Desk:
         self.listed: list[BatchJob] | None = []
         """What every sweep finds; ``None``: sweeps are answered by the test."""
 
-    def restart(self, after_s: float = 1.0, **settings: Any) -> Desk:
+    def restart(self, after_s: float = 1.0, origin: str = ORIGIN, **settings: Any) -> Desk:
         """Return the desk of a new process over what is on disk."""
         kept = {name: getattr(self.settings, name) for name in msgspec.structs.asdict(self.settings)}
-        return Desk(self.now + after_s, self.disk, **(kept | settings))
+        return Desk(self.now + after_s, self.disk, origin, **(kept | settings))
 
     # -- callers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from carpool._core.budget import DAY_S, DAYS_KEPT, DayAccount, day_of
@@ -22,7 +23,9 @@ TODAY = day_of(START)
 
 
 def account(desk: Desk, day: int = TODAY) -> DayAccount:
-    return desk.engine.book.ledger.budget.account(day)
+    """Return the account of a day as the engine has it."""
+    book = desk.engine.book
+    return msgspec.structs.replace(book.ledger.budget.account(day), base_url=book.base_url)
 
 
 def written(desk: Desk, day: int = TODAY) -> DayAccount:

@@ -47,9 +47,9 @@ class DurableStore:
         self.jobs: dict[str, bytes] = {}
         self.results: dict[int, tuple[bytes, list[bytes]]] = {}
         self.taken: dict[int, bytes] = {}
-        self.days: dict[int, bytes] = {}
-        self.habits: dict[str, bytes] = {}
-        self.seen: dict[tuple[str, str], bytes] = {}
+        self.days: dict[tuple[str, int], bytes] = {}
+        self.habits: dict[tuple[str, str], bytes] = {}
+        self.seen: dict[tuple[str, str, str], bytes] = {}
         self.when_accepted: Callable[[], None] | None = None
         """Called when requests with keys of their own became durable."""
 
@@ -91,14 +91,14 @@ class DurableStore:
                     assert taken.no in self.results, "what was taken belongs to results that are there"
                     self.taken[taken.no] = _encode(taken)
                 case PutDay(account=account):
-                    self.days[account.day] = _encode(account)
-                case DropDays(days=days):
+                    self.days[account.base_url, account.day] = _encode(account)
+                case DropDays(days=days, base_url=base_url):
                     for day in days:
-                        del self.days[day]
+                        del self.days[base_url, day]
                 case PutHabit(habit=habit):
-                    self.habits[habit.model] = _encode(habit)
+                    self.habits[habit.base_url, habit.model] = _encode(habit)
                 case PutSeen(seen=seen):
-                    self.seen[seen.model, seen.route] = _encode(seen)
+                    self.seen[seen.base_url, seen.model, seen.route] = _encode(seen)
         if accepted and self.when_accepted is not None:
             self.when_accepted()
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from carpool._core.accumulator import NEVER, Accumulator, Batch
+from carpool._core.budget import DayAccount
 from carpool._core.census import Census
+from carpool._core.estimate import Habit
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ask, Ledger
 from carpool._core.live import Live
@@ -57,16 +59,18 @@ from carpool._core.model import (
     ResultsHead,
     Segment,
     Span,
+    base_url_of,
     caps_of,
     place_of,
 )
 from carpool._core.pacing import Pacing
-from carpool._core.routing import Durations
+from carpool._core.routing import Durations, Seen
 from carpool._core.sealing import choose_form, display_name, file_name
 from carpool._core.throttle import Throttles
 from carpool.settings import Settings
 from carpool.types import ServerError
 
+_Learned = TypeVar("_Learned", DayAccount, Habit, Seen)
 _DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 
 
@@ -76,7 +80,7 @@ class Book:
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
         self.settings = settings
         self.framing = framing
-        self.origin = origin
+        self.origin, self.base_url = origin, base_url_of(origin)
         self.store_id = meta.store_id
         self.epoch = meta.epoch
         self.census = Census(meta)
@@ -131,14 +135,21 @@ class Book:
 
     def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
-        self.step.writes += [PutDay(account=account) for account in self.ledger.budget.changes()]
+        self.step.writes += [PutDay(account=self._of_here(account)) for account in self.ledger.budget.changes()]
         if self.step.writes or self.closing:
             durations = self.durations.changes(now, at_once=self.closing)
             if durations or self.closing:  # live answers end no job, with whose end habits are written else
-                self.step.writes += [PutHabit(habit=habit) for habit in self.ledger.habits.changes()]
-            self.step.writes += [PutSeen(seen=seen) for seen in durations]
+                self._write_habits()
+            self.step.writes += [PutSeen(seen=self._of_here(seen)) for seen in durations]
         step, self.step = self.step, Step(writes=[], actions=[])
         return step
+
+    def _write_habits(self) -> None:
+        self.step.writes += [PutHabit(habit=self._of_here(habit)) for habit in self.ledger.habits.changes()]
+
+    def _of_here(self, record: _Learned) -> _Learned:
+        """Return what was learned or spent as it is written down: not to be mixed with that of another service."""
+        return msgspec.structs.replace(record, base_url=self.base_url)
 
     def write(self, write: Write) -> None:
         """Add something to write down."""
@@ -393,8 +404,7 @@ class Book:
         self.move(job, JobState.CLOSED)
         self.ledger.learn(job.id, job.lane.model, job.count, job.tokens)
         self.ledger.close(job.id, known=known)
-        for habit in self.ledger.habits.changes():
-            self.write(PutHabit(habit=habit))
+        self._write_habits()
         del self.jobs[job.id]
         self.census.close(job.id, job.name)
         self.retries.pop(job.id, None)

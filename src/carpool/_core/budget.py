@@ -60,7 +60,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True)
 
 
 class DayAccount(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
-    """The account of one UTC day on disk. Replaced whole."""
+    """The account of one UTC day with one service, on disk. Replaced whole."""
 
     day: int
     """Days since 1970-01-01."""
@@ -87,6 +87,8 @@ class DayAccount(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like
     doubles: int = 0
     """Jobs that the server made twice, and requests that were sent again while a running job held them, unless the
     server did not take them."""
+    base_url: str = ""
+    """Of the service: see ``base_url_of``. Empty until it is written down."""
 
     def left(self) -> DayAccount:
         """Return what it says once its process is gone: what was granted to live calls is lost, as far as we know."""

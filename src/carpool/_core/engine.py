@@ -500,7 +500,7 @@ class Engine:
         shelf.drop_old(book, now)
         days = book.ledger.forget(now)
         if days:
-            book.write(DropDays(days=days))
+            book.write(DropDays(days=days, base_url=book.base_url))
         touched: list[int] = []
         for segment in book.segments.values():
             if segment.states.find(PARKED) < 0:

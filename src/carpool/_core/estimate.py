@@ -223,7 +223,7 @@ _RATIO_MIN, _RATIO_MAX = 1 / 16, 16.0
 
 
 class Habit(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
-    """What was learned of one model, on disk. Replaced whole."""
+    """What was learned of one model of one service, on disk. Replaced whole."""
 
     model: str
     estimated: int = 0
@@ -231,6 +231,8 @@ class Habit(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True
     counted: int = 0
     """Sum of what the server counted for the same requests."""
     outputs: Sketch = Sketch()
+    base_url: str = ""
+    """Of the service: see ``base_url_of``. Empty until it is written down."""
 
 
 class _Learned:

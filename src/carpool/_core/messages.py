@@ -263,6 +263,8 @@ class DropDays(msgspec.Struct, frozen=True, tag=True):
     """Forget the accounts of days that are long ago."""
 
     days: list[int]
+    base_url: str
+    """Of the service whose accounts they are: those of others stay."""
 
 
 class PutHabit(msgspec.Struct, frozen=True, tag=True):

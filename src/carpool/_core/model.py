@@ -6,6 +6,7 @@ int) names one row. Bodies pass through as opaque bytes. Records evolve by defau
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable
 from enum import Enum
@@ -22,6 +23,7 @@ ROWS_MAX: Final = 1 << ROW_BITS
 DIGEST_BYTES: Final = 16
 FORMAT: Final = 2
 """Of the records: 2 has routes and accounts; what 1 did not have has defaults."""
+_LOOPBACK: Final = re.compile(r"^(https?://(?:localhost|127(?:\.[0-9]+){3}|\[::1\])):[0-9]+")
 UNKNOWN_DIGEST: Final = bytes(DIGEST_BYTES)
 """Of a stored answer whose request this store does not know: it fits whatever is asked under its key."""
 
@@ -391,6 +393,15 @@ def caps_of(limits: Iterable[int]) -> tuple[tuple[int, ...], int]:
     """Return the caps of requests, 0 where none is named, and how many of them may search: see ``limit_of``."""
     limits = list(limits)
     return tuple(limit >> 1 for limit in limits), sum(limit & 1 for limit in limits)
+
+
+def base_url_of(origin: str) -> str:
+    """Return which service an origin calls, with whatever key: what is learned and spent there is of one account.
+
+    Ports of this machine count as one service: an emulator mostly has another one each time.
+    """
+    base_url = origin.rpartition("#")[0] or origin
+    return _LOOPBACK.sub(r"\1", base_url)
 
 
 def place_of(segment_no: int, row: int) -> Place:

@@ -2,7 +2,7 @@
 
 Owns the rules for what a dead process left: tickets and explicit keys go on by themselves; bare awaits wait to be
 claimed by an identical call and are never sent unasked; a create in the air is of unknown fate; nothing of another
-origin is touched.
+origin is touched. What was learned and spent is of one base URL, whatever the key: a new key is the same account.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Recovery:
             case Taken():
                 if record.no in self._book.results:
                     shelf.index_taken(self._book, record)
+            case DayAccount() | Habit() | Seen() if record.base_url != book.base_url:
+                pass  # it stays on disk, and counts when that service is called again
             case DayAccount():
                 self._days.append(record)
             case Habit():

@@ -66,6 +66,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True)
     model: str
     route: Route
     durations_s: list[float]
+    base_url: str = ""
+    """Of the service: see ``base_url_of``. Empty until it is written down."""
 
 
 def code_of(ladder: Ladder) -> int:

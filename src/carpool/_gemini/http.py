@@ -99,7 +99,7 @@ class Http:
     """
 
     def __init__(self, base_url: str, api_key: str, settings: Settings, floor: Floor | None = None) -> None:
-        self.base = _checked_base(base_url)
+        self.base = checked_base(base_url)
         if not _KEY.fullmatch(api_key):
             raise ConfigurationError("the API key holds characters that no key has (blank, line break, non-ASCII)")
         keep_secret(api_key)
@@ -383,7 +383,8 @@ async def _pieces(body: Sequence[bytes]) -> AsyncIterator[bytes]:
                 yield bytes(view[start : start + _PIECE_BYTES])
 
 
-def _checked_base(text: str) -> URL:
+def checked_base(text: str) -> URL:
+    """Return a base URL in its one form, or raise ``ConfigurationError`` if it cannot be used."""
     url = parse_url(text.rstrip("/"))
     if url is None or url.raw_query_string or url.raw_fragment:
         raise ConfigurationError("base_url must look like 'https://generativelanguage.googleapis.com', without a query")

@@ -126,13 +126,13 @@ class MemoryStore:
             case DropResults(numbers):
                 return [(name(no), None) for no in numbers for name in (segments.results_name, segments.taken_name)]
             case PutDay(account):
-                return [(segments.day_name(account.day), (_encoded(account), ()))]
-            case DropDays(days):
-                return [(segments.day_name(day), None) for day in days]
+                return [(segments.day_name(account.base_url, account.day), (_encoded(account), ()))]
+            case DropDays(days, base_url):
+                return [(segments.day_name(base_url, day), None) for day in days]
             case PutHabit(habit):
-                return [(segments.habit_name(habit.model), (_encoded(habit), ()))]
+                return [(segments.habit_name(habit.base_url, habit.model), (_encoded(habit), ()))]
             case PutSeen(seen):
-                return [(segments.seen_name(seen.model, seen.route), (_encoded(seen), ()))]
+                return [(segments.seen_name(seen.base_url, seen.model, seen.route), (_encoded(seen), ()))]
             case _:
                 assert_never(write)
 

@@ -9,10 +9,13 @@ a body (the lines of a segment, the bodies of results; nothing for other records
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import sha256
 from typing import Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
@@ -65,8 +68,9 @@ _TYPES: Final[dict[str, type[Record]]] = {
 }
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(record) for kind, record in _TYPES.items()}
 _RANKS: Final = {kind: rank for rank, kind in enumerate(_TYPES)}
-_NUMBERED: Final = frozenset("smrtd")
-"""Kinds whose names end in a number."""
+_NUMBERED_KINDS: Final = frozenset("smrtd")
+"""Kinds whose names have a number."""
+_NUMBERED: Final = re.compile(r"[smrt]([0-9]+)|d([0-9]+):[0-9a-f]{12}")
 
 
 class Value(NamedTuple):
@@ -96,19 +100,25 @@ def taken_name(no: int) -> str:
     return f"t{no}"
 
 
-def day_name(day: int) -> str:
-    """Return the name of the value of a day's account."""
-    return f"d{day}"
+def day_name(base_url: str, day: int) -> str:
+    """Return the name of the value of a day's account with a service."""
+    return f"d{day}:{_short(base_url)}"
 
 
-def habit_name(model: str) -> str:
-    """Return the name of the value of what was learned of a model; a slash would part it."""
-    return "h" + model.replace("/", ":")
+def habit_name(base_url: str, model: str) -> str:
+    """Return the name of the value of what was learned of a model of a service; a slash would part it."""
+    return f"h{_short(base_url)}:{model.replace('/', ':')}"
 
 
-def seen_name(model: str, route: Route) -> str:
-    """Return the name of the value that says how long a route took for a model."""
-    return f"u{route}:{model.replace('/', ':')}"
+def seen_name(base_url: str, model: str, route: Route) -> str:
+    """Return the name of the value that says how long a route took for a model of a service."""
+    return f"u{_short(base_url)}:{route}:{model.replace('/', ':')}"
+
+
+@lru_cache
+def _short(base_url: str) -> str:
+    """Return what stands for a base URL in a name, which may have no slash: always as long."""
+    return sha256(base_url.encode()).hexdigest()[:12]
 
 
 def job_name(job_id: str) -> str:
@@ -129,9 +139,10 @@ def order(name: str) -> tuple[int, int, str]:
     kind = _kind(name)
     rank = _RANKS.get(kind)
     number = name[1:]
-    if rank is None or (kind in _NUMBERED and not (number.isascii() and number.isdecimal())):
+    numbered = _NUMBERED.fullmatch(name)
+    if rank is None or (kind in _NUMBERED_KINDS and numbered is None):
         raise StoreCorrupt(f"the store holds {name[:80]!r}, which carpool did not write")
-    return (rank, int(number), "") if kind in _NUMBERED else (rank, 0, number)
+    return (rank, 0, number) if numbered is None else (rank, int(numbered[1] or numbered[2]), number)
 
 
 def _kind(name: str) -> str:
@@ -231,11 +242,11 @@ def _name_of(found: Record) -> str:
         case Taken():
             return taken_name(found.no)
         case DayAccount():
-            return day_name(found.day)
+            return day_name(found.base_url, found.day)
         case Habit():
-            return habit_name(found.model)
+            return habit_name(found.base_url, found.model)
         case Seen():
-            return seen_name(found.model, found.route)
+            return seen_name(found.base_url, found.model, found.route)
         case _:
             assert_never(found)
 
@@ -295,13 +306,13 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
             case DropResults(numbers):
                 changes.update((name(no), None) for no in numbers for name in (results_name, taken_name))
             case PutDay(account):
-                changes[day_name(account.day)] = account
-            case DropDays(days):
-                changes.update((day_name(day), None) for day in days)
+                changes[_name_of(account)] = account
+            case DropDays(days, base_url):
+                changes.update((day_name(base_url, day), None) for day in days)
             case PutHabit(habit):
-                changes[habit_name(habit.model)] = habit
+                changes[_name_of(habit)] = habit
             case PutSeen(seen):
-                changes[seen_name(seen.model, seen.route)] = seen
+                changes[_name_of(seen)] = seen
             case _:
                 assert_never(write)
     return {

@@ -71,7 +71,10 @@ LESSONS: Final[dict[str, Lesson]] = {
         usage="wrong usage, or no row that could be sent",
     ),
     "receipt": Lesson(
-        examples=("carpool receipt", "carpool receipt --day yesterday --json | jq .total.paid_usd"),
+        examples=(
+            "carpool receipt",
+            "carpool receipt --day yesterday --json | jq '.services[] | [.base_url, .total.paid_usd]'",
+        ),
     ),
     "results": Lesson(
         examples=(

@@ -37,6 +37,7 @@ def quote_rows(
     model: str | None = None,
     kind: Annotated[str, Parameter(choices=("generate", "embed"))] = "generate",
     home: Path | None = None,
+    base_url: str | None = None,
     deadline: str | None = None,
     ladder: str | None = None,
     json: bool = False,
@@ -53,6 +54,7 @@ def quote_rows(
         model: name of the model, such as gemini-3.5-flash; if not given, the one that the rows name.
         kind: what the rows are.
         home: folder where state is kept, instead of the user's state folder.
+        base_url: what is to be called, instead of Google: only what its own answers taught counts.
         deadline: say what it may cost with one: 90m, 4h, or 06:00.
         ladder: the same with these routes, in order: batch, flex, standard, with commas between them; cheap for all
             three, fast for standard,batch. Without it: cheap with a deadline, else batch.
@@ -60,7 +62,7 @@ def quote_rows(
     """
     try:
         way: _Way = {"ladder": ladder_of(ladder), "left_s": deadline_of(deadline)}
-        return run(_run(source, model, cast("Kind", kind), home, way, as_json=json))
+        return run(_run(source, model, cast("Kind", kind), _learned_at(home, base_url), way, as_json=json))
     except OSError as error:
         raise UsageError(f"{error.filename or source} cannot be read: {error.strerror}") from None
 
@@ -70,12 +72,12 @@ class _Way(TypedDict):
     left_s: float | None
 
 
-async def _run(source: str, model: str | None, kind: Kind, home: Path | None, way: _Way, *, as_json: bool) -> int:
+async def _run(source: str, model: str | None, kind: Kind, learned: Learned | None, way: _Way, *, as_json: bool) -> int:
     from carpool import Settings
     from carpool._quote import Quoter
 
     settings = Settings.from_env()
-    quoter_of = partial(Quoter, kind=kind, settings=settings, now=time.time(), learned=_learned_at(home), **way)
+    quoter_of = partial(Quoter, kind=kind, settings=settings, now=time.time(), learned=learned, **way)
     counter = _Counter(source, model, kind, settings, quoter_of)
     from carpool.cli.source import lines_of
 
@@ -175,15 +177,15 @@ def _check_kind(model: str, kind: Kind) -> None:
         raise UsageError(f"{name} makes no embeddings: leave --kind out, or give a model such as gemini-embedding-001")
 
 
-def _learned_at(home: Path | None) -> Learned | None:
-    """Return what was learned in a home; ``None``, and words on stderr, where it cannot be read: a quote needs none."""
+def _learned_at(home: Path | None, base_url: str | None) -> Learned | None:
+    """Return what a service taught in a home; ``None``, and words on stderr, where it cannot be read: nobody needs it."""
     from carpool import StoreError
     from carpool._quote import Learned
     from carpool._upkeep import learned_at
     from carpool.client import home_path
 
     try:
-        return Learned(*learned_at(home_path(home)))
+        return Learned(*learned_at(home_path(home), base_url))
     except (StoreError, OSError) as error:
         say(f"what earlier answers taught cannot be read, and is left out: {error}")
         return None

@@ -37,27 +37,47 @@ def show_receipt(
     """Print what was paid for, by day and by route.
 
     A day is one in UTC, and money is on the day on which it was reserved. All programs that use the home are in it,
-    those that run as well; a job is in it once its answers are settled. Nothing is sent, and no API key is needed.
+    those that run as well; a job is in it once its answers are settled. Services have tables of their own, by base
+    URL: what an emulator bills is no money. Nothing is sent, and no API key is needed.
 
     Args:
         days: how many days, up to and with today.
         day: this day alone: 2026-11-21, today or yesterday.
         home: folder where state is kept, instead of the user's state folder.
-        json: print one JSON object: "total", and "days" with the same of each, amounts in USD.
+        json: print one JSON object: "services" by "base_url", each with its "total", and "days" with the same of each,
+            amounts in USD.
     """
     from carpool._upkeep import receipts_by_day
     from carpool.client import home_path
 
     today = datetime.now(UTC).date()
     first, last = (today - timedelta(days - 1), today) if day is None else (_day_of(day, today),) * 2
-    receipts = {when: one for when, one in receipts_by_day(home_path(home)).items() if first <= when <= last}
-    total = reduce(add, receipts.values(), _EMPTY)
+    services: dict[str, dict[date, Receipt]] = {}
+    for base_url, of_days in sorted(receipts_by_day(home_path(home)).items(), key=_those_of_this_machine_last):
+        if receipts := {when: one for when, one in of_days.items() if first <= when <= last}:
+            services[base_url] = receipts
     if json:
-        told = [{"day": when.isoformat(), **receipt_data(one)} for when, one in receipts.items()]
-        print_json({"first_day": first, "last_day": last, "total": receipt_data(total), "days": told})
+        told = [_service_data(base_url, receipts) for base_url, receipts in services.items()]
+        print_json({"first_day": first, "last_day": last, "services": told})
         return Exit.OK
-    _print_days(receipts, total, file=sys.stdout)
+    shown = [_print_days(base_url, receipts, file=sys.stdout) for base_url, receipts in services.items()]
+    if not any(shown):
+        print(_NOTHING)
     return Exit.OK
+
+
+def _those_of_this_machine_last(service: tuple[str, object]) -> tuple[bool, str]:
+    base_url = service[0]
+    return not base_url.startswith("https:"), base_url
+
+
+def _service_data(base_url: str, receipts: dict[date, Receipt]) -> dict[str, Any]:
+    days = [{"day": when.isoformat(), **receipt_data(one)} for when, one in receipts.items()]
+    return {"base_url": base_url, "total": receipt_data(_sum(receipts)), "days": days}
+
+
+def _sum(receipts: dict[date, Receipt]) -> Receipt:
+    return reduce(add, receipts.values(), _EMPTY)
 
 
 def _day_of(text: str, today: date) -> date:
@@ -118,11 +138,12 @@ def print_receipt(receipt: Receipt, *, jobs: int, file: TextIO) -> None:
     _print(table, receipt, file)
 
 
-def _print_days(receipts: dict[date, Receipt], total: Receipt, *, file: TextIO) -> None:
+def _print_days(base_url: str, receipts: dict[date, Receipt], *, file: TextIO) -> bool:
+    """Print what was paid to a service; return whether there was anything."""
+    total = _sum(receipts)
     if not total.requests and not total.notes:
-        print(_NOTHING, file=file)
-        return
-    table = _new_table("day (UTC)", "route", "requests", *_AMOUNTS, left=2)
+        return False
+    table = _new_table("day (UTC)", "route", "requests", *_AMOUNTS, left=2, title=f"Receipt: {base_url}")
     for when, receipt in receipts.items():
         for number, (route, totals) in enumerate(receipt.by_route.items()):
             day = "" if number else when.isoformat()
@@ -131,17 +152,19 @@ def _print_days(receipts: dict[date, Receipt], total: Receipt, *, file: TextIO) 
         table.add_section()
         table.add_row("all", "", f"{total.requests:,}", *_shown(total, total))
     _print(table, total, file)
+    return True
 
 
 def _shown(totals: RouteTotals | Receipt, beside: Receipt) -> tuple[str, ...]:
     return tuple(usd(amount, beside.list_usd) for amount in (totals.list_usd, totals.paid_usd, totals.saved_usd))
 
 
-def _new_table(*heads: str, left: int = 1) -> Table:
+def _new_table(*heads: str, left: int = 1, title: str = "Receipt") -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title="Receipt", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for number, head in enumerate(heads):
         table.add_column(head, justify="left" if number < left else "right")
     return table
