@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from carpool import CHEAP, FAST, Request, Settings
+from carpool import CHEAP, FAST, ConfigurationError, Request, Settings
 from carpool._core.estimate import Habit, Habits, Sketch
 from carpool._core.messages import PutHabit, PutSeen
 from carpool._core.routing import Seen
@@ -22,17 +24,19 @@ from carpool.settings import Route
 from .program import Inside, Program, Service, write_rows
 
 MODEL = "gemini-3.5-flash"
+HERE, GOOGLE = "https://here.example", "https://generativelanguage.googleapis.com"
 NOW = 1_795_219_200.0
 USUAL_S: dict[Route, float] = {"batch": 600.0, "flex": 20.0, "standard": 5.0}
 
 
-def habit(model: str, answers: int, tokens: int, *, counted: int = 10) -> Habit:
+def habit(model: str, answers: int, tokens: int, *, counted: int = 10, base_url: str = HERE) -> Habit:
     """Return what so many answers of so many tokens taught (fewer than 16: those are not rounded)."""
-    return Habit(model=model, estimated=10, counted=counted, outputs=Sketch(buckets=[tokens, answers]))
+    outputs = Sketch(buckets=[tokens, answers])
+    return Habit(model=model, estimated=10, counted=counted, outputs=outputs, base_url=base_url)
 
 
-def seen(route: Route, *durations_s: float) -> Seen:
-    return Seen(model=MODEL, route=route, durations_s=list(durations_s))
+def seen(route: Route, *durations_s: float, base_url: str = HERE) -> Seen:
+    return Seen(model=MODEL, route=route, durations_s=list(durations_s), base_url=base_url)
 
 
 def quoted(learned: Learned | None = None, *, text: str = "x" * 400, rows: int = 10, **more: Any) -> Any:
@@ -66,6 +70,9 @@ def test_a_second_quote_knows_how_long_the_answers_were(inside: Inside, service:
     assert second["output_tokens"]["p90"] < first["output_tokens"]["p90"] / 10
     bill, money = Decimal(service.ledger.picousd) / 10**12, second["money"]["batch"]
     assert Decimal(str(money["p10_usd"])) <= bill <= Decimal(str(money["p90_usd"]))
+    for of_others in (("--base-url", GOOGLE), ("--base-url", "https://127.0.0.1:8700")):
+        assert json.loads(inside.run(*asked, *of_others, "--json").out) == first
+    assert json.loads(inside.run(*asked, "--base-url", "http://127.0.0.1:1/", "--json").out) == second
     elsewhere = json.loads(inside.run(*asked, "--home", str(tmp_path / "other"), "--json").out)
     assert elsewhere == first
     assert not (tmp_path / "other").exists()
@@ -79,13 +86,41 @@ async def test_of_several_slots_the_one_that_saw_most_is_heard(tmp_path: Path) -
         await one.commit([PutHabit(habit(MODEL, 30, 7)), PutHabit(habit("other", 3, 1)), PutSeen(seen("flex", 1.0))])
         await two.commit([PutHabit(habit(MODEL, 25, 9)), PutHabit(habit("other", 5, 2))])
         await two.commit([PutSeen(seen("flex", 2.0, 3.0)), PutSeen(seen("batch", 4.0))])
-        habits, durations = learned_at(tmp_path)  # also while they are in use
+        habits, durations = learned_at(tmp_path, HERE)  # also while they are in use
     finally:
         await one.close()
         await two.close()
     assert (habits.lengths(MODEL).learned, habits.lengths(MODEL).p90) == (30, 7)
-    assert [change.outputs.buckets for change in learned_at(tmp_path)[0].changes()] == []
+    assert [change.outputs.buckets for change in learned_at(tmp_path, HERE)[0].changes()] == []
     assert sorted((one.route, tuple(one.durations_s)) for one in durations) == [("batch", (4.0,)), ("flex", (2.0, 3.0))]
+
+
+async def test_what_another_service_taught_is_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulator above all: its answers come in seconds."""
+    monkeypatch.delenv("CARPOOL_BASE_URL", raising=False)
+    here, emulator = {"base_url": GOOGLE}, {"base_url": "http://127.0.0.1"}
+    async with _store(tmp_path) as store:
+        await store.commit([PutHabit(habit(MODEL, 30, 7, **here)), PutSeen(seen("flex", 900.0, **here))])
+        await store.commit([PutHabit(habit(MODEL, 60, 1, **emulator)), PutSeen(seen("flex", 1.0, 1.0, **emulator))])
+    for base_url, environ, answers, durations_s in (
+        (None, "", 30, [900.0]),
+        (GOOGLE, "http://127.0.0.1:1", 30, [900.0]),
+        (None, "http://127.0.0.1:1", 60, [1.0, 1.0]),
+        ("http://127.0.0.1:2/", "", 60, [1.0, 1.0]),
+    ):
+        monkeypatch.setenv("CARPOOL_BASE_URL", environ)
+        habits, durations = learned_at(tmp_path, base_url)
+        assert (habits.lengths(MODEL).learned, [one.durations_s for one in durations]) == (answers, [durations_s])
+    with pytest.raises(ConfigurationError, match="base_url"):
+        learned_at(tmp_path, "nowhere")
+
+
+@asynccontextmanager
+async def _store(home: Path) -> AsyncGenerator[DiskStore]:
+    store = DiskStore(home, Settings())
+    await store.open()
+    yield store
+    await store.close()
 
 
 def test_a_home_that_cannot_be_read_is_told_and_left_out(program: Program, tmp_path: Path) -> None:

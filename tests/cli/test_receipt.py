@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +14,9 @@ from carpool._core.messages import PutDay
 from carpool._stores.disk import DiskStore
 from carpool.settings import Settings
 
-from .program import Inside, Service, write_rows
+from .program import Done, Inside, Service, write_rows
 
+GOOGLE = "https://generativelanguage.googleapis.com"
 TODAY = datetime.now(UTC).date()
 FIRST_DAY = date(1970, 1, 1)
 
@@ -32,18 +32,25 @@ async def put(home: Path, *accounts: DayAccount) -> None:
     await store.close()
 
 
-def account(day: date, **more: Any) -> DayAccount:
+def account(day: date, base_url: str = GOOGLE, **more: Any) -> DayAccount:
     routes = {
         "batch": Totals(requests=10, list_picousd=4 * 10**12, paid_picousd=2 * 10**12),
         "standard": Totals(requests=2, unknown=1, list_picousd=10**12, paid_picousd=10**12),
     }
-    return DayAccount(day=number(day), routes=routes, **more)
+    return DayAccount(day=number(day), routes=routes, base_url=base_url, **more)
+
+
+def only_service(done: Done) -> Any:
+    """Return what is told of the one service."""
+    [service] = done.data["services"]
+    return service
 
 
 def test_what_was_paid_for_is_shown_while_others_use_the_home(inside: Inside, service: Service) -> None:
     write_rows(inside.folder / "in.jsonl", [{"key": f"k{n}", "prompt": f"prompt {n}"} for n in range(3)])
     assert inside.map("in.jsonl", "out.jsonl").code == 0
-    told = inside.run("receipt", "--json", "--days", "2").data
+    told = only_service(inside.run("receipt", "--json", "--days", "2"))
+    assert told["base_url"] == "http://127.0.0.1"
     assert told["total"]["requests"] == 3
     assert Decimal(str(told["total"]["paid_usd"])) == Decimal(service.ledger.picousd) / 10**12
     assert sum(day["by_route"]["batch"]["requests"] for day in told["days"]) == 3
@@ -63,12 +70,36 @@ async def test_days_and_routes_have_rows_and_a_sum(inside: Inside) -> None:
     assert "Paid beyond what was reserved: $0.0000" in done.out
 
 
+async def test_what_an_emulator_billed_is_beside_the_money_and_not_in_it(inside: Inside) -> None:
+    both = [account(TODAY, base_url) for base_url in ("http://127.0.0.1", GOOGLE, "http://[::1]")]
+    await put(inside.folder / "home", *both, account(TODAY - timedelta(1)))
+    done = inside.run("receipt", COLUMNS="100")
+    titles = [line.strip() for line in done.out.splitlines() if line.startswith("Receipt")]
+    assert titles == [f"Receipt: {base_url}" for base_url in (GOOGLE, "http://127.0.0.1", "http://[::1]")]
+    lines = [line.split() for line in done.out.splitlines() if line.strip()]
+    sums = [line for line in lines if line[0] == "all"]
+    assert sums == [
+        ["all", str(n), *amounts]
+        for n, *amounts in (
+            (24, "$10.0000", "$6.0000", "$4.0000"),
+            (12, "$5.0000", "$3.0000", "$2.0000"),
+            (12, "$5.0000", "$3.0000", "$2.0000"),
+        )
+    ]
+    told = inside.run("receipt", "--json").data["services"]
+    assert [(one["base_url"], one["total"]["paid_usd"], len(one["days"])) for one in told] == [
+        (GOOGLE, 6, 2),
+        ("http://127.0.0.1", 3, 1),
+        ("http://[::1]", 3, 1),
+    ]
+
+
 async def test_one_day_can_be_asked_for(inside: Inside) -> None:
     long_ago = TODAY - timedelta(40)
     await put(inside.folder / "home", account(long_ago), account(TODAY - timedelta(1)))
-    assert inside.run("receipt", "--json").data["total"]["requests"] == 12
+    assert only_service(inside.run("receipt", "--json"))["total"]["requests"] == 12
     for day in (str(long_ago), "yesterday"):
-        told = inside.run("receipt", "--day", day, "--json").data
+        told = only_service(inside.run("receipt", "--day", day, "--json"))
         assert (told["total"]["requests"], len(told["days"])) == (12, 1)
     assert inside.run("receipt", "--day", "today").out == "Receipt: nothing was paid for\n"
     wrong = inside.run("receipt", "--day", "tomorrow")
@@ -78,8 +109,11 @@ async def test_one_day_can_be_asked_for(inside: Inside) -> None:
 
 async def test_what_a_dead_process_had_granted_to_live_calls_is_shown_as_lost(inside: Inside) -> None:
     hold = Hold(id="j", day=number(TODAY), route="batch", reserved_picousd=10)
-    await put(inside.folder / "home", DayAccount(day=number(TODAY), holds=[hold], granted_picousd=25 * 10**10))
-    told = inside.run("receipt", "--json").data
+    await put(
+        inside.folder / "home",
+        DayAccount(day=number(TODAY), base_url=GOOGLE, holds=[hold], granted_picousd=25 * 10**10),
+    )
+    told = only_service(inside.run("receipt", "--json"))
     assert told["total"]["lost_usd"] == 0.25
     assert "Reserved for what never told its cost: $0.25" in inside.run("receipt").out
 
@@ -88,8 +122,8 @@ async def test_a_grant_of_a_living_process_is_not_lost(inside: Inside) -> None:
     store = DiskStore(inside.folder / "home", Settings())
     await store.open()
     try:
-        await store.commit([PutDay(account=DayAccount(day=number(TODAY), granted_picousd=10**12))])
-        assert json.loads(inside.run("receipt", "--json").out)["total"]["lost_usd"] == 0
+        await store.commit([PutDay(account=DayAccount(day=number(TODAY), base_url=GOOGLE, granted_picousd=10**12))])
+        assert only_service(inside.run("receipt", "--json"))["total"]["lost_usd"] == 0
     finally:
         await store.close()
 

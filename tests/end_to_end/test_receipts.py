@@ -12,6 +12,10 @@ import pytest
 
 from carpool import Client, ConfigurationError, DeadlineExceeded, Receipt, Request, StoreError
 from carpool._core import routing
+from carpool._core.budget import DayAccount, Totals
+from carpool._core.messages import PutDay
+from carpool._stores.disk import DiskStore
+from carpool._upkeep import receipts_by_day
 from carpool.emulator import Emulator, EmulatorThread, Fault, Plan
 from carpool.sync import Client as SyncClient
 
@@ -57,6 +61,32 @@ async def test_a_days_receipt_holds_what_all_processes_of_the_home_paid(tmp_path
             assert second.receipt().requests == 3
             assert second.receipt(day=when[0] - timedelta(1)) == Receipt.empty()
         assert by_day(second, when) == by_day(third, when), "also after leaving"
+
+
+async def test_what_another_service_billed_in_the_same_home_is_in_no_receipt(tmp_path: Path) -> None:
+    """Neither from the client's own slot, nor from that of another process."""
+    when = days()
+    totals = {"batch": Totals(requests=5, list_picousd=2 * 10**12, paid_picousd=10**12)}
+    number = (when[0] - date(1970, 1, 1)).days
+    account = DayAccount(day=number, routes=totals, spent_picousd=10**12, base_url="https://elsewhere.example")
+    stores = [DiskStore(tmp_path, quick(), slots_max=2) for _ in range(2)]
+    for store in stores:
+        await store.open()
+        await store.commit([PutDay(account=account)])
+    for store in stores:
+        await store.close()
+    async with Emulator() as emulator:
+        async with opened(emulator, tmp_path, budget_per_day_usd=Decimal("0.5")) as client:
+            assert by_day(client, when) == Receipt.empty()
+            await ask(client, 2, "mine", ladder=STANDARD)
+            assert by_day(client, when) == client.receipt()
+        async with opened(emulator, tmp_path) as client, opened(emulator, tmp_path) as second:
+            assert by_day(client, when).requests == by_day(second, when).requests == 2
+    services = receipts_by_day(tmp_path)
+    assert {base_url: sum(one.requests for one in of_days.values()) for base_url, of_days in services.items()} == {
+        "http://127.0.0.1": 2,
+        "https://elsewhere.example": 10,
+    }
 
 
 async def test_what_an_adopted_slot_pays_is_in_the_receipt_of_the_day(tmp_path: Path) -> None:

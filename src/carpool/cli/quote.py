@@ -178,7 +178,7 @@ def _check_kind(model: str, kind: Kind) -> None:
 
 
 def _learned_at(home: Path | None, base_url: str | None) -> Learned | None:
-    """Return what a service taught in a home; ``None``, and words on stderr, where it cannot be read: nobody needs it."""
+    """Return what a service taught in a home; ``None``, and words on stderr, if it cannot be read: none is needed."""
     from carpool import StoreError
     from carpool._quote import Learned
     from carpool._upkeep import learned_at
