@@ -137,6 +137,7 @@ def test_the_pages_say_with_which_deadline_a_call_begins_where() -> None:
         page = (DOCS / name).read_text("utf-8")
         assert f"{bounds[0]}" in page
         assert f"| up to {bounds[1]} |" in page
+    assert f"more than {bounds[1]} away" in README
     picture = (DOCS / "explanation" / "ladder.svg").read_text("utf-8")
     for rung in (0, 1):
         assert f">{unseen.reserve_s('any', carpool.CHEAP, rung):,.0f} s before*<" in picture

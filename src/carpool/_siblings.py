@@ -184,6 +184,7 @@ class Siblings:
         await self._lookout.refresh()
         trouble: StoreError | None = None
         under_way: tuple[Sibling, UnderWay] | None = None
+        verdict: tuple[Sibling, Stored] | None = None
         for sibling in self._lookout.siblings():
             if sibling.adopting is not None:
                 if sibling.runtime is None:
@@ -195,12 +196,16 @@ class Siblings:
             if not sibling.is_lost:  # that was reported, and does not stop anybody
                 trouble = sibling.trouble or trouble
             sighting = self._sight(sibling, question)
-            if isinstance(sighting, Stored):
-                return await self._give(sibling, question.key, sighting)
-            if sighting is not None:
+            if isinstance(sighting, UnderWay):
                 under_way = sibling, sighting
+            elif sighting is not None and sighting.failed:
+                verdict = sibling, sighting  # what failed in one slot may have been asked again in another
+            elif sighting is not None:
+                return await self._give(sibling, question.key, sighting)
         if under_way is not None:
             return await self._wait(*under_way, question)
+        if verdict is not None:
+            return await self._give(verdict[0], question.key, verdict[1])
         if trouble is not None:
             raise copy(trouble)
         return None

@@ -231,7 +231,10 @@ class Client:
             DeadlineExceeded: its deadline passed while nothing of it was under way, and it was withdrawn.
         """
         runtime = self._ready()
-        asked = runtime.entrance.find(checked_key(key)) or await self._siblings.find(key)
+        asked = None
+        if self._siblings and runtime.entrance.has_failed(checked_key(key)):
+            asked = await self._siblings.find(key)  # it may have been asked again there
+        asked = asked or runtime.entrance.find(checked_key(key)) or await self._siblings.find(key)
         if asked is None:
             raise RequestError(
                 f"nothing is known of key {key!r}: it was never submitted here, or its result is past its time", key=key

@@ -80,7 +80,9 @@ def test_overdue_tickets_that_wait_are_withdrawn_when_nobody_is_left() -> None:
     desk.leave(place)
     assert desk.engine.find("k")[0] is Claim.LIVE
     desk.wait(50.0)
+    assert not desk.engine.has_failed("k")
     desk.leave(place)
+    assert desk.engine.has_failed("k")
     assert desk.engine.stats().waiting == 0
     assert withdrawn(desk, "k") == ("", START + 150.0)
     desk.wait()
@@ -125,7 +127,9 @@ def test_a_key_that_is_asked_again_in_the_turn_of_its_deadline_is_new() -> None:
     again = desk.admit(key="k", ladder=("standard",))
     call = only(desk.wait(60.0).actions, Call)
     assert call.places == [again]
+    assert not desk.engine.has_failed("k")
     desk.answered(call, kept=[(again, b"body")])
+    assert not desk.engine.has_failed("k")
     assert desk.restart().claim("k")[0] is Claim.KEPT
 
 

@@ -243,6 +243,25 @@ async def test_who_waits_for_another_process_keeps_to_its_deadline_and_may_leave
         assert_billed_once(emulator, ["a"])
 
 
+@pytest.mark.parametrize("who", range(3))
+async def test_a_key_that_missed_its_deadline_in_one_process_is_found_where_it_was_asked_again(
+    tmp_path: Path, who: int
+) -> None:
+    async with Emulator(Plan(faults={"job.stuck_running": Fault(count=1)})) as emulator:
+        async with opened(emulator, tmp_path, jobs_max=1) as one, opened(emulator, tmp_path) as two:
+            third = make_client(emulator, tmp_path)
+            await one.submit(Request(model=MODEL, contents="holds the only job", key="b"))
+            await until(lambda: rows_of_jobs(emulator) == [1], "the only job")
+            await refused(DeadlineExceeded, one.generate(MODEL, "a", key="a", deadline=0.2, ladder=("batch",)))
+            for client in (one, two):
+                with pytest.raises(DeadlineExceeded, match="withdrawn"):
+                    await client.result("a")
+            await two.generate(MODEL, "a", key="a")
+            async with third:
+                assert_own(["a"], [await (one, two, third)[who].result("a")])
+        assert rows_of_jobs(emulator) == [1, 1]
+
+
 async def test_leaving_to_drain_waits_for_what_other_processes_have(tmp_path: Path) -> None:
     async with TimedEmulator(SLOW) as emulator, opened(emulator, tmp_path) as one:
         await one.submit(Request(model=MODEL, contents="a", key="a"))

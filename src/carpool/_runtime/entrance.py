@@ -123,6 +123,10 @@ class Entrance:
                 key=key,
             )
 
+    def has_failed(self, key: str) -> bool:
+        """Return whether all that is known of an explicit key is an error."""
+        return self._engine.has_failed(key)
+
     def find(self, key: str) -> Asked | None:
         """Join the request of an explicit key; ``None`` if nobody ever gave it."""
         claim, place = self._engine.find(key)
