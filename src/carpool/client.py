@@ -295,8 +295,8 @@ class Client:
         """Return this client's account since it was opened, or that of a day; also after leaving.
 
         Args:
-            day: a UTC day: the account of all processes that used this home on it, dead or alive. Money is on the day
-                on which it was reserved; what a job costs that another process runs is there once that is settled.
+            day: a UTC day: the account of all processes that used this home for the same base URL, dead or alive. Money
+                is on the day of its reservation; what another process's job costs is there once that is settled.
 
         Raises:
             ConfigurationError: ``day`` is no date.
