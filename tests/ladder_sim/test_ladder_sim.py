@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 
 from carpool._core.breaker import Breaker
+from carpool.settings import CHEAP
 
 from .asked import NEVER
-from .policy import clairvoyant, prepare
+from .policy import clairvoyant, play, prepare, reserve_s
 from .scenarios import SCENARIOS, Scenario
 from .service import START, Service
 from .world import Result, World, simulate
@@ -41,6 +42,8 @@ def test_the_bill_is_at_most_a_tenth_above_that_of_who_knows_the_distributions(r
     paid = sum(result.paid // result.price_scale for result in results)
     best = sum(result.clairvoyant // result.price_scale for result in results)
     assert paid <= RATIO_MAX * best
+    owed = sum(result.owed // result.price_scale for result in results)
+    assert owed <= RATIO_MAX * sum(result.clairvoyant_owed // result.price_scale for result in results)
 
 
 def test_the_seeds_show_what_they_are_meant_to_show(results: list[Result]) -> None:
@@ -84,3 +87,14 @@ def test_who_knows_the_distributions_pays_half_where_there_is_time() -> None:
         for n in range(50)
     ]
     assert {one.halves for one in played} == {1}
+
+
+def test_who_knows_the_distributions_does_not_pay_for_flex_where_it_would_hardly_be_in_time() -> None:
+    scenario = SCENARIOS[0]
+    service = Service(scenario, "s")
+    for more_s, halves in ((-1.0, {2}), (1.0, {1, 3})):
+        left_s = reserve_s(scenario) + scenario.flex(0.5, 0.0) + more_s
+        last_s = left_s - reserve_s(scenario)
+        times = [START + 9 * n for n in range(50)]
+        played = [play(service, n, "model-one", CHEAP, at, at + left_s, 0.0, at + last_s) for n, at in enumerate(times)]
+        assert {one.halves for one in played} == halves
