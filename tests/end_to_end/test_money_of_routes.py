@@ -21,12 +21,14 @@ from tests.runtime import virtual
 from carpool import Client
 from carpool.emulator import Emulator, Fault, Ledger
 
-from .mixed import EMBED_NEW, PICO, SETTINGS, STANDARD, caches_of, equal, plan, run, untold, whole
+from .mixed import EMBED_NEW, FAULTS, PICO, SETTINGS, STANDARD, caches_of, equal, plan, run, untold, whole
 from .support import HOUR_S, MODEL, TimedEmulator, jobs_of, make_client, opened, prompts, until
 
 COUNT: Final = 368
 """Sixteen of each kind."""
 ROOT: Final = Path(__file__).parents[2]
+STEADY: Final = {name: fault for name, fault in FAULTS.items() if "429" not in name}
+"""After a 429 a route pauses for seconds, in which a kill strikes nothing."""
 
 
 async def test_the_receipt_of_a_run_over_all_routes_is_the_bill(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def live_picousd(ledger: Ledger) -> int:
 
 async def test_after_a_kill_the_account_is_the_bill_less_what_nobody_saw(tmp_path: Path) -> None:
     unseen = 7
-    async with Emulator(plan()) as emulator:
+    async with Emulator(plan(STEADY)) as emulator:
         async with make_client(emulator) as client:
             caches = await caches_of(client)
         process = await child(emulator, tmp_path, caches, unseen=unseen)
@@ -131,7 +133,7 @@ async def test_after_a_kill_the_account_is_the_bill_less_what_nobody_saw(tmp_pat
         await until(lambda: emulator.ledger().live_calls == before.live_calls + unseen, "calls that are billed")
         await kill(process)
         missed = live_picousd(emulator.ledger()) - live_picousd(before)
-        emulator.plan = plan()
+        emulator.plan = plan(STEADY)
         async with opened(emulator, tmp_path, **SETTINGS) as client:
             assert client._runtime.engine.book.ledger.receipt_of(0, 10**6).lost_usd * PICO >= missed > 0
             await run(client, COUNT, caches=caches, keyed=True, unseen=unseen)
@@ -142,7 +144,7 @@ async def test_after_a_kill_the_account_is_the_bill_less_what_nobody_saw(tmp_pat
 @pytest.mark.parametrize("seed", range(3))
 async def test_after_kills_at_any_time_only_what_was_in_the_air_is_missing(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    async with Emulator(plan(latency_s=0.3)) as emulator:
+    async with Emulator(plan(STEADY, latency_s=0.3)) as emulator:
         async with make_client(emulator) as client:
             caches = await caches_of(client)
         for _ in range(2):
