@@ -35,8 +35,8 @@ def table(results: list[Result]) -> str:
     rows = [_row(name, group) for name, group in sorted(groups.items())]
     head = (
         f"{'scenario':24}{'seeds':>6}{'requests':>9}{'timed':>8}{'in time':>8}{'excused':>8}{'slow':>5}"
-        f"{'unexc.':>7}{'held':>6}{'failed':>7}{'doubles':>8}{'twice':>7}{'paid $':>10}{'clairv. $':>10}{'missed':>7}{'ratio':>7}{'owed':>7}"
-        "  routes"
+        f"{'unexc.':>7}{'held':>6}{'failed':>7}{'doubles':>8}{'twice':>7}{'paid $':>10}"
+        f"{'clairv. $':>10}{'missed':>7}{'ratio':>7}{'owed':>7}  routes"
     )
     return "\n".join([head, *rows, _row("all", results)])
 
