@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 
+from carpool._core.descent import descend, rider
 from carpool._core.live import SHARED_BYTES_MAX, WAIT_MAX_S
 from carpool._core.messages import (
     Answered,
@@ -20,7 +21,7 @@ from carpool._core.messages import (
     Undelivered,
 )
 from carpool._core.meter import Charge
-from carpool._core.model import DONE, LIVE, ROW_BITS, SENT, Fault, Lane
+from carpool._core.model import DONE, LIVE, QUEUED, ROW_BITS, SENT, Fault, Lane
 from carpool._core.routing import PRIOR_S
 from carpool.settings import CHEAP, FAST, Ladder, Price
 
@@ -111,28 +112,38 @@ def test_what_is_in_the_air_can_be_read_although_its_job_has_answered(refused: b
 # -- a call that its request has left
 
 
-def departed(key: str | None, ladder: Ladder, left_s: float) -> tuple[Desk, int, Call]:
-    """Return a desk whose only request waits on its last rung, and the call of the rung before it, in the air."""
-    desk = Desk(prices=PRICES, linger_s=60.0)
-    place = desk.admit(key=key, ladder=ladder, deadline=START + left_s)
+def departed(key: str | None, ladder: Ladder) -> tuple[Desk, int, Call]:
+    """Return a desk with a request that waits on its last rung, and the call of the first one, which is in the air."""
+    desk = Desk(prices=PRICES, jobs_max=1)
+    desk.running("holds the only job")
+    place = desk.admit(key=key, ladder=ladder, deadline=desk.now + HOUR)
     call = only(desk.wait().actions, Call)
     below_s = desk.engine.book.durations.reserve_s(LANE.model, ladder, 0)
-    for second in every(desk.wait(left_s - below_s).actions, Call):
-        desk.shed(second)
-    assert len(desk.engine.book.live.flights) == 1
+    desk.shed(only(desk.wait(HOUR - below_s).actions, Call))
+    if "batch" in ladder:  # as one of several does for which there is too little money for the standard route
+        descend(desk.engine.book, rider(desk.engine.book, place), 2, desk.now)
+    assert state(desk, place) == (QUEUED if "batch" in ladder else LIVE)
+    assert list(desk.engine.book.live.flights) == [call.op]
     return desk, place, call
 
 
+def end_job(desk: Desk) -> None:
+    """Let the only job end."""
+    [place] = desk.engine.book.sent_in(desk.job)
+    desk.polled()
+    desk.fetched(place)
+    desk.ended()
+
+
 @pytest.mark.parametrize("key", [None, "k"])
-@pytest.mark.parametrize(("ladder", "left_s"), [(("flex", "standard"), HOUR), (FAST, 20 * HOUR)])
-def test_whoever_leaves_a_request_that_waits_leaves_it_to_the_call_in_the_air(
-    ladder: Ladder, left_s: float, key: str | None
-) -> None:
-    desk, place, call = departed(key, ladder, left_s)
+@pytest.mark.parametrize("ladder", [("flex", "standard"), ("flex", "standard", "batch")])
+def test_whoever_leaves_a_request_that_waits_leaves_it_to_the_call_in_the_air(ladder: Ladder, key: str | None) -> None:
+    desk, place, call = departed(key, ladder)
     other = desk.admit("other", ladder=STANDARD)
     [noise] = every(desk.wait().actions, Call)
     desk.leave(place)
     assert (state(desk, place), desk.engine.stats().waiting) == (LIVE, 2)
+    end_job(desk)
     assert (every(desk.wait(70.0).actions, Call), desk.jobs) == ([], []), "it is not sent a second time"
     assert desk.claim("k")[0].value == "live" if key else knows(desk)
     desk.answered(call, kept=[(place, b"body")])
@@ -147,9 +158,10 @@ def knows(desk: Desk) -> bool:
 
 
 def test_a_request_that_was_left_to_a_call_in_the_air_ends_with_that() -> None:
-    desk, place, call = departed(None, ("flex", "standard"), HOUR)
+    desk, place, call = departed(None, ("flex", "standard"))
     desk.leave(place)
     step = desk.shed(call)
+    end_job(desk)
     assert (every(step.actions, Call), state(desk, place), desk.engine.idle) == ([], DONE, True)
 
 
