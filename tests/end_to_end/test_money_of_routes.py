@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 import sys
 from decimal import Decimal
@@ -17,14 +18,17 @@ from typing import Any, Final
 import pytest
 from tests.runtime import virtual
 
+from carpool import Client
 from carpool.emulator import Emulator, Fault, Ledger
 
-from .mixed import PICO, SETTINGS, STANDARD, caches_of, equal, plan, run, untold, whole
-from .support import MODEL, make_client, opened, prompts, until
+from .mixed import EMBED_NEW, FAULTS, PICO, SETTINGS, STANDARD, caches_of, equal, plan, run, untold, whole
+from .support import HOUR_S, MODEL, TimedEmulator, jobs_of, make_client, opened, prompts, until
 
 COUNT: Final = 368
 """Sixteen of each kind."""
 ROOT: Final = Path(__file__).parents[2]
+STEADY: Final = {name: fault for name, fault in FAULTS.items() if "429" not in name}
+"""After a 429 a route pauses for seconds, in which a kill strikes nothing."""
 
 
 async def test_the_receipt_of_a_run_over_all_routes_is_the_bill(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def live_picousd(ledger: Ledger) -> int:
 
 async def test_after_a_kill_the_account_is_the_bill_less_what_nobody_saw(tmp_path: Path) -> None:
     unseen = 7
-    async with Emulator(plan()) as emulator:
+    async with Emulator(plan(STEADY)) as emulator:
         async with make_client(emulator) as client:
             caches = await caches_of(client)
         process = await child(emulator, tmp_path, caches, unseen=unseen)
@@ -129,7 +133,7 @@ async def test_after_a_kill_the_account_is_the_bill_less_what_nobody_saw(tmp_pat
         await until(lambda: emulator.ledger().live_calls == before.live_calls + unseen, "calls that are billed")
         await kill(process)
         missed = live_picousd(emulator.ledger()) - live_picousd(before)
-        emulator.plan = plan()
+        emulator.plan = plan(STEADY)
         async with opened(emulator, tmp_path, **SETTINGS) as client:
             assert client._runtime.engine.book.ledger.receipt_of(0, 10**6).lost_usd * PICO >= missed > 0
             await run(client, COUNT, caches=caches, keyed=True, unseen=unseen)
@@ -140,7 +144,7 @@ async def test_after_a_kill_the_account_is_the_bill_less_what_nobody_saw(tmp_pat
 @pytest.mark.parametrize("seed", range(3))
 async def test_after_kills_at_any_time_only_what_was_in_the_air_is_missing(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    async with Emulator(plan(latency_s=0.3)) as emulator:
+    async with Emulator(plan(STEADY, latency_s=0.3)) as emulator:
         async with make_client(emulator) as client:
             caches = await caches_of(client)
         for _ in range(2):
@@ -168,3 +172,42 @@ async def test_after_kills_at_any_time_only_what_was_in_the_air_is_missing(tmp_p
             assert 0 <= missed <= receipt.lost_usd * PICO
             if not missing:
                 equal(receipt, ledger)
+
+
+async def test_after_a_home_was_put_back_the_sweep_books_the_jobs_that_it_does_not_know(tmp_path: Path) -> None:
+    """Of live calls that the home forgot nothing can be known; of embeddings in such a job, not which kind they are."""
+    home, backup = tmp_path / "home", tmp_path / "backup"
+    async with TimedEmulator(plan({}, latency_s=HOUR_S)) as emulator:
+        async with make_client(emulator, home, **SETTINGS) as client:
+            caches = await caches_of(client)
+        shutil.copytree(home, backup)
+        async with make_client(emulator, home, **SETTINGS) as client:
+            calls = asyncio.ensure_future(run(client, COUNT, caches=caches, keyed=True))
+            await until(lambda: idle(client), "all of them are answered, or in a job")
+            calls.cancel()
+        shutil.rmtree(home)
+        backup.rename(home)
+        before, unknown = emulator.ledger(), {job.name for job in jobs_of(emulator)}
+        assert (before.rows_billed, before.live_calls > 0, len(unknown) > 1) == (0, True, True)
+        emulator.let_pass()
+        emulator.plan = plan({})
+        async with opened(emulator, home, **SETTINGS) as client:
+            await run(client, COUNT, caches=caches, keyed=True)
+            receipt, ledger = whole(client), emulator.ledger()
+        embeddings = [job for job in ledger.jobs if job.name in unknown and job.model == EMBED_NEW]
+        dark, dark_picousd = sum(job.rows_ok for job in embeddings), sum(job.picousd for job in embeddings)
+        batch = receipt.by_route["batch"]
+        paid = sum(job.picousd for job in ledger.jobs) - dark_picousd
+        assert (batch.requests, batch.paid_usd * PICO) == (ledger.rows_billed, paid)
+        live = live_picousd(ledger) - live_picousd(before) - untold(ledger)[1] + untold(before)[1]
+        assert receipt.paid_usd * PICO == paid + live
+        assert receipt.requests == ledger.rows_billed + ledger.live_calls - before.live_calls
+        count = ledger.unpriced - before.unpriced + untold(ledger)[0] - untold(before)[0]
+        assert receipt.unknown_cost == count + dark
+        assert dark > 0
+
+
+def idle(client: Client) -> bool:
+    """Return whether nothing waits, and no call is in the air."""
+    stats = client.stats()
+    return stats.answered > 0 and not stats.waiting and not stats.live

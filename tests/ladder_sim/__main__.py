@@ -1,8 +1,9 @@
 """Run many seeds and print a table by scenario: ``python -m tests.ladder_sim --seeds 1000 --start 0 --jobs 2``.
 
-Owns the command. It prints each seed that breaks a promise, and leaves with 1 if there was one. Of the columns,
-*missed* is what the policy missed that knows the distributions, *ratio* what was paid to what that policy paid, and
-*owed* the same with the full price for each miss, on both sides.
+Owns the command. It prints each seed that breaks a promise, and leaves with 1 if there was one. Of the columns, *slow*
+are those of the excused whose live call was accepted, and took longer than was left; *missed* is what the policy missed
+that knows the distributions, *ratio* what was paid to what that policy paid, and *owed* the same with the full price
+for each miss, on both sides.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def table(results: list[Result]) -> str:
         groups.setdefault(result.scenario, []).append(result)
     rows = [_row(name, group) for name, group in sorted(groups.items())]
     head = (
-        f"{'scenario':24}{'seeds':>6}{'requests':>9}{'timed':>8}{'in time':>8}{'excused':>8}{'unexc.':>7}{'held':>6}"
-        f"{'failed':>7}{'doubles':>8}{'twice':>7}{'paid $':>10}{'clairv. $':>10}{'missed':>7}{'ratio':>7}{'owed':>7}"
-        "  routes"
+        f"{'scenario':24}{'seeds':>6}{'requests':>9}{'timed':>8}{'in time':>8}{'excused':>8}{'slow':>5}"
+        f"{'unexc.':>7}{'held':>6}{'failed':>7}{'doubles':>8}{'twice':>7}{'paid $':>10}"
+        f"{'clairv. $':>10}{'missed':>7}{'ratio':>7}{'owed':>7}  routes"
     )
     return "\n".join([head, *rows, _row("all", results)])
 
@@ -54,7 +55,7 @@ def _row(name: str, group: list[Result]) -> str:
     shares = "/".join(f"{100 * route / max(1, sum(routes)):.0f}" for route in routes)
     return (
         f"{name:24}{len(group):6}{total('requests'):9}{total('timed'):8}{total('in_time'):8}{total('excused'):8}"
-        f"{total('unexcused'):7}{total('held_back'):6}{total('failed'):7}{total('doubles'):8}{total('paid_twice'):7}"
+        f"{total('slow'):5}{total('unexcused'):7}{total('held_back'):6}{total('failed'):7}{total('doubles'):8}{total('paid_twice'):7}"
         f"{paid / 1e12:10.2f}{best / 1e12:10.2f}{total('clairvoyant_missed'):7}{paid / max(1, best):7.3f}"
         f"{owed:7.3f}  {shares}"
     )

@@ -77,6 +77,8 @@ class Result(msgspec.Struct, kw_only=True):
     timed: int = 0
     in_time: int = 0
     excused: int = 0
+    slow: int = 0
+    """Of those: a live call of theirs was accepted, and took longer than was left."""
     unexcused: int = 0
     held_back: int = 0
     failed: int = 0
@@ -379,6 +381,7 @@ class World:
                 result.held_back += 1
             elif excused:
                 result.excused += 1
+                result.slow += bool(asked.took_s)
             else:
                 result.unexcused += 1
         result.failed = sum(asked.ending not in {"value", "expired"} for asked in self.asked)
