@@ -74,7 +74,7 @@ def _rows(app: App) -> Iterator[str]:
         elif kind is not bool:
             names = [f"{name} {_VALUES.get(kind, 'TEXT')}" for name in names]
         shown = ", ".join(f"`{name}`" for name in names)
-        help_text = argument.parameter.help or ""
+        help_text = " ".join((argument.parameter.help or "").split())
         choices = argument.get_choices()
         if choices:
             help_text = f"{help_text.rstrip('.')}: {', '.join(f'`{choice}`' for choice in choices)}"

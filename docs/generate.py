@@ -63,9 +63,10 @@ settings = carpool.Settings(prices={{"gemini-2.5-flash": price}})
 
 ## Ladders
 
-`carpool.CHEAP` is `{cheap}`, `carpool.FAST` is `{fast}`. A ladder is accepted and checked, in `Settings`, in a call
-and in a `Request`, but nothing climbs it yet: every call goes by `batch`, whatever its ladder says, and a deadline that
-passes is a `DeadlineExceeded`.
+`carpool.CHEAP` is `{cheap}`, `carpool.FAST` is `{fast}`. A ladder is a tuple of different routes, tried in order. It is
+taken from the call or the `Request`; else from `Settings.ladder`; else it is `CHEAP` for calls with a deadline and
+`("batch",)` for others. [The ladder](../explanation/ladder.md) says when a call moves on,
+[deadlines](../howto/deadlines.md) how to choose one.
 """
 _ALARMS: Final = """# Alarms and health
 
@@ -104,9 +105,9 @@ logged, and costs nothing else.
 or has stopped: then the status is `failed`.
 
 An alarm is raised once, when something happens. What lasts is among the reasons of `health()` for as long as it does:
-`job_overdue`, `job_stalled`, `results_unfetched`, `server_unreachable`, `store_full`, `store_nearly_full`. What has to
-do with money or with rows that were set aside stays there until the client is left: `rows_not_ours`, `twins`. `closed`
-is only ever a reason, and no alarm.
+`job_overdue`, `job_stalled`, `live_refused`, `results_unfetched`, `server_unreachable`, `store_full`,
+`store_nearly_full`. What has to do with money or with rows that were set aside stays there until the client is left:
+`rows_not_ours`, `twins`. `closed` is only ever a reason, and no alarm.
 
 | alarm | what it says |
 |---|---|
@@ -160,7 +161,7 @@ _NAMES: Final = """# Public names
 What is exported from `carpool`, `carpool.sync` and `carpool.emulator` is public, and nothing else. Errors and settings
 have pages of their own: [errors](errors.md), [settings](settings.md). All of it has type annotations.
 """
-NOT_YET: Final = ("BudgetExceeded", "LeaseLost", "QuotaExceeded")
+NOT_YET: Final = ("LeaseLost",)
 """Errors that no code raises."""
 _MADE_BY_USERS: Final = {"Client", "Emulator", "EmulatorThread"}
 _WITHOUT_MEMBERS: Final = {"MemoryStore"}  # its methods are the library's own business

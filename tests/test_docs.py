@@ -11,9 +11,13 @@ from typing import Final, get_args, get_type_hints
 import pytest
 
 import carpool
+from carpool._core import breaker, concurrency, live, throttle
+from carpool._core.live import EMBEDS_MAX
 from carpool._core.model import TRANSITIONS, Failure
+from carpool._core.routing import ENTER_SHARE, PRIOR_S, SAMPLES_MAX, USUAL_SHARE, Durations
 from carpool._runtime.verdicts import VERDICTS
 from carpool.emulator import FAULT_NAMES, Plan
+from carpool.settings import Route
 
 ROOT: Final = Path(__file__).parent.parent
 DOCS: Final = ROOT / "docs"
@@ -89,6 +93,64 @@ def test_settings_and_faults_that_pages_name_exist(page: Path) -> None:
     assert quoted <= FAULT_NAMES
 
 
+def test_the_figures_of_the_ladder_are_those_of_the_code() -> None:
+    page = " ".join((DOCS / "explanation" / "ladder.md").read_text("utf-8").split())
+    hours, minutes, seconds = PRIOR_S["batch"] / 3_600, PRIOR_S["flex"] / 60, PRIOR_S["standard"]
+    unseen = Durations()
+    below_batch_s, below_flex_s = (unseen.reserve_s("any", carpool.CHEAP, rung) for rung in (0, 1))
+    defaults = carpool.Settings()
+    for words in (
+        f"The last {SAMPLES_MAX} are kept",
+        "What nine of ten of them kept to is the *usual duration*",
+        f"batch {hours:g} h, flex {minutes:g} min, standard {seconds:g} s",
+        f"`CHEAP` leaves the batch {below_batch_s:,.0f} seconds before its deadline",
+        f"and flex {below_flex_s:g} seconds before",
+        f"it would be more than {live.WAIT_MAX_S:g} seconds",
+        f"({breaker.ASKED_MAX_S / 60:g} minutes at most)",
+        f"`attempts_max` times ({defaults.attempts_max})",
+        f"pauses of {breaker.PAUSE_MIN_S:g} to {breaker.PAUSE_MAX_S:g} seconds",
+        f"After {breaker.CLOSES_AFTER} probes that pass it closes",
+        f"It begins at {concurrency.START:g}, grows",
+        f"`Settings.live_calls_max` ({defaults.live_calls_max}) is the most",
+        f"on one route, {throttle.CALLS_IN_ALL} what all have together",
+        f"up to {EMBEDS_MAX} contents travel in one call",
+        f"({defaults.max_double_cost_per_day_usd} USD; 0 forbids it)",
+        "on standard every two seconds (every half second where only a limit holds it back); on flex every five",
+        "For each second in which no call is refused twice as many may follow",
+    ):
+        assert words in page, words
+    assert USUAL_SHARE == 0.9
+    assert (breaker.URGENT_PAUSE_S, breaker.URGENT_CLOSED_S, breaker.OBEYING_PAUSE_S, breaker.TRUST_S) == (2, 0.5, 5, 1)
+    assert (ENTER_SHARE["batch"], ENTER_SHARE["flex"]) == (0.75, 0.5), "three of four jobs, half of the calls of flex"
+    for ladder in (carpool.CHEAP, carpool.FAST):
+        assert str(ladder).replace("'", '"') in page
+
+
+def test_the_pages_say_with_which_deadline_a_call_begins_where() -> None:
+    """Before anything is known, and after three jobs, or one answer of flex."""
+    unseen = Durations()
+    begins = [carpool.CHEAP[unseen.enter("any", carpool.CHEAP, 0, 60.0 * minutes)] for minutes in range(600)]
+    flex, batch = begins.index("flex"), begins.index("batch")
+    assert begins == ["standard"] * flex + ["flex"] * (batch - flex) + ["batch"] * (600 - batch)
+    bounds = f"{flex} minutes", f"{batch // 60} h {batch % 60} min"
+    for name in ("explanation/ladder.md", "howto/deadlines.md"):
+        page = (DOCS / name).read_text("utf-8")
+        assert f"{bounds[0]}" in page
+        assert f"| up to {bounds[1]} |" in page
+    assert f"more than {bounds[1]} away" in README
+    picture = (DOCS / "explanation" / "ladder.svg").read_text("utf-8")
+    for rung in (0, 1):
+        assert f">{unseen.reserve_s('any', carpool.CHEAP, rung):,.0f} s before*<" in picture
+    learned: tuple[tuple[Route, float, float, int], ...] = (("batch", 20.0, 60.0, 3), ("flex", 0.1, 5.0, 1))
+    for route, minutes, known, answers in learned:
+        for count in (answers - 1, answers):
+            seen = Durations()
+            for _ in range(count):
+                seen.saw("any", route, 60.0 * minutes)
+            found = carpool.CHEAP[seen.enter("any", carpool.CHEAP, 0, 60.0 * known)]
+            assert (found == route) == (count == answers)
+
+
 def test_what_is_said_of_the_emulators_plan_is_in_it() -> None:
     text = prose_of(DOCS / "explanation" / "emulator.md")
     named = set(re.findall(r"\(`([a-z]+_[a-z_]+)`", text))
@@ -115,7 +177,7 @@ def test_errors_that_are_said_to_be_raised_by_nothing_are_those() -> None:
     uses = "".join(text for path, text in code.items() if path.name != "errors.py")
     given = "".join(text for path, text in code.items() if path.parent.name == "_core" and path.name != "model.py")
     verdicts = {kind: error.__name__ for kind, (error, _) in VERDICTS.items()}
-    assert verdicts.keys() == set(get_args(get_type_hints(Failure)["kind"]))
+    assert verdicts.keys() | {"budget", "overdue"} == set(get_args(get_type_hints(Failure)["kind"]))
     names = {name for name in dir(carpool.errors) if re.search(rf"^class {name}\b", code[ERRORS], re.MULTILINE)}
     unused = {name for name in names - {"_NamedError"} if not re.search(rf"\b{name}\b", uses)}
     never = set(verdicts.values()) - {error for kind, error in verdicts.items() if f'"{kind}"' in given}

@@ -62,7 +62,7 @@ def test_a_key_in_the_environment_alone_spends_no_money(tmp_path: Path) -> None:
     assert said.startswith("SERVICE: the emulator")
 
 
-@pytest.mark.parametrize("name", ["stdlib_docs.py", "images.py"])
+@pytest.mark.parametrize("name", ["stdlib_docs.py", "images.py", "two_ways.py"])
 def test_live_wants_a_key(name: str, tmp_path: Path) -> None:
     said = run(name, "--live", folder=tmp_path, code=2)
     assert "--live needs a key" in said
@@ -76,3 +76,19 @@ def test_pictures_are_written(tmp_path: Path) -> None:
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert re.search(rf"{name}: \d+ x \d+ pixels, {len(data):,} bytes", said)
     assert "2 awaited calls in 1 job" in said
+
+
+def test_a_storm_is_not_noticed_and_deadlines_choose_the_way(tmp_path: Path) -> None:
+    said = run("two_ways.py", "--seconds", "4", folder=tmp_path)
+    seconds = [[int(word) for word in row.split()[1:]] for row in said.splitlines() if row.startswith("second ")]
+    assert sum(live + batch for _, live, batch, _ in seconds) == 80
+    assert sum(errors for _, _, _, errors in seconds) == 0
+    assert seconds[0][1] > 0, "live before the storm"
+    assert "(live_refused: " in said
+    assert sum(batch for _, _, batch, _ in seconds) > 10, "in a batch while it lasts"
+    _, guessed, learned = re.split(r"^gemini-.*$", said, flags=re.MULTILINE)
+    for ways, hour in ((guessed, "flex"), (learned, "batch")):
+        found = dict(re.findall(r"^ +(none|\d+[hm])  (\w+) ", ways, re.MULTILINE))
+        assert found == {"none": "batch", "12h": "batch", "1h": hour, "10m": "standard"}
+    assert said.splitlines()[-1].startswith("88 calls: ")
+    assert list(tmp_path.iterdir()) == [], "it left something behind"

@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "carpool"
 # What stands on which floor, by the first name below `carpool`. A module that is not here has no floor: give it one.
 FLOORS = {
     "_showing": 0,
+    "_tables": 0,
     "errors": 0,
     "types": 0,
     "responses": 0,
@@ -31,6 +32,7 @@ FLOORS = {
     "_runtime": 4,
     "": 5,
     "_adoption": 5,
+    "_arguments": 5,
     "_caches": 5,
     "_files": 5,
     "_filewatch": 5,
@@ -39,6 +41,8 @@ FLOORS = {
     "_lookout": 5,
     "_map": 5,
     "_portal": 5,
+    "_quote": 5,
+    "_quoted": 4,
     "_siblings": 5,
     "_upkeep": 5,
     "client": 5,
@@ -65,6 +69,7 @@ LIBRARIES = {
 # These see nothing outside the standard library but what is listed.
 ONLY = {
     "_showing": set(),
+    "_tables": set(),
     "errors": {"msgspec"},
     "types": {"msgspec"},
     "responses": {"msgspec"},

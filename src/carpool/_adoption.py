@@ -19,7 +19,7 @@ from carpool._runtime.loop import Runtime
 from carpool._stores.disk import DiskStore
 from carpool._stores.slots import is_free, knock, was_knocked
 from carpool.errors import CarpoolError, StoreLocked
-from carpool.types import Alarm, Receipt, RouteTotals
+from carpool.types import Alarm, Receipt
 
 if TYPE_CHECKING:
     from carpool._ports import Provider
@@ -161,7 +161,7 @@ class Adopter:
                 adopting.set_exception(self._lookout.reason())
             if adopting.exception() is None:  # looked at: if nobody waits for it any more, that is no news
                 receipt = runtime.engine.receipt()
-                self._account = receipt if self._account is None else _sum(self._account, receipt)
+                self._account = receipt if self._account is None else self._account + receipt
             if not loop.is_closed():
                 await self._hand_back(sibling, runtime)
 
@@ -188,26 +188,5 @@ class Adopter:
         running = [one.runtime for one in siblings if one.runtime is not None]
         for receipt in (self._account, *(runtime.engine.receipt() for runtime in running)):
             if receipt is not None:
-                total = _sum(total, receipt)
+                total += receipt
         return total
-
-
-def _sum(one: Receipt, other: Receipt) -> Receipt:
-    by_route = dict(one.by_route)
-    for route, totals in other.by_route.items():
-        mine = by_route.get(route)
-        by_route[route] = (
-            totals
-            if mine is None
-            else RouteTotals(
-                requests=mine.requests + totals.requests,
-                list_usd=mine.list_usd + totals.list_usd,
-                paid_usd=mine.paid_usd + totals.paid_usd,
-            )
-        )
-    return Receipt(
-        by_route=by_route,
-        doubles=one.doubles + other.doubles,
-        overrun_usd=one.overrun_usd + other.overrun_usd,
-        unknown_cost=one.unknown_cost + other.unknown_cost,
-    )

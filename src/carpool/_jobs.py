@@ -91,9 +91,7 @@ class Jobs:
             kind="generate",
             model=job.model.removeprefix("models/"),
             answered_at=0.0,
-            input_picousd=None,
-            output_picousd=None,
-            paid_percent=50,
+            cost=_unknown,
         )
         try:
             async for block in self._provider.fetch(job):
@@ -113,6 +111,10 @@ class Jobs:
                     yield Outcome(key=row.key, response=response)
         except ProviderError as error:
             raise _job_error(error, name) from None
+
+
+def _unknown(_: bytes) -> None:
+    """Return what an answer cost of which nobody says at which price: nothing is known."""
 
 
 def _is_vector(raw: bytes) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from carpool._core.messages import Record, Write
-from carpool._core.model import Block, Fault, Framing, Job, Place, RemoteFile, Span
+from carpool._core.model import Block, Fault, Framing, Job, Lane, Place, RemoteFile, Span
 from carpool._showing import status_word
+from carpool.settings import Route
 from carpool.types import BatchJob, Cache, File
 
 OpenAt = Callable[[int], AsyncIterator[bytes]]
@@ -28,6 +29,16 @@ class ProviderError(Exception):
         self.fault = fault
         self.sent = b""
         """JSON that was sent, where the server's words may quote it: they are not shown with it."""
+
+
+class Answers(NamedTuple):
+    """What a live call brought, in the order of what was sent."""
+
+    bodies: list[bytes]
+    """One a request, on one line, in the form of a batch row's response."""
+    prompt_tokens: int | None = None
+    """Of a call for several embeddings, whose bodies do not hold their tokens: what the server counted for all of
+    them together, or ``None`` if it did not say. Of any other call ``None``: its body says it."""
 
 
 class Provider(Protocol):
@@ -79,6 +90,12 @@ class Provider(Protocol):
 
     def fetch(self, job: BatchJob) -> AsyncIterator[Block]:
         """Stream the output of an ended job. Ends normally only if the output was read to its end."""
+        ...
+
+    async def send(
+        self, route: Route, lane: Lane, lines: Sequence[bytes], *, timeout_s: float | None = None
+    ) -> Answers:
+        """Send one request, or several embeddings, over a live route, once; never repeated."""
         ...
 
     def list_jobs(self) -> AsyncIterator[BatchJob]:

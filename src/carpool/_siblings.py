@@ -17,6 +17,7 @@ import msgspec
 
 from carpool._adoption import Adopter
 from carpool._core.keys import Claim
+from carpool._core.ledger import receipt_of_days
 from carpool._core.model import UNKNOWN_DIGEST, Failure
 from carpool._lookout import Lookout, Sibling
 from carpool._runtime.awaiters import Answer, Asked
@@ -24,7 +25,7 @@ from carpool._runtime.calls import facts_of
 from carpool._runtime.loop import Runtime
 from carpool._runtime.verdicts import deadline_exceeded, exception_for
 from carpool._stores.disk import DiskStore
-from carpool._stores.peek import Bodies, Stored, UnderWay
+from carpool._stores.peek import Bodies, Stored, UnderWay, accounts_of
 from carpool._stores.slots import is_free
 from carpool.errors import CarpoolError, KeyConflict, RequestError, StoreCorrupt, StoreError, StoreLocked
 from carpool.types import Receipt
@@ -118,6 +119,24 @@ class Siblings:
         """Return the client's own account with that of the slots that it adopted."""
         return self._adopter.receipt(own, self._lookout.siblings())
 
+    def receipt_of(self, day: int) -> Receipt:
+        """Return the account of a UTC day (days since 1970-01-01) with this service, of all slots of the home.
+
+        Those of other processes are read from the disk.
+
+        Raises:
+            StoreError: or one of its kinds: one of them cannot be read.
+        """
+        book = self._runtime.engine.book
+        total = book.ledger.receipt_of(day, day)
+        for sibling in self._lookout.siblings() if self._lookout else ():
+            if sibling.runtime is not None:
+                total += sibling.runtime.engine.book.ledger.receipt_of(day, day)
+            else:
+                accounts = accounts_of(sibling.peek)
+                total += receipt_of_days(one for one in accounts if (one.day, one.base_url) == (day, book.base_url))
+        return total
+
     async def settle_down(self, on_close: str, *, clean: bool) -> None:
         """Before the client is left to drain, wait until nobody waits for another slot any more."""
         while on_close == "drain" and clean and (futures := [*self._waiters, *self._joined()]):
@@ -167,6 +186,7 @@ class Siblings:
         await self._lookout.refresh()
         trouble: StoreError | None = None
         under_way: tuple[Sibling, UnderWay] | None = None
+        verdict: tuple[Sibling, Stored] | None = None
         for sibling in self._lookout.siblings():
             if sibling.adopting is not None:
                 if sibling.runtime is None:
@@ -178,12 +198,16 @@ class Siblings:
             if not sibling.is_lost:  # that was reported, and does not stop anybody
                 trouble = sibling.trouble or trouble
             sighting = self._sight(sibling, question)
-            if isinstance(sighting, Stored):
-                return await self._give(sibling, question.key, sighting)
-            if sighting is not None:
+            if isinstance(sighting, UnderWay):
                 under_way = sibling, sighting
+            elif sighting is not None and sighting.failed:
+                verdict = sibling, sighting  # what failed in one slot may have been asked again in another
+            elif sighting is not None:
+                return await self._give(sibling, question.key, sighting)
         if under_way is not None:
             return await self._wait(*under_way, question)
+        if verdict is not None:
+            return await self._give(verdict[0], question.key, verdict[1])
         if trouble is not None:
             raise copy(trouble)
         return None
@@ -221,7 +245,8 @@ class Siblings:
         book.reused += 1
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if not stored.failed:
-            future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at)))
+            facts = facts_of(book, head.lane, head.job, head.kept_at, head.route, text_only=head.text_only)
+            future.set_result((body, facts))
         else:
             try:
                 future.set_exception(exception_for(_verdict.decode(body), key))

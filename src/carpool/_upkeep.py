@@ -6,23 +6,33 @@ here calls a server, and nothing that is under way goes on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import date
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from carpool._core.budget import DayAccount
 from carpool._core.engine import Engine
+from carpool._core.estimate import Habit, Habits
+from carpool._core.ledger import receipt_of_days
 from carpool._core.messages import Record, Step
-from carpool._core.model import ROW_BITS, ROW_MASK, SENT, Framing, Job, Meta, ResultsHead, SegmentHead
+from carpool._core.model import ROW_BITS, ROW_MASK, SENT, Framing, Job, Meta, ResultsHead, SegmentHead, base_url_of
 from carpool._core.recovery import Recovery
+from carpool._core.routing import Seen
+from carpool._gemini.developer import BASE_URL
+from carpool._gemini.http import checked_base
 from carpool._stores.disk import DiskStore
+from carpool._stores.peek import Peek, accounts_of
 from carpool._stores.slots import find_slots
 from carpool.errors import StoreError, StoreLocked
-from carpool.settings import Settings
-from carpool.types import Kind
+from carpool.settings import Route, Settings
+from carpool.types import Kind, Receipt
 
+_FIRST_DAY: Final = date(1970, 1, 1).toordinal()
 _NO_WIRE: Final = Framing(inline_envelope_bytes=0, inline_row_bytes=0)
 
 
@@ -113,6 +123,52 @@ async def known_keys(home: Path, settings: Settings, now: float) -> list[KnownKe
                 found += _kept(engine)
                 found += _live(engine)
     return sorted(found, key=lambda known: known.since, reverse=True)
+
+
+def receipts_by_day(home: Path) -> dict[str, dict[date, Receipt]]:
+    """Return what all slots of a home cost, by base URL and by UTC day, the oldest first.
+
+    Running processes go on meanwhile. What is under way is not in it: a job counts once it is settled. Of services
+    on this machine the port is left out: see ``base_url_of``.
+
+    Raises:
+        StoreError: or one of its kinds, as the store says.
+    """
+    accounts = [account for folder in find_slots(home) for account in accounts_of(Peek(folder, ""))]
+    days: dict[str, dict[int, list[DayAccount]]] = {}
+    for account in sorted(accounts, key=lambda one: (one.base_url, one.day)):
+        days.setdefault(account.base_url, {}).setdefault(account.day, []).append(account)
+    return {
+        base_url: {date.fromordinal(_FIRST_DAY + day): receipt_of_days(these) for day, these in of_days.items()}
+        for base_url, of_days in days.items()
+    }
+
+
+def learned_at(home: Path, base_url: str | None) -> tuple[Habits, list[Seen]]:
+    """Return what answers of a service taught in a home: of each model what the slot knows that saw most of it.
+
+    Args:
+        home: the folder of the store.
+        base_url: of the service, else what a client would call. What others taught, such as an emulator, says
+            nothing of it.
+
+    Raises:
+        ConfigurationError: the base URL cannot be used.
+        StoreError: or one of its kinds, as the store says.
+    """
+    habits, seen = Habits(), dict[tuple[str, Route], Seen]()
+    found = [record for folder in find_slots(home) for record in Peek(folder, "").learned()]
+    called = base_url_of(str(checked_base(base_url or os.environ.get("CARPOOL_BASE_URL") or BASE_URL)))
+    for record in sorted((one for one in found if one.base_url == called), key=_seen_of):
+        if isinstance(record, Habit):
+            habits.take(record)
+        else:
+            seen[record.model, record.route] = record
+    return habits, list(seen.values())
+
+
+def _seen_of(record: Habit | Seen) -> int:
+    return sum(record.outputs.buckets[1::2]) if isinstance(record, Habit) else len(record.durations_s)
 
 
 @asynccontextmanager

@@ -12,15 +12,16 @@ import sys
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from functools import partial
-from inspect import iscoroutinefunction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import platformdirs
 
+from carpool._arguments import checked_hook, checked_key, day_number, without_batch
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
+from carpool._core.routing import choose
 from carpool._deadline import parse_deadline
 from carpool._files import Files
 from carpool._filewatch import FileWatch
@@ -36,10 +37,11 @@ from carpool._siblings import Siblings
 from carpool._stores.disk import DiskStore
 from carpool.errors import CarpoolWarning, ConfigurationError, DeadlineExceeded, RequestError
 from carpool.responses import EmbedResponse, GenerateResponse, Response, Ticket
-from carpool.settings import Settings, check_ladder
+from carpool.settings import Settings
 from carpool.types import Alarm, Health, Kind, Receipt, Request, Stats
 
 if TYPE_CHECKING:
+    from datetime import date
     from weakref import finalize
 
     from carpool._ports import CacheService, FileService, Provider, Store
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from carpool.types import Deadline
 
 GOOGLE_URL: Final = "https://generativelanguage.googleapis.com"
-_KEY_MAX_CHARS: Final = 512
 _PLACEHOLDER_KEY: Final = "none"
 """Sent to a base URL of the user's own where no key was given: whoever answers there decides whether it wants one."""
 
@@ -94,7 +95,7 @@ class Client:
         if store is None:
             store = DiskStore(home_path(home), self.settings)
         self._encoder = Encoder()
-        runtime = self._runtime = Runtime(self.settings, provider, store, line, _checked_hook(on_alarm))
+        runtime = self._runtime = Runtime(self.settings, provider, store, line, checked_hook(on_alarm))
         self._entered = False
         self._finalizer: finalize[..., object] | None = None
         files: FileService | None = getattr(provider, "files", None)
@@ -151,14 +152,14 @@ class Client:
                 type.
             key: identity of the request; the same key gives the same answer, also in later processes.
             deadline: ``"4h"``, ``"06:00"``, seconds, ``timedelta`` or aware ``datetime``.
-            ladder: routes to try in order; the batch route is the only one so far.
+            ladder: routes to try in order, such as ``carpool.CHEAP`` and ``carpool.FAST``; see ``Settings.ladder``.
 
         Raises:
             ConfigurationError: an argument cannot be used, or a file that it names will be gone before a batch could
                 run; nothing was sent.
             FileError: a file that was too old could not be uploaded again; nothing was sent.
             RequestRejected, RequestFailed, ResultMissing, SubmitAmbiguous, RequestTooLarge, NotBatchable, KeyConflict,
-                StoreFull, StoreError: as they say.
+                StoreFull, StoreError, BudgetExceeded: as they say.
             DeadlineExceeded, ClientClosed: no answer came in time, or the client was closed first.
         """
         runtime = self._ready()
@@ -227,9 +228,13 @@ class Client:
         Raises:
             RequestError: nobody ever gave this key, or its result is past its time.
             RequestRejected, RequestFailed, ResultMissing, SubmitAmbiguous, StoreError: the verdict, or unreadable.
+            DeadlineExceeded: its deadline passed while nothing of it was under way, and it was withdrawn.
         """
         runtime = self._ready()
-        asked = runtime.entrance.find(_checked_key(key)) or await self._siblings.find(key)
+        asked = None
+        if self._siblings and runtime.entrance.has_failed(checked_key(key)):
+            asked = await self._siblings.find(key)  # it may have been asked again there
+        asked = asked or runtime.entrance.find(checked_key(key)) or await self._siblings.find(key)
         if asked is None:
             raise RequestError(
                 f"nothing is known of key {key!r}: it was never submitted here, or its result is past its time", key=key
@@ -286,9 +291,19 @@ class Client:
         """Return whether the client works, and what an operator should look at; also after leaving."""
         return self._opened().health()
 
-    def receipt(self) -> Receipt:
-        """Return this client's account since it was opened; also after leaving."""
-        return self._siblings.receipt(self._opened().engine.receipt())
+    def receipt(self, *, day: date | None = None) -> Receipt:
+        """Return this client's account since it was opened, or that of a day; also after leaving.
+
+        Args:
+            day: a UTC day: the account of all processes that used this home for the same base URL, dead or alive. Money
+                is on the day of its reservation; what another process's job costs is there once that is settled.
+
+        Raises:
+            ConfigurationError: ``day`` is no date.
+            StoreError: or one of its kinds: another process's account cannot be read.
+        """
+        own = self._opened().engine.receipt()
+        return self._siblings.receipt(own) if day is None else self._siblings.receipt_of(day_number(day))
 
     def __repr__(self) -> str:
         return f"Client(entered={self._entered})"
@@ -316,13 +331,14 @@ class Client:
         until: float | None,
         ladder: Ladder | None,
     ) -> Asked:
-        if ladder is not None:
-            check_ladder(ladder)
+        route = choose(ladder, self.settings.ladder, kind, timed=until is not None)
+        if encoded.live_only:
+            route = without_batch(route, encoded.live_only)
         if key is not None:
-            _checked_key(key)
+            checked_key(key)
             flags |= EXPLICIT
         asked = self._runtime.entrance.ask(
-            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until
+            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until, route, encoded.limit
         )
         if encoded.uses is not None and encoded.uses.cache and not asked.kept:
             self._keeper.hold(encoded.uses.cache, asked.place)
@@ -354,7 +370,7 @@ class Client:
             self._ready()  # time has passed
             return self._ask(kind, model, ready, key, flags, until, ladder)
 
-        if key is None or self._runtime.entrance.knows(_checked_key(key), encoded.digest):
+        if key is None or self._runtime.entrance.knows(checked_key(key), encoded.digest):
             return await ask_here()
         return await self._siblings.ask(key, encoded.digest, until, ask_here) or await ask_here()
 
@@ -402,18 +418,6 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
     """Look at a ticket's error, so that a ticket that nobody awaits does not complain when it is collected."""
     if not future.cancelled():
         future.exception()
-
-
-def _checked_key(key: Any) -> str:
-    if not isinstance(key, str) or not key or len(key) > _KEY_MAX_CHARS:
-        raise ConfigurationError(f"key must be a string of 1 to {_KEY_MAX_CHARS} characters, not {in_short(key)}")
-    return key
-
-
-def _checked_hook(hook: Any) -> Any:
-    if hook is not None and (not callable(hook) or iscoroutinefunction(hook)):
-        raise ConfigurationError(f"on_alarm is {in_short(hook)}; it must be a plain function of one argument")
-    return hook
 
 
 def _provider(api_key: str | None, base_url: str | None, api_version: str, settings: Settings) -> DeveloperProvider:

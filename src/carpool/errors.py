@@ -90,7 +90,7 @@ class RequestTooLarge(RequestError):
 
 
 class NotBatchable(RequestError):
-    """The Batch API cannot take this request (model or feature). Call the live API for it."""
+    """The Batch API cannot take this request: its model has no batches, or its ladder needs a live route for it."""
 
 
 class KeyConflict(RequestError):
@@ -135,7 +135,7 @@ class BudgetExceeded(CarpoolError):
 
 
 class QuotaExceeded(CarpoolError):
-    """The server's quota is used up for longer than this call can wait."""
+    """The server's quota is too small for this request, or used up for longer than this call can wait."""
 
 
 class StoreError(CarpoolError):

@@ -101,7 +101,10 @@ def _view_answer(raw: bytes) -> _AnswerView:
     try:
         return _answer_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.convert(decode_json(raw), _AnswerView)
+        try:
+            return msgspec.convert(decode_json(raw), _AnswerView)
+        except msgspec.ValidationError:
+            return _AnswerView()  # it holds something else, which ``json()`` shows
 
 
 class _Call(msgspec.Struct, frozen=True, gc=False):
@@ -158,28 +161,19 @@ class _Response:
     def receipt(self) -> RequestReceipt:
         """Route, job, waiting time and money of this answer."""
         facts = self._facts
-        listed = _list_picousd(facts, self.usage)
+        cost = facts.cost(self.raw)
         return RequestReceipt(
             route=facts.route,
             job=facts.job,
             waited_s=max(0.0, facts.answered_at - self._accepted_at),
-            list_usd=None if listed is None else Decimal(listed) / PICO,
-            paid_usd=None
-            if listed is None
-            else Decimal(0 if self._reused else listed * facts.paid_percent // 100) / PICO,
+            list_usd=None if cost is None else Decimal(cost[0]) / PICO,
+            paid_usd=None if cost is None else Decimal(0 if self._reused else cost[1]) / PICO,
             reused=self._reused,
             reused_age_s=max(0.0, facts.answered_at - self._accepted_at) if self._reused else 0.0,
         )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key={self.key!r}, bytes={len(self.raw)}, route={self._facts.route!r})"
-
-
-def _list_picousd(facts: Facts, usage: Usage) -> int | None:
-    if facts.input_picousd is None or facts.output_picousd is None or not usage.total_tokens:
-        return None
-    output = usage.answer_tokens + usage.thinking_tokens
-    return usage.prompt_tokens * facts.input_picousd + output * facts.output_picousd
 
 
 class GenerateResponse(_Response):

@@ -22,16 +22,69 @@ OnClose: TypeAlias = Literal["keep", "drain", "cancel"]
 
 CHEAP: Final[Ladder] = ("batch", "flex", "standard")
 FAST: Final[Ladder] = ("standard", "batch")
-ROUTES: Final = ("batch", "flex", "standard")
+ROUTES: Final[tuple[Route, ...]] = ("batch", "flex", "standard")
 
 _DAY_S: Final = 86_400.0
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """List price of one model on the standard route, in USD per million tokens; the batch route costs half."""
+    """List prices of one model in USD per million tokens on the standard route, and what the batch route costs of them.
+
+    Thinking is billed as output. Flex costs what the batch route costs. Fields that are left out say what they mean.
+
+    Raises:
+        ConfigurationError: a price is negative, or not a number.
+    """
 
     input_usd: Decimal
+    """Input."""
     output_usd: Decimal
+    """Output, thinking included; 0 for embeddings."""
+    cached_usd: Decimal | None = None
+    """Cached input; ``None``: not known, and answers with cached input count as of unknown cost."""
+    batch_cached_usd: Decimal | None = None
+    """Cached input on the batch route, which is not halved for every model; ``None``: not known."""
+    audio_usd: Decimal | None = None
+    """Sound in the input; ``None``: as ``input_usd``."""
+    cached_audio_usd: Decimal | None = None
+    """Cached sound; ``None``: as ``cached_usd``."""
+    batch_cached_audio_usd: Decimal | None = None
+    """Cached sound on the batch route; ``None``: as ``batch_cached_usd``."""
+    image_usd: Decimal | None = None
+    """Pictures in the input; ``None``: as ``input_usd``."""
+    video_usd: Decimal | None = None
+    """Video in the input; ``None``: as ``input_usd``."""
+    image_output_usd: Decimal | None = None
+    """Pictures in the output; ``None``: as ``output_usd``."""
+    batch_percent: int = 50
+    """What the batch route costs of the standard route, except for cached input and searches."""
+    long: Price | None = None
+    """Prices of requests whose prompt has more than ``long_from_tokens`` tokens; ``None``: the same."""
+    long_from_tokens: int = 200_000
+    """Longest prompt, in tokens, to which the short price applies."""
+    search_usd: Decimal | None = None
+    """Fee of a search in USD (not per million), the same on every route; ``None``: not known."""
+    search_per: Literal["query", "prompt"] = "query"
+    """Whether each search query costs the fee, or each prompt that searched at all."""
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if field.endswith("_usd") and value is not None and not _is_price(value):
+                raise ConfigurationError(f"Price.{field} is {value!r}; it must be a Decimal between 0 and 1000000")
+        if not 0 <= self.batch_percent <= 100:
+            raise ConfigurationError(f"Price.batch_percent is {self.batch_percent!r}; it must be between 0 and 100")
+        if self.long_from_tokens < 0:
+            raise ConfigurationError(f"Price.long_from_tokens is {self.long_from_tokens!r}; it must not be negative")
+        if self.search_per not in ("query", "prompt"):
+            raise ConfigurationError(f"Price.search_per is {self.search_per!r}; it must be 'query' or 'prompt'")
+
+
+def _is_price(value: object) -> bool:
+    """Return whether a value can be a price: never a float, which holds most prices only nearly."""
+    if isinstance(value, Decimal):
+        return value.is_finite() and 0 <= value <= 1_000_000
+    return type(value) is int and 0 <= value <= 1_000_000
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +113,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jobs_max: int = 100
     """Jobs at once."""
     enqueued_tokens_max: int | None = None
-    """Estimated tokens of one model in unfinished jobs; ``None``: no limit of ours."""
+    """Estimated tokens of one model in unfinished jobs, at most; ``None``: as many as the server is found to take. What
+    it takes is learned either way, by model."""
+    file_storage_bytes_max: int = 20_000_000_000
+    """Input files on the server, all together; a job whose file would exceed it waits until others are deleted."""
     attempts_max: int = 3
     """How often one request is sent before it fails."""
     job_attempts_max: int = 3
@@ -84,9 +140,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retry_max_s: float = 120.0
     """Longest pause after a failed call."""
     quota_retry_min_s: float = 30.0
-    """First pause of a model's lane after a 429 on create; doubles up to ``quota_retry_max_s``."""
-    quota_retry_max_s: float = 1_200.0
-    """Longest pause after a 429 on create (such refusals were seen to clear after 15 to 20 minutes)."""
+    """First pause after a 429 on create, for the jobs of its model, or on upload; doubles up to
+    ``quota_retry_max_s``."""
+    quota_retry_max_s: float = 300.0
+    """Longest pause after a 429 on create or upload; so long it may take to notice that a quota was raised."""
     first_contact_s: float = 10.0
     """How long to go on trying a server that has never answered this client before awaiters get an error."""
     unreachable_s: float = 900.0
@@ -101,6 +158,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Longest line of a result file."""
     segment_bytes: int = 1_048_576
     """Size at which accepted requests are written as one segment (at most 8 MiB)."""
+    live_calls_max: int = 256
+    """Live calls of one model and route in the air at once, at most; how many there are follows from how they go."""
     waiting_requests_max: int = 2_000_000
     """Requests accepted and not yet sent; beyond it callers wait their turn."""
     waiting_bytes_max: int = 4_000_000_000
@@ -128,13 +187,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     close_timeout_s: float = 20.0
     """How long leaving may take to send what waits."""
     ladder: Ladder | None = None
-    """Routes of calls that name none. Checked, and not used yet: every call goes by ``batch``."""
+    """Routes of calls that name none, in the order in which they are tried. ``None``: ``CHEAP`` for calls with a
+    deadline, and the batch route alone for others."""
     priority: int = 0
     """Priority of the jobs; higher first."""
     label: str = ""
     """Appended to the display names of jobs: lower-case letters, digits and dashes, at most 32."""
     prices: Mapping[str, Price] = {}
     """List prices by model, over the bundled ones."""
+    budget_per_day_usd: Decimal | None = None
+    """Most that may be reserved and spent on all routes in a UTC day; ``None``: no limit. With a limit, models of
+    unknown price are refused."""
+    full_price_per_day_usd: Decimal | None = None
+    """The same for the standard route alone, which costs the full price."""
+    max_double_cost_per_day_usd: Decimal = Decimal("1.00")
+    """Most that may be reserved and spent in a UTC day on requests that are in a running job already and are sent again
+    on another route for their deadline's sake; 0 forbids it."""
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -222,6 +290,7 @@ _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("file_bytes_max", 1_024, 2_147_483_648),
     ("jobs_max", 1, 10_000),
     ("enqueued_tokens_max", 1, 10**15),
+    ("file_storage_bytes_max", 1, 10**15),
     ("attempts_max", 1, 100),
     ("job_attempts_max", 1, 100),
     ("poll_min_s", 0.001, _DAY_S),
@@ -242,6 +311,7 @@ _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("body_bytes_max", 65_536, 4_294_967_296),
     ("line_bytes_max", 65_536, 4_294_967_296),
     ("segment_bytes", 4_096, 8_388_608),
+    ("live_calls_max", 1, 10_000),
     ("waiting_requests_max", 1, 10**9),
     ("waiting_bytes_max", 1, 10**15),
     ("store_bytes_max", 1_000_000, 10**15),
@@ -252,4 +322,7 @@ _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("cache_lead_s", 0.001, 7 * _DAY_S),
     ("close_timeout_s", 0, _DAY_S),
     ("priority", -(2**63), 2**63 - 1),
+    ("budget_per_day_usd", 0, 1_000_000_000),
+    ("full_price_per_day_usd", 0, 1_000_000_000),
+    ("max_double_cost_per_day_usd", 0, 1_000_000_000),
 )

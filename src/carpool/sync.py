@@ -29,6 +29,8 @@ from carpool.settings import Settings
 from carpool.types import Alarm, BatchJob, Cache, File, Health, Kind, Receipt, Request, Stats
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from carpool._ports import Provider, Store
     from carpool.settings import Ladder
     from carpool.types import Deadline
@@ -192,9 +194,12 @@ class Client:
         """Return whether the client works, and what an operator should look at; also after leaving."""
         return self._portal.look(self._client.health)
 
-    def receipt(self) -> Receipt:
-        """Return this client's account since it was opened; also after leaving."""
-        return self._portal.look(self._client.receipt)
+    def receipt(self, *, day: date | None = None) -> Receipt:
+        """Return this client's account since it was opened, or that of a UTC day; also after leaving.
+
+        Argument and errors as ``carpool.Client.receipt``.
+        """
+        return self._portal.look(partial(self._client.receipt, day=day))
 
     def __repr__(self) -> str:
         return f"carpool.sync.Client({self._portal.state})"

@@ -6,12 +6,14 @@ prompt, of an answer or of the server does not show them in its ``repr``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from carpool._showing import status_word
+from carpool._tables import html_table, text_table, usd
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -50,7 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         config: fields of google-genai's config, flat, in snake_case or camelCase.
         key: identity of the request; the same key gives the same result as long as it is retained.
         deadline: latest time of the answer, in any form that ``generate`` takes.
-        ladder: routes to try in order; checked, and not used yet: every call goes by ``batch``.
+        ladder: routes to try in order; ``None``: ``Settings.ladder``.
         body: the finished REST request as a dict or JSON bytes, instead of ``contents`` and ``config``.
     """
 
@@ -100,6 +102,19 @@ class RequestReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reused: bool = False
     reused_age_s: float = 0.0
 
+    def __str__(self) -> str:
+        paid, listed = ("not known" if one is None else usd(one, one) for one in (self.paid_usd, self.list_usd))
+        where = f"{self.route}, {self.job}" if self.job else self.route
+        again = f"; reused, {self.reused_age_s:,.1f} s old" if self.reused else ""
+        return f"{where}: paid {paid}, list price {listed}, waited {self.waited_s:,.1f} s{again}"
+
+    def _repr_html_(self) -> str:
+        money = ["not known" if one is None else usd(one, one) for one in (self.list_usd, self.paid_usd)]
+        rows = [("route", self.route), ("job", self.job or "none"), ("waited", f"{self.waited_s:,.1f} s")]
+        rows += [("list price", money[0]), ("paid", money[1])]
+        rows += [("reused, after", f"{self.reused_age_s:,.1f} s")] if self.reused else []
+        return html_table("Receipt of one answer", (), rows, numbers=False)
+
 
 class RouteTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Totals of one route: requests answered, their list price on the standard route, and what they cost."""
@@ -107,6 +122,13 @@ class RouteTotals(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     list_usd: Decimal
     paid_usd: Decimal
+
+    def __add__(self, other: RouteTotals) -> RouteTotals:
+        return RouteTotals(
+            requests=self.requests + other.requests,
+            list_usd=self.list_usd + other.list_usd,
+            paid_usd=self.paid_usd + other.paid_usd,
+        )
 
     @property
     def saved_usd(self) -> Decimal:
@@ -121,7 +143,61 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     doubles: int
     overrun_usd: Decimal
     unknown_cost: int
-    """Answers without a price: unknown model, or no token count in the answer."""
+    """Answers without a price: unknown model, or no clear token count in the answer."""
+    double_usd: Decimal = Decimal(0)
+    """Paid or lost for requests that were sent again while a running job held them."""
+    lost_usd: Decimal = Decimal(0)
+    """Reserved for what never told what it cost (killed, cut off): counted against budgets, and in no other sum."""
+
+    @classmethod
+    def empty(cls) -> Receipt:
+        """Return that of nothing."""
+        return cls(by_route={}, doubles=0, overrun_usd=Decimal(0), unknown_cost=0)
+
+    def __add__(self, other: Receipt) -> Receipt:
+        by_route = dict(self.by_route)
+        for route, totals in other.by_route.items():
+            by_route[route] = totals if route not in by_route else by_route[route] + totals
+        return Receipt(
+            by_route=by_route,
+            doubles=self.doubles + other.doubles,
+            overrun_usd=self.overrun_usd + other.overrun_usd,
+            unknown_cost=self.unknown_cost + other.unknown_cost,
+            double_usd=self.double_usd + other.double_usd,
+            lost_usd=self.lost_usd + other.lost_usd,
+        )
+
+    def __str__(self) -> str:
+        return text_table(_RECEIPT_HEADS, self._rows(), self.notes)
+
+    def _repr_html_(self) -> str:
+        return html_table("Receipt", _RECEIPT_HEADS, self._rows(), self.notes, sums=True)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return what is said of each route, and of all."""
+        rows = [(route, totals) for route, totals in self.by_route.items()]
+        rows.append(("all", RouteTotals(requests=self.requests, list_usd=self.list_usd, paid_usd=self.paid_usd)))
+        return [
+            (
+                route,
+                f"{totals.requests:,}",
+                *(usd(amount, self.list_usd) for amount in (totals.list_usd, totals.paid_usd, totals.saved_usd)),
+            )
+            for route, totals in rows
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said beside the sums, in words: one line each for what there is."""
+        beside = self.list_usd
+        found = {
+            f"Without a price, since model or token count is not known: {self.unknown_cost:,}.": self.unknown_cost,
+            f"Jobs or requests that the server got twice: {self.doubles:,}; paid or lost for that: "
+            f"{usd(self.double_usd, beside)}.": self.doubles,
+            f"Paid beyond what was reserved: {usd(self.overrun_usd, beside)}.": self.overrun_usd,
+            f"Reserved for what never told its cost: {usd(self.lost_usd, beside)}.": self.lost_usd,
+        }
+        return [words for words, amount in found.items() if amount]
 
     @property
     def requests(self) -> int:
@@ -142,6 +218,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def saved_usd(self) -> Decimal:
         """List price less what was paid."""
         return self.list_usd - self.paid_usd
+
+
+_RECEIPT_HEADS: Final = ("route", "requests", "list price", "paid", "saved")
 
 
 class Blob(msgspec.Struct, frozen=True, gc=False):
@@ -254,11 +333,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     model: str
     answered_at: float
-    input_picousd: int | None
-    """List price of one input token, in 1e-12 USD; ``None``: not known."""
-    output_picousd: int | None
-    paid_percent: int
-    """What the route costs, as a percentage of the list price."""
+    cost: Callable[[bytes], tuple[int, int] | None]
+    """Returns what an answer costs on the standard route, and what on its own, in 1e-12 USD; ``None``: not known."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,6 +360,12 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Records of another origin (base URL or key) in the same home, left alone."""
     quarantined: int = 0
     """Rows of output that were set aside: of no request of their job, doubled with other bytes, or unreadable."""
+    live: int = 0
+    """Requests on a live route, in a call or waiting for one; also those that a running job holds too."""
+
+    def _repr_html_(self) -> str:
+        rows = [(name.replace("_", " "), f"{getattr(self, name):,}") for name in self.__struct_fields__]
+        return html_table("Requests", (), rows)
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -304,3 +386,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """``degraded``: it works, and an operator should look. ``failed``: it takes no calls any more."""
     reasons: list[str] = []
     """Each begins with the name of an alarm, a colon, and says more in words."""
+
+    def _repr_html_(self) -> str:
+        return html_table("Health", (), [("status", self.status)], self.reasons, numbers=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,9 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "out.jsonl"
+
+
+CAPPED: dict[str, Any] = {"generationConfig": {"maxOutputTokens": 10}}
 
 
 def request_of(text: str) -> dict[str, Any]:
@@ -354,15 +358,50 @@ def test_an_interrupt_is_heeded_while_a_stream_is_silent(program: Program, name:
         assert "interrupted" in process.stderr.read()
 
 
+@pytest.mark.parametrize(("named", "taken"), [("fast", "standard"), ("flex, standard", "flex"), ("batch", "batch")])
+def test_rows_take_the_ladder_that_is_named(named: str, taken: str, inside: Inside, source: Path, target: Path) -> None:
+    write_rows(source, prompts(2))
+    done = inside.map("in.jsonl", "out.jsonl", "--ladder", named, "--json")
+    assert done.code == 0
+    assert {route for route, sums in json.loads(done.out)["receipt"]["by_route"].items() if sums["requests"]} == {taken}
+    assert inside.map("in.jsonl", "other.jsonl", "--ladder", "quick").code == 2
+
+
+def test_progress_tells_what_was_paid_by_route(inside: Inside, source: Path) -> None:
+    write_rows(source, prompts(2))
+    said = inside.map("in.jsonl", "out.jsonl", "--ladder", "fast").err.splitlines()
+    ended = r"carpool: 2 of 2 done, 0 waiting, 0 in jobs, paid: \$0\.0\d+ \(standard\)"
+    assert any(re.fullmatch(ended, line) for line in said), said
+    done = inside.map("in.jsonl", "more.jsonl", "--ladder", "batch", "--json", CARPOOL_HOME="other")
+    paid = json.loads(done.out)["receipt"]["by_route"]["batch"]["paid_usd"]
+    assert f"paid: ${paid:.9f} (batch)" in done.err.splitlines()[-1]
+
+
+def test_rows_beyond_the_budget_have_an_error_and_are_asked_when_there_is_one(
+    inside: Inside, service: Service, source: Path, target: Path
+) -> None:
+    write_rows(source, [{"key": f"k{n}", "request": request_of("x") | CAPPED} for n in range(10)])
+    capped = inside.map("in.jsonl", "out.jsonl", CARPOOL_BUDGET_PER_DAY_USD="0.0002")
+    assert capped.code == 1
+    rows = read_rows(target)
+    refused = {key for key, row in rows.items() if "error" in row}
+    assert {rows[key]["error"]["type"] for key in refused} == {"BudgetExceeded"}
+    assert service.ledger.rows_billed == 10 - len(refused) == 4, "what there is money for is sent"
+    assert "the first row with an error: request 'k4'" in capped.err
+    assert "Settings.budget_per_day_usd" in capped.err
+    assert inside.map("in.jsonl", "out.jsonl", CARPOOL_BUDGET_PER_DAY_USD="1").code == 0
+    assert service.ledger.rows_billed == 10
+
+
 def test_a_missed_deadline_is_exit_3_and_the_next_run_gets_what_was_sent(
     inside: Inside, service: Service, source: Path, target: Path
 ) -> None:
     service.play(Plan(latency_s=0.6))
     write_rows(source, prompts(2))
-    late = inside.map("in.jsonl", "out.jsonl", "--deadline", "0.3s")
+    late = inside.map("in.jsonl", "out.jsonl", "--deadline", "0.3s", "--ladder", "batch")
     assert late.code == 3
     assert {row["error"]["type"] for row in read_rows(target).values()} == {"DeadlineExceeded"}
-    done = inside.map("in.jsonl", "out.jsonl", "--deadline", "1h")
+    done = inside.map("in.jsonl", "out.jsonl", "--deadline", "1h", "--ladder", "batch")
     assert done.code == 0
     assert {key: text_of(row) for key, row in read_rows(target).items()} == {
         f"k{number}": expected_text(f"prompt {number}") for number in range(2)

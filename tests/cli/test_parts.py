@@ -16,11 +16,12 @@ from typing import cast
 import msgspec
 import pytest
 
-from carpool import GenerateResponse, Outcome, Receipt, RequestFailed, RouteTotals
-from carpool.cli.console import UsageError, counted, usd
+from carpool import GenerateResponse, Outcome, Receipt, RequestFailed, RouteTotals, Stats
+from carpool._tables import usd
+from carpool.cli.console import UsageError, counted
 from carpool.cli.fingerprints import Fingerprints
 from carpool.cli.output import Output, on_one_line, row_of
-from carpool.cli.progress import Counts, Lines, jobs_in_words, ticking
+from carpool.cli.progress import Counts, Lines, counts_of, jobs_in_words, ticking
 from carpool.cli.receipt import print_receipt, receipt_data
 from carpool.cli.rows import BadRow, RowReader, check_input
 from carpool.cli.source import lines_of
@@ -289,6 +290,59 @@ def test_lines_come_a_second_apart_later_a_minute_and_the_end_at_once(capsys: py
     assert shown(7_260.1, 100)
 
 
+def route_totals(paid: str) -> RouteTotals:
+    return RouteTotals(requests=1, list_usd=Decimal(1), paid_usd=Decimal(paid))
+
+
+def stats_of(**given: int) -> Stats:
+    return Stats(**dict.fromkeys(Stats.__struct_fields__, 0) | given)
+
+
+@pytest.mark.parametrize(
+    ("paid", "words"),
+    [
+        ({}, "5 waiting, 30 in jobs, 15 live, 3 failed, jobs: 2 open"),
+        ({"batch": "0.25"}, "5 waiting, 30 in jobs, 15 live, 3 failed, jobs: 2 open, paid: $0.250000 (batch)"),
+        (
+            {"batch": "0.25", "standard": "2"},
+            "5 waiting, 30 in jobs, 15 live, 3 failed, jobs: 2 open, paid: $2.2500 (batch $0.2500 + standard $2.0000)",
+        ),
+    ],
+)
+def test_progress_tells_where_requests_are_and_what_was_paid(paid: dict[str, str], words: str) -> None:
+    receipt = Receipt(
+        by_route={route: route_totals(usd) for route, usd in paid.items()},
+        doubles=0,
+        overrun_usd=Decimal(0),
+        unknown_cost=0,
+    )
+    stats = stats_of(sent=30, waiting=20, live=15)
+    told = counts_of(stats, receipt, total=100, done=50, failed=3, outstanding=50, jobs="2 open")
+    assert told.words() == words
+    assert (told.total, told.done) == (100, 50)
+
+
+@pytest.mark.parametrize(
+    ("stats", "outstanding", "told"),
+    [
+        ({}, 5, (5, 0, 0)),
+        ({"sent": 9}, 5, (0, 5, 0)),  # of other requests, or of answers that are being given
+        ({"sent": 3, "live": 9}, 5, (0, 3, 2)),  # some are in a job and on a live route
+        ({"waiting": 9, "live": 2}, 5, (3, 0, 2)),
+        ({"waiting": 9}, 0, (0, 0, 0)),
+    ],
+)
+def test_no_request_is_in_two_places(stats: dict[str, int], outstanding: int, told: tuple[int, int, int]) -> None:
+    receipt = Receipt(by_route={}, doubles=0, overrun_usd=Decimal(0), unknown_cost=0)
+    found = counts_of(stats_of(**stats), receipt, total=None, done=0, failed=0, outstanding=outstanding, jobs="")
+    assert (found.waiting, found.in_jobs, found.live) == told
+
+
+def test_live_calls_alone_are_something(capsys: pytest.CaptureFixture[str]) -> None:
+    Lines().show(Counts(total=None, done=0, failed=0, waiting=0, in_jobs=0, live=1, jobs=""))
+    assert capsys.readouterr().err == "carpool: 0 done, 0 waiting, 0 in jobs, 1 live\n"
+
+
 def test_nothing_is_said_before_anything_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     Lines().show(Counts(total=None, done=0, failed=0, waiting=0, in_jobs=0, jobs=""))
     assert capsys.readouterr().err == ""
@@ -340,11 +394,34 @@ def test_a_receipt_tells_all_routes_and_what_has_no_price(capsys: pytest.Capture
         "batch": RouteTotals(requests=3, list_usd=Decimal(2), paid_usd=Decimal(1)),
         "standard": RouteTotals(requests=1, list_usd=Decimal(1), paid_usd=Decimal(1)),
     }
-    receipt = Receipt(by_route=routes, doubles=1, overrun_usd=Decimal(0), unknown_cost=2)
+    receipt = Receipt(
+        by_route=routes,
+        doubles=1,
+        overrun_usd=Decimal("0.25"),
+        unknown_cost=2,
+        double_usd=Decimal("0.5"),
+        lost_usd=Decimal("0.125"),
+    )
     print_receipt(receipt, jobs=7, file=sys.stdout)
     shown = capsys.readouterr().out
-    for words in ("batch", "standard", "$2.0000", "Without a price", "known: 2.", "cancelled: 1."):
+    for words in (
+        "batch",
+        "standard",
+        "$2.0000",
+        "Without a price",
+        "known: 2.",
+        "twice: 1; paid or lost for that: $0.5",
+    ):
         assert words in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["all", "4", "$3.0000", "$2.0000", "$1.0000"] in rows
+    print_receipt(
+        msgspec.structs.replace(Receipt.empty(), by_route={"batch": routes["batch"]}), jobs=1, file=sys.stdout
+    )
+    assert "all" not in capsys.readouterr().out, "one route is all there is"
+    assert "reserved: $0.2500." in shown
+    assert "its cost: $0.1250." in shown
     data = msgspec.json.decode(msgspec.json.Encoder(decimal_format="number").encode(receipt_data(receipt)))
     assert (data["requests"], data["list_usd"], data["paid_usd"], data["saved_usd"]) == (4, 3, 2, 1)
+    assert (data["doubles"], data["overrun_usd"], data["double_usd"], data["lost_usd"]) == (1, 0.25, 0.5, 0.125)
     assert data["by_route"]["batch"] == {"requests": 3, "list_usd": 2, "paid_usd": 1, "saved_usd": 1}

@@ -6,7 +6,9 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 
-from carpool._core.messages import PutJob, PutMarks, PutResults, PutSegment
+from carpool._core.budget import DayAccount, Hold, Totals
+from carpool._core.estimate import Habit, Sketch
+from carpool._core.messages import PutDay, PutHabit, PutJob, PutMarks, PutResults, PutSeen, PutSegment
 from carpool._core.model import (
     DIGEST_BYTES,
     EXPLICIT,
@@ -19,10 +21,13 @@ from carpool._core.model import (
     Segment,
     place_of,
 )
+from carpool._core.routing import Seen
+from carpool.settings import Route
 from carpool.types import BatchJob, JobStats, ServerError
 
 LANE = Lane("generate", "gemini-3.5-flash")
-ORIGIN = "https://example.test#0123abcd"
+BASE_URL = "https://example.test"
+ORIGIN = f"{BASE_URL}#0123abcd"
 
 
 def line(no: int, row: int, text: str = "hello") -> bytes:
@@ -74,6 +79,35 @@ def put_results(no: int, bodies: Sequence[bytes] | None = None, *, kept_at: floa
 
 def put_marks(no: int, done: bytes = b"\x01\x00\x01") -> PutMarks:
     return PutMarks(Marks(no=no, done=done, attempts=bytes(len(done))))
+
+
+def put_day(day: int, spent_picousd: int = 7, base_url: str = BASE_URL) -> PutDay:
+    return PutDay(
+        DayAccount(
+            day=day,
+            routes={"batch": Totals(requests=3, unknown=1, list_picousd=2**60, paid_picousd=2**59)},
+            spent_picousd=spent_picousd,
+            full_picousd=1,
+            double_picousd=2,
+            overrun_picousd=3,
+            lost_picousd=4,
+            holds=[Hold(id="01abc", day=day, route="batch", reserved_picousd=5, double_picousd=1, doubles=2)],
+            granted_picousd=6,
+            granted_full_picousd=7,
+            granted_double_picousd=8,
+            doubles=9,
+            base_url=base_url,
+        )
+    )
+
+
+def put_habit(model: str, counted: int = 11, base_url: str = BASE_URL) -> PutHabit:
+    outputs = Sketch(buckets=[3, 1, 40, 2])
+    return PutHabit(Habit(model=model, estimated=10, counted=counted, outputs=outputs, base_url=base_url))
+
+
+def put_seen(model: str, route: Route = "flex", longest_s: float = 7.5, base_url: str = BASE_URL) -> PutSeen:
+    return PutSeen(Seen(model=model, route=route, durations_s=[1.25, longest_s], base_url=base_url))
 
 
 def put_job(job_id: str, *, state: JobState = JobState.RUNNING, attempt: int = 2) -> PutJob:

@@ -15,15 +15,39 @@ from typing import Any
 import msgspec
 import pytest
 
-from carpool._core.messages import DropJob, DropResults, DropSegments, PutMeta, PutSegment, PutTaken, Record, Write
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
+from carpool._core.messages import (
+    DropDays,
+    DropJob,
+    DropResults,
+    DropSegments,
+    PutMeta,
+    PutSegment,
+    PutTaken,
+    Record,
+    Write,
+)
 from carpool._core.model import Job, JobState, Marks, Meta, ResultsHead, SegmentHead, Span, Taken, place_of
+from carpool._core.routing import Seen
 from carpool._ports import Store
 from carpool._stores.disk import DiskStore
 from carpool._stores.memory import MemoryStore
 from carpool.errors import StoreCorrupt, StoreError
 from carpool.settings import Settings
 
-from .records import line, lines, put_job, put_marks, put_results, put_segment
+from .records import (
+    BASE_URL,
+    line,
+    lines,
+    put_day,
+    put_habit,
+    put_job,
+    put_marks,
+    put_results,
+    put_seen,
+    put_segment,
+)
 
 
 class World(ABC):
@@ -147,9 +171,12 @@ async def test_every_kind_of_record_survives(store: Store, after: Any) -> None:
     meta = msgspec.structs.replace(meta, epoch=5)
     segment, marks, job, results = put_segment(1), put_marks(1), put_job("01abc"), put_results(4)
     taken = PutTaken(Taken(no=4, rows=b"\0\1\0"))
-    await store.commit([PutMeta(meta), segment, marks, job, results, taken])
+    day, habit, seen = put_day(20_000), put_habit("tunedModels/mine"), put_seen("tunedModels/mine")
+    await store.commit([seen, habit, day, PutMeta(meta), segment, marks, job, results, taken])
     again = await after()
-    assert await loaded(again) == [meta, segment.head, marks.marks, job.job, results.head, taken.taken]
+    heads = [meta, segment.head, marks.marks, job.job, results.head, taken.taken, day.account, habit.habit]
+    heads.append(seen.seen)
+    assert await loaded(again) == heads
     assert await bodies(again, [(1, 0, 3)]) == [b"".join(segment.lines)]
     assert await again.results([place_of(4, row) for row in range(3)]) == results.bodies
 
@@ -198,9 +225,51 @@ async def test_what_was_taken_of_results_is_replaced_and_goes_with_them(store: S
     assert [record.no for record in records if isinstance(record, ResultsHead)] == [2]
 
 
+async def test_days_and_habits_are_replaced_and_days_are_dropped(store: Store, after: Any) -> None:
+    await store.commit([put_day(9), put_day(10), put_day(100), put_habit("b"), put_habit("a")])
+    await store.commit([put_day(10, 8), put_habit("a", 12), DropDays([9, 11], BASE_URL), put_habit("tunedModels/a")])
+    records = await loaded(await after())
+    days = [put_day(10, 8).account, put_day(100).account]
+    assert [record for record in records if isinstance(record, DayAccount)] == days
+    habits = [put_habit("a", 12).habit, put_habit("b").habit, put_habit("tunedModels/a").habit]
+    assert [record for record in records if isinstance(record, Habit)] == habits
+
+
+async def test_durations_are_replaced_by_route_and_model(store: Store, after: Any) -> None:
+    await store.commit([put_seen("b"), put_seen("a", "standard"), put_seen("a", "batch"), put_seen("a")])
+    await store.commit([put_seen("a", "batch", 8.0), put_seen("tunedModels/a", "standard"), put_seen("b", "flex", 9.0)])
+    seen = [record for record in await loaded(await after()) if isinstance(record, Seen)]
+    assert seen == [
+        put_seen("a", "batch", 8.0).seen,
+        put_seen("a").seen,
+        put_seen("b", "flex", 9.0).seen,
+        put_seen("a", "standard").seen,
+        put_seen("tunedModels/a", "standard").seen,
+    ]
+
+
+async def test_what_was_learned_and_spent_with_two_services_lies_side_by_side(store: Store, after: Any) -> None:
+    here, there = BASE_URL, f"{BASE_URL}/tunedModels"  # with a model's name behind it, what is here looks like there
+
+    def of(base_url: str, number: int) -> list[Any]:
+        day = put_day(9, number, base_url=base_url)
+        return [day, put_habit("tunedModels/a", number, base_url), put_seen("a", "batch", 1.0 * number, base_url)]
+
+    await store.commit([*of(here, 1), *of(there, 2), put_habit("a", 3, there)])
+    await store.commit([*of(there, 4), DropDays([9], here), put_day(10, 5, here)])
+    records = await loaded(await after())
+    days = [(one.base_url, one.day, one.spent_picousd) for one in records if isinstance(one, DayAccount)]
+    assert days == [(there, 9, 4), (here, 10, 5)]
+    habits = {(one.base_url, one.model): one.counted for one in records if isinstance(one, Habit)}
+    assert habits == {(here, "tunedModels/a"): 1, (there, "tunedModels/a"): 4, (there, "a"): 3}
+    assert {one.base_url: one.durations_s[-1] for one in records if isinstance(one, Seen)} == {here: 1.0, there: 4.0}
+
+
 async def test_dropping_what_is_not_there_changes_nothing(store: Store, after: Any) -> None:
     await store.commit([put_segment(1)])
-    await store.commit([DropSegments([7, 8]), DropJob("never"), DropResults([9]), DropSegments([])])
+    await store.commit(
+        [DropSegments([7, 8]), DropJob("never"), DropResults([9]), DropSegments([]), DropDays([1], BASE_URL)]
+    )
     assert [type(record) for record in await loaded(await after())] == [Meta, SegmentHead]
 
 

@@ -13,6 +13,8 @@ from tests.simulation.store import DurableStore
 
 from carpool._core.keys import Claim
 from carpool._core.messages import (
+    Answered,
+    Call,
     CallFailed,
     Create,
     Created,
@@ -23,6 +25,7 @@ from carpool._core.messages import (
     Found,
     Poll,
     Polled,
+    Refused,
     Revoke,
     Revoked,
     RowsFetched,
@@ -34,6 +37,7 @@ from carpool._core.messages import (
     Woken,
     Write,
 )
+from carpool._core.meter import Charge
 from carpool._core.model import (
     EXPLICIT,
     TICKET,
@@ -47,10 +51,10 @@ from carpool._core.model import (
     Place,
     RemoteFile,
     RowFault,
-    Tokens,
 )
 from carpool._core.recovery import Recovery
-from carpool.settings import Settings
+from carpool._core.routing import code_of
+from carpool.settings import Ladder, Settings
 from carpool.types import BatchJob, ServerError
 
 LANE: Final = Lane("generate", "model-without-price")
@@ -76,13 +80,15 @@ def error(code: int = 0, message: str = "", status: str = "") -> ServerError:
 class Desk:
     """An engine, the time, and a disk that holds what was written."""
 
-    def __init__(self, now: float = START, disk: DurableStore | None = None, **settings: Any) -> None:
+    def __init__(
+        self, now: float = START, disk: DurableStore | None = None, origin: str = ORIGIN, **settings: Any
+    ) -> None:
         self.settings = Settings(**({"linger_s": 0.0, "poll_min_s": 5.0, "sweep_s": SWEEP_S} | settings))
         self.now = now
         self.disk = DurableStore(STORE_ID) if disk is None else disk
         records = list(self.disk.load())
         assert isinstance(records[0], Meta)
-        recovery = Recovery(self.settings, FRAMING, ORIGIN, records[0])
+        recovery = Recovery(self.settings, FRAMING, origin, records[0])
         for record in records:
             recovery.take(record)
         self.engine, step = recovery.finish(now)
@@ -90,10 +96,10 @@ class Desk:
         self.listed: list[BatchJob] | None = []
         """What every sweep finds; ``None``: sweeps are answered by the test."""
 
-    def restart(self, after_s: float = 1.0, **settings: Any) -> Desk:
+    def restart(self, after_s: float = 1.0, origin: str = ORIGIN, **settings: Any) -> Desk:
         """Return the desk of a new process over what is on disk."""
         kept = {name: getattr(self.settings, name) for name in msgspec.structs.asdict(self.settings)}
-        return Desk(self.now + after_s, self.disk, **(kept | settings))
+        return Desk(self.now + after_s, self.disk, origin, **(kept | settings))
 
     # -- callers
 
@@ -107,12 +113,16 @@ class Desk:
         size_bytes: int = 50,
         tokens: int = 1,
         deadline: float | None = None,
+        ladder: Ladder = ("batch",),
+        limit: int = 0,
     ) -> Place:
         """Take a new request in."""
         flags = 0 if key is None else EXPLICIT | (TICKET if ticket else 0)
         name = self.engine.new_key(digest_of(prompt)) if key is None else key
         line = prompt.encode().ljust(size_bytes - 1, b".") + b"\n"
-        place = self.engine.admit(lane, name, digest_of(prompt), line, tokens, flags, deadline, self.now)
+        place = self.engine.admit(
+            lane, name, digest_of(prompt), line, tokens, flags, deadline, self.now, code_of(ladder), limit
+        )
         spilled: list[Write] = list(self.engine.spilled)
         self.engine.spilled.clear()
         self.disk.apply(spilled)
@@ -200,8 +210,16 @@ class Desk:
     ) -> Step:
         job = job or self.job
         faults = [RowFault(place, fault) for place, fault in failed]
-        tokens = Tokens(len(delivered) + len(kept), 0, 1, 1)
-        return self.tell(RowsFetched(job.id, job.op, list(delivered), list(kept), faults, tokens))
+        answers = len(delivered) + len(kept)
+        rate = self.engine.book.ledger.rate(job.lane.model)
+        if rate is None:
+            charge = Charge(answers=answers, unknown=answers)
+        else:
+            cost = rate.plain("batch", 1, 1)
+            charge = Charge(
+                answers=answers, prompt=1, output=1, list_picousd=cost.list_picousd, paid_picousd=cost.paid_picousd
+            )
+        return self.tell(RowsFetched(job.id, job.op, list(delivered), list(kept), faults, charge))
 
     def ended(self, unknown: int = 0, job: Job | None = None) -> Step:
         job = job or self.job
@@ -213,6 +231,18 @@ class Desk:
 
     def refused(self, code: int, message: str = "", status: str = "", job: Job | None = None) -> Step:
         return self.failed("refused", error(code, message, status), job)
+
+    # -- live calls
+
+    def answered(self, call: Call, *, kept: Sequence[tuple[Place, bytes]] = ()) -> Step:
+        """Let a live call be answered: straight to awaiters what is not kept."""
+        away = {place for place, _ in kept}
+        delivered = [place for place in call.places if place not in away]
+        return self.tell(Answered(call.op, delivered, list(kept), [], Charge(answers=len(call.places))))
+
+    def shed(self, call: Call, code: int = 503, message: str = "", status: str = "") -> Step:
+        """Let a live call be refused."""
+        return self.tell(Refused(call.op, Fault(kind="refused", error=error(code, message, status))))
 
     # -- on the way to a state
 

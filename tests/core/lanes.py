@@ -23,6 +23,7 @@ class Lanes:
         self._numbers = count(1)
         self.pacing = Pacing(self.settings)
         self.lanes = Accumulator(self.settings, self.segments, self.pacing)
+        self.started: list[tuple[Batch, str]] = []
 
     def segment(
         self,
@@ -63,11 +64,15 @@ class Lanes:
         """Cut a batch, and start its job."""
         batch = self.lanes.cut(now)
         if batch is not None and batch.count:
-            self.pacing.started(batch.lane, batch.tokens)
+            batch_id = f"job-{len(self.started)}"
+            self.pacing.started(batch_id, batch.lane, batch.tokens, batch.count, sent=True)
+            self.started.append((batch, batch_id))
             for no, start, stop in batch.spans:
                 assert set(self.segments[no].states[start:stop]) == {SENT}
         return batch
 
     def end(self, batch: Batch) -> None:
         """End the job of a batch."""
-        self.pacing.ended(batch.lane, batch.tokens)
+        for other, batch_id in self.started:
+            if other is batch:
+                self.pacing.ended(batch_id)

@@ -120,8 +120,8 @@ def test_withdrawn_rows_take_no_part_in_what_fits() -> None:
 @pytest.mark.parametrize(("running", "due"), [(0, 10.0), (5, 35.0), (10, None)])
 def test_the_linger_stretches_as_running_jobs_near_the_limit(running: int, due: float | None) -> None:
     desk = Lanes(jobs_max=10, linger_max_s=110.0)
-    for _ in range(running):
-        desk.pacing.started(OTHER_LANE, 0)
+    for number in range(running):
+        desk.pacing.started(f"job-{number}", OTHER_LANE, 0)
     desk.push(1)
     assert desk.lanes.next_due() == due
     assert (desk.cut(1_000.0) is None) is (due is None)
@@ -129,7 +129,7 @@ def test_the_linger_stretches_as_running_jobs_near_the_limit(running: int, due: 
 
 def test_a_near_deadline_ends_the_stretched_linger_but_not_the_linger_itself() -> None:
     desk = Lanes(jobs_max=2, linger_max_s=50_000.0)
-    desk.pacing.started(OTHER_LANE, 0)
+    desk.pacing.started("job", OTHER_LANE, 0)
     desk.push(1, 1, deadlines=[NEVER, BATCH_USUAL_S + 100.0])
     assert desk.lanes.next_due() == 100.0
     desk.push(1, deadlines=[BATCH_USUAL_S - 100.0])
@@ -164,7 +164,11 @@ def test_a_flush_outlives_a_batch_that_could_not_take_everything() -> None:
 
 def test_a_blocked_lane_waits_whatever_its_reason_to_go() -> None:
     desk = Lanes(batch_requests_max=1, quota_retry_min_s=100.0)
-    until = desk.pacing.refused(LANE, 0.0)
+    desk.pacing.started("job", LANE, 1)
+    desk.pacing.creating("job")
+    desk.pacing.refused("job", 0.0)
+    desk.pacing.ended("job")
+    until = desk.pacing.ceiling(LANE.model).blocked_until
     desk.push(1, 1)
     desk.lanes.flush()
     assert desk.cut(until - 1) is None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from carpool._core.alarms import ALARMS, standing
-from carpool._core.messages import Broken, Report
+from carpool._core.messages import Broken, Call, Report
 from carpool.types import Alarm
 
-from .desk import Desk, every, only
+from .desk import LANE, Desk, every, only
 from .states import running
 
 DAY = 86_400.0
@@ -50,9 +50,46 @@ def test_results_that_are_not_fetched_a_day_after_the_end_are_told() -> None:
 
 def test_doubles_and_rows_set_aside_stand_for_good() -> None:
     desk = Desk()
-    desk.engine.book.ledger.doubles = 2
+    desk.engine.book.ledger.twins = 2
     desk.engine.book.quarantined = 3
     assert standing(desk.engine.book, desk.now) == [Alarm("twins", count=2), Alarm("rows_not_ours", count=3)]
+
+
+def test_a_live_route_that_refuses_is_told_once_and_stands_until_it_may_be_probed() -> None:
+    desk = Desk()
+    told: list[Report] = []
+    for number in range(8):
+        desk.admit(f"p{number}", ladder=("standard",))
+    step = desk.wait()
+    for call in every(step.actions, Call):
+        told += every(desk.shed(call).actions, Report)
+    standing_now = Alarm("live_refused", detail=f"standard {LANE.model}")
+    assert told == [Report("live_refused", "", 1, f"standard {LANE.model}")]
+    assert standing(desk.engine.book, desk.now) == [standing_now]
+    for _ in range(200):  # probes go, and fail
+        for call in every(desk.wait(0.25).actions, Call):
+            told += every(desk.shed(call).actions, Report)
+    assert len(told) == 1, "once, for as long as it lasts"
+    desk.now += 700.0
+    assert standing(desk.engine.book, desk.now) == [], "nobody asked for long: it may work again"
+
+
+def test_a_live_route_that_refuses_again_is_told_again() -> None:
+    desk = Desk()
+    told: list[Report] = []
+
+    def admit(count: int) -> None:
+        for _ in range(count):
+            desk.admit("p", ladder=("standard",), deadline=desk.now + DAY)
+
+    for refuses in (True, False, True):
+        admit(8)
+        for _ in range(400):
+            step = desk.wait(0.25)
+            told += every(step.actions, Report)
+            for call in every(step.actions, Call):
+                told += every((desk.shed(call) if refuses else desk.answered(call)).actions, Report)
+    assert [report.event for report in told] == ["live_refused"] * 2
 
 
 def test_a_job_that_broke_stands() -> None:

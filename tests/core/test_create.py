@@ -16,7 +16,7 @@ from carpool._core.messages import (
     Revoke,
     Upload,
 )
-from carpool._core.model import SENT, JobState
+from carpool._core.model import JobState
 
 from .desk import Desk, error, every, only, questions, remote
 from .states import creating, looking, ready, uploading
@@ -99,7 +99,7 @@ def test_a_quota_refusal_backs_off_doubling_and_a_job_taken_clears_it() -> None:
         assert questions(desk.wake()) == [Create]
     assert all(0.8 * low <= pause <= low for low, pause in zip([100, 200, 400], pauses, strict=True))
     desk.created()
-    assert desk.engine.book.pacing.blocked_until(desk.job.lane) == 0
+    assert desk.engine.book.pacing.ceiling(desk.job.lane.model).blocked_until == 0
 
 
 def test_a_lane_refused_for_quota_seals_no_further_job_meanwhile() -> None:
@@ -267,7 +267,7 @@ def test_a_file_is_created_whole_as_long_as_anybody_awaits_a_row_of_it() -> None
     desk.wait()
     desk.leave(places[1])
     assert only(desk.uploaded().actions, Create).job.count == 3
-    assert desk.engine.book.rows_in(desk.job, SENT) == places
+    assert list(desk.engine.book.sent_in(desk.job)) == places
 
 
 # -- uploads

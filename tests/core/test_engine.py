@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from carpool._core.keys import Claim
 from carpool._core.messages import (
+    Call,
     Closing,
     Create,
     DropResults,
@@ -16,7 +18,7 @@ from carpool._core.messages import (
     Forget,
     Woken,
 )
-from carpool._core.model import ROW_BITS
+from carpool._core.model import ROW_BITS, Failure
 
 from .desk import OTHER_LANE, START, Desk, error, every, only, questions
 
@@ -78,9 +80,67 @@ def test_overdue_tickets_that_wait_are_withdrawn_when_nobody_is_left() -> None:
     desk.leave(place)
     assert desk.engine.find("k")[0] is Claim.LIVE
     desk.wait(50.0)
+    assert not desk.engine.has_failed("k")
     desk.leave(place)
+    assert desk.engine.has_failed("k")
+    assert desk.engine.stats().waiting == 0
+    assert withdrawn(desk, "k") == ("", START + 150.0)
     desk.wait()
-    assert desk.engine.find("k")[0] is Claim.NEW
+    again = desk.restart()
+    assert again.engine.stats().waiting == 0
+    assert withdrawn(again, "k") == ("", START + 150.0)
+    assert again.claim("k", "b")[0] is Claim.NEW, "it may be tried again, with another request too"
+
+
+def withdrawn(desk: Desk, key: str) -> tuple[str, float]:
+    """Return what is told of a key that was withdrawn at its deadline, beside that, and when it was."""
+    claim, place = desk.engine.find(key)
+    assert claim is Claim.KEPT
+    desk.wait()
+    verdict = msgspec.json.decode(desk.disk.result(place, ROW_BITS), type=Failure)
+    assert verdict.kind == "overdue"
+    return verdict.error.message, desk.engine.book.results[place >> ROW_BITS].kept_at
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("key", ["k", None])
+def test_a_key_whose_deadline_passes_between_two_tries_is_not_forgotten(key: str | None, own: bool) -> None:
+    desk = Desk(attempts_max=9)
+    place = desk.admit(key=key, ladder=("standard",), deadline=START + 60.0 if own else None)
+    desk.shed(only(desk.wait().actions, Call))
+    desk.now = START + 60.0
+    desk.engine.leave(place, desk.now, late=not own)
+    if key is not None:
+        assert withdrawn(desk, key) == ("", START + 60.0)
+        assert desk.claim(key)[0] is Claim.NEW
+    assert every(desk.wait(600.0).actions, Call) == []
+    assert (desk.disk.segments, desk.engine.idle) == ({}, True)
+
+
+def test_a_key_that_is_asked_again_in_the_turn_of_its_deadline_is_new() -> None:
+    desk = Desk()
+    place = desk.admit(key="k", ladder=("standard",), deadline=START + 60.0)
+    desk.shed(only(desk.wait().actions, Call))
+    desk.now = START + 60.0
+    desk.leave(place)
+    assert desk.claim("k")[0] is Claim.NEW
+    again = desk.admit(key="k", ladder=("standard",))
+    call = only(desk.wait(60.0).actions, Call)
+    assert call.places == [again]
+    assert not desk.engine.has_failed("k")
+    desk.answered(call, kept=[(again, b"body")])
+    assert not desk.engine.has_failed("k")
+    assert desk.restart().claim("k")[0] is Claim.KEPT
+
+
+def test_what_forbade_to_send_a_key_in_time_is_told_to_whoever_asks_for_it_later() -> None:
+    desk = Desk()
+    place = desk.admit(key="k", ladder=("standard",), deadline=START + 60.0)
+    desk.shed(only(desk.wait().actions, Call))
+    desk.engine.book.held_back[place] = "no money"
+    desk.now = START + 60.0
+    desk.leave(place)
+    assert withdrawn(desk, "k") == ("no money", START + 60.0)
 
 
 def test_overdue_requests_that_could_not_be_sent_end_when_nobody_is_left() -> None:

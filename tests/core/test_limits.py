@@ -63,8 +63,11 @@ def test_after_any_number_of_failures_the_pause_is_finite_and_at_its_ceiling() -
 
 def test_lanes_refused_together_do_not_come_back_together() -> None:
     desk = Lanes()
-    lanes = [Lane("generate", "one"), Lane("generate", "two"), Lane("embed", "one")]
-    assert len({desk.pacing.refused(lane, 0.0) for lane in lanes}) == 3
+    for model in ("one", "two", "three"):
+        desk.pacing.started(model, Lane("generate", model), 1)
+        desk.pacing.creating(model)
+        desk.pacing.refused(model, 0.0)
+    assert len({desk.pacing.ceiling(model).blocked_until for model in ("one", "two", "three")}) == 3
 
 
 # -- cuts
@@ -76,8 +79,8 @@ def test_tokens_of_rows_that_another_batch_took_do_not_hold_up_the_next() -> Non
     first = desk.cut(0.0)
     assert first is not None
     assert first.tokens == 100
-    desk.pacing.ended(LANE, 60)
-    desk.pacing.jobs += 1
+    desk.end(first)
+    desk.pacing.started("other", LANE, 40, sent=True)
     second = desk.cut(20.0)
     assert second is not None
     assert second.spans == ((1, 2, 3),)

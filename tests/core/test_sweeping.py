@@ -26,7 +26,8 @@ from carpool._core.messages import (
     Swept,
     Upload,
 )
-from carpool._core.model import UNKNOWN_DIGEST, Fault, JobState, Meta, Tokens
+from carpool._core.meter import Charge
+from carpool._core.model import UNKNOWN_DIGEST, Fault, JobState, Meta
 from carpool._core.sealing import read_id, read_name, ulid
 from carpool.settings import Settings
 from carpool.types import BatchJob
@@ -335,7 +336,7 @@ def test_an_unknown_job_is_adopted_and_what_waited_for_it_is_answered() -> None:
     assert Fetch in questions(polled)
     index = desk.engine.fetch_index(job.id)
     assert set(index) == {"key-b", "key-c"}
-    rows = RowsFetched(job.id, job.op, [], [(index["key-b"], b"B")], [], Tokens(1), [("key-z", b"Z")])
+    rows = RowsFetched(job.id, job.op, [], [(index["key-b"], b"B")], [], Charge(answers=1), [("key-z", b"Z")])
     step = desk.tell(rows)
     assert only(step.actions, Deliver).rows == [(index["key-b"], b"B")]
     assert desk.claim("key-b", "b")[0] is Claim.KEPT
@@ -350,7 +351,7 @@ def fetched_from(desk: Desk, *unclaimed: tuple[str, bytes], kept: tuple[tuple[in
     job = next(job for job in desk.jobs if job.stranger)
     if job.state is JobState.RUNNING:
         desk.polled("SUCCEEDED", job)
-    return desk.tell(RowsFetched(job.id, job.op, [], list(kept), [], Tokens(1), list(unclaimed)))
+    return desk.tell(RowsFetched(job.id, job.op, [], list(kept), [], Charge(answers=1), list(unclaimed)))
 
 
 def test_answers_to_keys_that_nobody_waits_for_are_kept_by_what_their_keys_tell() -> None:
@@ -458,7 +459,7 @@ def test_once_all_is_clear_the_record_of_identity_holds_one_number() -> None:
 
 def test_a_record_of_identity_from_before_there_were_sweeps_is_read() -> None:
     old = msgspec.msgpack.encode(["abcd1234", 4, 1])
-    assert msgspec.msgpack.decode(old, type=Meta) == Meta(store_id="abcd1234", epoch=4)
+    assert msgspec.msgpack.decode(old, type=Meta) == Meta(store_id="abcd1234", epoch=4, format=1)
 
 
 # -- what waits

@@ -18,7 +18,8 @@ from carpool._core.messages import (
     RowsFetched,
     Uploaded,
 )
-from carpool._core.model import Fault, Job, JobState, RemoteFile, Tokens
+from carpool._core.meter import Charge
+from carpool._core.model import Fault, Job, JobState, RemoteFile
 
 from .desk import Desk, error, remote
 from .states import STATES, fetching, ready
@@ -44,7 +45,7 @@ def replies(job: str, op: int) -> list[Reply]:
         Found(job, op, [remote("batches/x")]),
         Revoked(job, op),
         Polled(job, op, remote("batches/x", "RUNNING")),
-        RowsFetched(job, op, [], [], [], Tokens()),
+        RowsFetched(job, op, [], [], [], Charge()),
         FetchEnded(job, op),
         CallFailed(job, op, Fault(kind="unknown")),
         Broken(job, op, "a bug"),

@@ -138,6 +138,24 @@ def test_tokens_that_wait_are_limited_by_model(limit: Any) -> None:
     world.create(*rows)
 
 
+def test_the_limit_of_tokens_changes_with_time() -> None:
+    world = Driver(Plan(latency_s=1_000.0, enqueued_tokens_max=5, enqueued_tokens_steps=((10.0, 10), (20.0, 0))))
+    rows = [{"request": prompt("x" * 20)}]
+    world.create(*rows)
+    world.refused_create({"requests": {"requests": rows}})
+    world.wait(10)
+    world.create(*rows)
+    assert world.refused_create({"requests": {"requests": rows}})["code"] == 429
+    world.wait(10)
+    assert world.refused_create({"requests": {"requests": rows}}, model="gemini-2.5-flash")["code"] == 429
+
+
+@pytest.mark.parametrize("steps", [((5.0, 1), (4.0, 1)), ((-1.0, 1),), ((1.0, -1),)])
+def test_steps_of_the_limit_are_checked(steps: Any) -> None:
+    with pytest.raises(ValueError, match="enqueued_tokens_steps"):
+        Plan(enqueued_tokens_steps=steps)
+
+
 def test_a_job_can_be_given_another_name_and_priority() -> None:
     world = Driver(Plan(latency_s=100.0))
     operation = world.ok(

@@ -48,6 +48,7 @@ _QUICK: Final[dict[str, Any]] = {
     "lookup_wait_s": 0.03,
     "output_grace_s": 3.0,
     "first_contact_s": 30.0,
+    "ladder": ("batch",),
 }
 
 

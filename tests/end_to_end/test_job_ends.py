@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,10 @@ async def test_a_deadline_ends_its_own_call_and_no_other() -> None:
 async def test_a_deadline_ends_a_call_that_was_never_sent_and_takes_it_out() -> None:
     async with Emulator(Plan(faults={"job.stuck_running": Fault()})) as emulator:
         async with opened(emulator, jobs_max=1) as client:
-            first = [client.generate(MODEL, "holds the only job", deadline=0.5)]
+            first = asyncio.create_task(client.generate(MODEL, "holds the only job", deadline=0.5))
+            await until(lambda: rows_of_jobs(emulator) == [1], "the only job")
             late = [client.generate("gemini-2.5-flash", text, deadline=0.3, key=text) for text in prompts(3)]
-            outcomes = await settled(*first, *late)
+            outcomes = await settled(first, *late)
             await until(lambda: client.stats().waiting == 0, "overdue calls are taken out")
         assert rows_of_jobs(emulator) == [1]
     assert all(type(error) is DeadlineExceeded for error in outcomes)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from carpool import (
+    FAST,
     Alarm,
     Client,
     ClientClosed,
@@ -31,7 +32,7 @@ from carpool._lookout import Vacancy
 from carpool._stores.database import Database
 from carpool._stores.peek import Peek
 from carpool._stores.slots import is_free, take_slot
-from carpool.emulator import Emulator, Plan
+from carpool.emulator import Emulator, Fault, Plan, expected_text
 
 from .support import (
     API_KEY,
@@ -242,6 +243,25 @@ async def test_who_waits_for_another_process_keeps_to_its_deadline_and_may_leave
         assert_billed_once(emulator, ["a"])
 
 
+@pytest.mark.parametrize("who", range(3))
+async def test_a_key_that_missed_its_deadline_in_one_process_is_found_where_it_was_asked_again(
+    tmp_path: Path, who: int
+) -> None:
+    async with Emulator(Plan(faults={"job.stuck_running": Fault(count=1)})) as emulator:
+        async with opened(emulator, tmp_path, jobs_max=1) as one, opened(emulator, tmp_path) as two:
+            third = make_client(emulator, tmp_path)
+            await one.submit(Request(model=MODEL, contents="holds the only job", key="b"))
+            await until(lambda: rows_of_jobs(emulator) == [1], "the only job")
+            await refused(DeadlineExceeded, one.generate(MODEL, "a", key="a", deadline=0.2, ladder=("batch",)))
+            for client in (one, two):
+                with pytest.raises(DeadlineExceeded, match="withdrawn"):
+                    await client.result("a")
+            await two.generate(MODEL, "a", key="a")
+            async with third:
+                assert_own(["a"], [await (one, two, third)[who].result("a")])
+        assert rows_of_jobs(emulator) == [1, 1]
+
+
 async def test_leaving_to_drain_waits_for_what_other_processes_have(tmp_path: Path) -> None:
     async with TimedEmulator(SLOW) as emulator, opened(emulator, tmp_path) as one:
         await one.submit(Request(model=MODEL, contents="a", key="a"))
@@ -342,6 +362,39 @@ async def test_a_slot_left_with_work_is_run_to_its_end_by_a_living_process(
         async with opened(emulator, tmp_path) as client:
             assert_own(texts, [await client.result(text) for text in texts])
         assert_billed_once(emulator, texts)
+
+
+# -- the ladder over several slots
+
+
+async def test_a_live_answer_in_another_slot_is_given_to_all_and_tells_its_route(tmp_path: Path) -> None:
+    async with Emulator() as emulator:
+        async with two_slots(tmp_path), opened(emulator, tmp_path) as first:
+            answer = await first.generate(MODEL, "a", key="a", ladder=FAST)
+        async with opened(emulator, tmp_path) as second:
+            again = await second.generate(MODEL, "a", key="a", ladder=FAST)
+            looked_up = await second.result("a")
+        assert again.raw == looked_up.raw == answer.raw
+        assert (again.receipt.route, again.receipt.job, again.receipt.reused) == ("standard", "", True)
+        assert ops_of(emulator)["generate"] == 1
+
+
+async def test_live_requests_in_a_left_slot_go_on_down_their_ladder_in_a_living_process(tmp_path: Path) -> None:
+    refuses = Plan(faults={"generate.503": Fault()})
+    async with Emulator(refuses) as emulator:
+        async with two_slots(tmp_path), opened(emulator, tmp_path, close_timeout_s=0.1) as client:
+            tickets = [("fast", FAST), ("alone", ("standard",))]
+            for text, ladder in tickets:
+                await client.submit(Request(model=MODEL, contents=text, key=text, ladder=ladder, deadline="12h"))
+            await until(lambda: ops_of(emulator)["generate"] >= 2, "the refusals")
+        async with opened(emulator, tmp_path, adopt_after_s=0.05) as other:
+            fast = await other.result("fast")
+            assert (fast.text, fast.receipt.route) == (expected_text("fast"), "batch")
+            emulator.plan = Plan()
+            alone = await other.result("alone")
+            assert (alone.text, alone.receipt.route) == (expected_text("alone"), "standard")
+        ledger = emulator.ledger()
+        assert (ledger.billed_by_key, ledger.live_calls) == ({"fast": 1}, 1)
 
 
 async def test_a_slot_is_left_alone_as_long_as_its_process_may_come_back_or_lives(

@@ -17,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from carpool._core.model import limit_of
 from carpool._gemini.encode import Encoder, line, model_name
 from carpool._gemini.plain import camel
 from carpool.errors import ConfigurationError, NotBatchable
@@ -661,6 +662,31 @@ def test_one_embed_call_takes_one_content() -> None:
 # -------------------------------------------------------------------------------------------------- tokens, schemas
 
 
+@pytest.mark.parametrize(
+    ("config", "cap", "searches"),
+    [
+        (None, 0, False),
+        ({"temperature": 0.5}, 0, False),
+        ({"max_output_tokens": 64}, 64, False),
+        ({"max_output_tokens": 64, "candidate_count": 3}, 192, False),
+        ({"tools": [{"google_search": {}}]}, 0, True),
+        ({"max_output_tokens": 5, "tools": [{"googleSearch": {}}]}, 5, True),
+        ({"tools": [{"code_execution": {}}]}, 0, False),
+    ],
+)
+def test_what_bounds_the_cost_of_a_request_is_found_in_either_form(config: Any, cap: int, searches: bool) -> None:
+    encoded = Encoder().generate(MODEL, "a", config)
+    assert encoded.limit == limit_of(cap, searches=searches)
+    assert Encoder().body("generate", MODEL, encoded.payload).limit == encoded.limit
+
+
+def test_a_finished_request_counts_as_many_tokens_as_its_text_and_media() -> None:
+    image = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}
+    parts = [{"text": "abcd" * 100}, image, image]
+    assert Encoder().body("generate", MODEL, {"contents": [{"parts": parts}]}).tokens == 100 + 2 * 258
+    assert Encoder().body("embed", MODEL, {"content": {"parts": [{"text": "abcd" * 9}]}}).tokens == 9
+
+
 def test_tokens_grow_with_text_and_media() -> None:
     encode = Encoder().generate
     assert encode(MODEL, "a", None).tokens == 1
@@ -701,10 +727,14 @@ def test_two_schemas_at_once_are_refused() -> None:
         generate("hi", {"response_schema": {"type": "string"}, "response_json_schema": {"type": "string"}})
 
 
-def test_a_schema_that_batches_do_not_honour_is_refused_by_keyword() -> None:
+def test_a_schema_that_batches_do_not_honour_is_for_live_calls_only() -> None:
     schema = {"type": "object", "patternProperties": {"a": {"type": "string"}}}
-    with pytest.raises(NotBatchable, match="patternProperties"):
-        generate("hi", {"response_json_schema": schema})
+    encode = Encoder().generate
+    encoded = encode(MODEL, "hi", {"response_json_schema": schema})
+    assert "patternProperties" in encoded.live_only
+    config = json.loads(encoded.payload)["generationConfig"]
+    assert config == {"responseJsonSchema": schema, "responseMimeType": "application/json"}
+    assert encode(MODEL, "hi", {"response_json_schema": {"type": "object"}}).live_only == ""
     with pytest.raises(ConfigurationError, match="patternProperties"):
         generate("hi", {"response_schema": schema})
     with pytest.raises(ConfigurationError, match="parameters_json_schema"):

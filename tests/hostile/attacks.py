@@ -68,6 +68,7 @@ SCENARIOS: Final = {
     "cache list": ("caches.list", {}),
     "cache extend": ("caches.extend", {}),
     "cache delete": ("caches.delete", {}),
+    "live": ("live", {}),
 }
 """How each kind of call comes about: what is called, and which calls must break before."""
 
@@ -75,7 +76,8 @@ SCENARIOS: Final = {
 def on(call: str, name: str, play: Play, **options: Any) -> Attack:
     """Return an attack on a kind of call, which comes about as usual."""
     scenario, breaks = SCENARIOS[call]
-    return Attack(name, call, play, **({"scenario": scenario, "breaks": breaks} | options))
+    usual = {"scenario": scenario, "breaks": breaks, "speaks": call == "live"}  # any object is an answer there
+    return Attack(name, call, play, **(usual | options))
 
 
 # ------------------------------------------------------------------------------------------- on every kind of call
@@ -361,6 +363,34 @@ def bad_rows(line: bytes) -> Play:
     return file_of(make)
 
 
+LIVE_BODIES: Final[dict[str, bytes]] = {
+    "lone surrogate": b'{"candidates":[{"content":{"parts":[{"text":"\\ud83d"}]}}]}',
+    "lone surrogate over lines": b'{"candidates":[{\r\n"content":{"parts":[\n{"text":"\\ud83d \\n"}]}}]}',
+    "NaN": b'{"a":NaN}',
+    "1e999": b'{"a":1e999}',
+    "nesting of 950": b'{"a":' + b"[" * 950 + b"]" * 950 + b"}",
+    "nesting of 950 over lines": b'{"a":\n' + b"[" * 950 + b"]" * 950 + b"}",
+    "doubled names": b'{"candidates":1,"candidates":[],"error":null}',
+    "wrong types": b'{"candidates":{"a":1},"usageMetadata":[]}',
+    "huge token counts": b'{"usageMetadata":{"promptTokenCount":"' + b"9" * 4_000 + b'","totalTokenCount":-1}}',
+    "error in an answer": b'{"error":{"code":8,"message":"' + b"m" * 1_000_000 + b'"}}',
+    "error of a huge code in an answer": b'{"error":{"code":' + b"9" * 4_000 + b',"details":[' + b"9" * 4_000 + b"]}}",
+    "an answer in a list": b'[{"candidates":[]}]',
+    "two answers": b'{"candidates":[]}{"candidates":[]}',
+    "a null byte": b'{"a":"\0"}',
+    "a byte order mark": b'\xef\xbb\xbf{"candidates":[]}',
+    "UTF-16": '{"candidates":[]}'.encode("utf-16"),
+    "a megabyte of blanks": b" " * 1_000_000 + b"{}" + b"\n" * 1_000_000,
+    "wide characters": b'{"a":NaN,"b":"' + "\U0001f600".encode() * 900_000 + b'"}',
+}
+"""What is said in place of a live answer."""
+
+
+def live_answers() -> list[Attack]:
+    """Return hostile answers to live calls."""
+    return [on("live", f"answer: {name}", fixed(reply(body))) for name, body in LIVE_BODIES.items()]
+
+
 def _deep_rows(world: World, asked: Asked) -> Iterator[bytes]:
     """Nest each answer one level deeper than the one before: some are at the very edge of what a decoder takes."""
     for depth, (key, _) in enumerate(world.jobs[asked.name.replace("files/out-", "batches/")].rows, 900):
@@ -632,4 +662,4 @@ def all_attacks(sizes: Sizes) -> list[Attack]:
         for name, make in result_files(sizes).items()
         if name in ("rows of unknown keys", "rows without keys")
     ]
-    return attacks + told(sizes) + misnamed()
+    return attacks + live_answers() + told(sizes) + misnamed()

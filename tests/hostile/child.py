@@ -25,11 +25,14 @@ from carpool import CarpoolError, Client, Settings
 from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.http import Floor
 from carpool.responses import Response
+from carpool.settings import Ladder
 
 from .server import answer_text
 
 API_KEY: Final = "AIza-hostile-canary-0123456789"
 MODEL: Final = "gemini-3.5-flash"
+LADDERS: Final[dict[str, Ladder]] = {"generate": ("batch",), "live": ("standard",)}
+"""Scenarios that ask for answers, and the routes that they take."""
 LARGE_BYTES: Final = 1_000_000
 PATIENCE_S: Final = 90.0
 """A net under every step: whatever takes so long hangs."""
@@ -106,8 +109,8 @@ class Life:
     async def attacked(self, client: Client) -> tuple[list[str], str]:
         """Make the calls that are attacked, and return what came of them."""
         name = self._order.scenario
-        if name == "generate":
-            found = await asyncio.gather(*(self._generate(client, key) for key in self.keys()))
+        if name in LADDERS:
+            found = await asyncio.gather(*(self._generate(client, key, LADDERS[name]) for key in self.keys()))
         else:
             found = [await _outcome(lambda: CALLS[name](client), "done")]
         return [outcome for outcome, _ in found], next((said for _, said in found if said), "")
@@ -116,9 +119,10 @@ class Life:
         """Return the keys of the calls, which are their texts too."""
         return [f"{self._order.text} {number}" for number in range(self._order.rows)]
 
-    async def _generate(self, client: Client, text: str) -> tuple[str, str]:
+    async def _generate(self, client: Client, text: str, ladder: Ladder = ("batch",)) -> tuple[str, str]:
         async def call() -> str:
-            return _text(await client.generate(MODEL, text, key=text, deadline=self._order.deadline_s))
+            asked = client.generate(MODEL, text, key=text, deadline=self._order.deadline_s, ladder=ladder)
+            return _text(await asked)
 
         return await _outcome(call, answer_text(text))
 
@@ -244,7 +248,7 @@ async def live(order: Order, bugs: Bugs) -> None:
             again = await life.again(client)
             began = time.monotonic()
         closed_s = time.monotonic() - began
-        kept = await life.kept() if order.scenario == "generate" else []
+        kept = await life.kept() if order.scenario in LADDERS else []
         peak = peak_kb() - base_kb
     say(Report(stage="over", outcomes=[again, *kept], seconds=closed_s, peak_kb=peak, bugs=bugs.found))
 

@@ -141,6 +141,8 @@ class World:
                 return reply({"operations": [self.operation(job) for job in self.jobs.values()]})
             case "download":
                 return self._download(asked.name.replace("files/out-", "batches/"))
+            case "live":
+                return reply(response_of(TEXT.findall(asked.body.decode())[0]))
             case "cache list":
                 return reply({"cachedContents": [CACHE]})
             case "cache create" | "cache get":
@@ -208,6 +210,8 @@ def call_of(asked: Asked) -> str:
         return "upload query" if asked.headers.get("x-goog-upload-command") == "query" else "upload chunk"
     if path.endswith(":download"):
         return "download"
+    if path.endswith(":generateContent"):
+        return "live"
     for kind, word in (("batches", "job"), ("files", "file"), ("cachedContents", "cache")):
         if re.fullmatch(rf"/v1beta/{kind}", path):
             return f"{word} {'create' if method == 'POST' else 'list'}"

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from carpool import CarpoolError, Client, Request, Settings
+from carpool._core.routing import Durations
 from carpool._gemini.developer import DeveloperProvider
 from carpool._stores.disk import DiskStore
 from carpool.emulator import expected_text, expected_values
@@ -33,12 +34,17 @@ How = Literal["bare", "keyed", "ticket", "row"]
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One call: its text says it all, and is its key where it has one. ``pad`` is how many characters are added."""
+    """One call: its text says it all, and is its key where it has one. ``pad`` is how many characters are added.
+
+    ``ladder`` is empty for the batch route alone.
+    """
 
     how: How
     text: str
     embed: bool = False
     pad: int = 0
+    ladder: tuple[str, ...] = ()
+    deadline_s: float | None = None
 
     @property
     def contents(self) -> str:
@@ -67,6 +73,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kill: Kill | None = None
     checkpoints: bool = False
     disk_pause_s: float = 0.0
+    usual_s: dict[str, float] = {}
+    """How long routes usually take; empty: as it is learned."""
     plain: bool = False
     """With a client as users make it, which passes no points and says nothing of its store."""
     spoil: str = ""
@@ -90,7 +98,7 @@ class Program:
     async def run(self) -> None:
         order = self._order
         # As JSON has it.
-        money = {"inline_cost_max_usd": Decimal(order.settings["inline_cost_max_usd"])}
+        money = {name: Decimal(value) for name, value in order.settings.items() if name.endswith("_usd")}
         settings = Settings(**order.settings | money)
         client = self._client(settings)
         async with client:
@@ -112,11 +120,13 @@ class Program:
         order = self._order
         if order.plain:
             return Client(api_key=API_KEY, base_url=order.base_url, home=order.home, settings=settings)
+        if order.usual_s:  # whatever is learned
+            Durations._within_s = lambda _self, _model, route, _share: order.usual_s[route]  # type: ignore[method-assign]
         watch_the_wire(self._killer)
         watch_the_disk(self._killer, self.say, checkpoints=order.checkpoints, pause_s=order.disk_pause_s)
         store = KillingStore(DiskStore(Path(order.home), settings), self._killer, self.say)
         real = DeveloperProvider(api_key=API_KEY, base_url=order.base_url, settings=settings)
-        provider = KillingProvider(real, self._killer)
+        provider = KillingProvider(real, self._killer, self.say)
         return Client(settings=settings, store=store, provider=provider)
 
     async def _ask(self, client: Client) -> list[asyncio.Task[None]]:
@@ -156,9 +166,10 @@ class Program:
         model = EMBED_MODEL if ask.embed else MODEL
         config = {"output_dimensionality": _DIMENSIONS} if ask.embed else None
         key = None if ask.how == "bare" else ask.text
+        route: dict[str, Any] = {"ladder": ask.ladder or None, "deadline": ask.deadline_s}
         if ask.how in ("ticket", "row"):
             kind: Literal["embed", "generate"] = "embed" if ask.embed else "generate"
-            request = Request(model=model, kind=kind, contents=ask.contents, config=config, key=key)
+            request = Request(model=model, kind=kind, contents=ask.contents, config=config, key=key, **route)
             if ask.how == "row":
                 (outcome,) = [outcome async for outcome in client.map([request])]
                 if outcome.error is not None:
@@ -168,7 +179,7 @@ class Program:
             self.say("acknowledged", key=key)
             return await ticket
         call = client.embed if ask.embed else client.generate
-        return await call(model, ask.contents, config=config, key=key)
+        return await call(model, ask.contents, config=config, key=key, **route)
 
     async def _look_up(self, client: Client, key: str) -> None:
         try:
@@ -211,6 +222,8 @@ class Program:
             jobs_created=stats.jobs_created,
             doubles=receipt.doubles,
             requests=receipt.requests,
+            live=sum(totals.requests for name, totals in receipt.by_route.items() if name != "batch"),
+            lost_usd=str(receipt.lost_usd),
         )
 
 

@@ -54,11 +54,15 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         jobs: all that were ever created, oldest first.
-        billed: how often each key was billed.
+        billed: how often each key was billed in jobs.
+        billed_by_request: the same by the digest of a request.
+        live: how often each request was billed on a live route.
     """
 
     jobs: list[ServerJob]
     billed: dict[str, int]
+    billed_by_request: dict[str, int] = {}
+    live: dict[str, int] = {}
 
     @staticmethod
     def remember(emulator: Emulator) -> None:
@@ -83,7 +87,13 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
             )
             for job in sorted([*known.values(), *known.gone], key=lambda job: job.serial)
         ]
-        return cls(jobs=jobs, billed=emulator.ledger().billed_by_key)
+        ledger = emulator.ledger()
+        return cls(
+            jobs=jobs,
+            billed=ledger.billed_by_key,
+            billed_by_request=ledger.billed_by_request,
+            live=ledger.live_by_request,
+        )
 
 
 class History:
@@ -108,6 +118,7 @@ class History:
             *(f"lost: {key} was accepted, and has no result" for key in self.lost()),
             *self._answer_problems(),
             *self._bill_problems(),
+            *self._live_problems(),
             *self._unasked_problems(),
             *self._account_problems(),
         ]
@@ -161,7 +172,7 @@ class History:
             if job.form == "inline" and job.kind == "generate" and len(job.keys) * _ROW_USD > self._inline_max_usd:
                 yield f"{job.name} has {len(job.keys)} rows inline, which may cost more than is allowed"
         doubles, doubled = [word["doubles"] for life in self._lives for word in life.of("done")], self._doubled_jobs()
-        if max(doubles) > doubled:
+        if max(doubles) > doubled and not self._world.live:
             yield f"{max(doubles)} doubled jobs were counted, of {doubled}"
         handed = self._handed()
         for key in self._world.billed:
@@ -169,6 +180,39 @@ class History:
                 yield f"paid for before it was on disk: {key}"
             elif not self._answers[key] and key not in handed:
                 yield f"paid for and lost: {key}"
+
+    def _live_problems(self) -> Iterator[str]:
+        """What was billed live was had by somebody, unless its process was killed or its reply lost; doubles count.
+
+        Each process that is killed may have had a call for a request in the air, and that may be billed once more.
+        """
+        texts, uncounted = self._texts(), 0
+        had = {texts.get(key[:_DIGEST_CHARS], key) for key, answers in self._answers.items() if answers}
+        keys: dict[str, set[str]] = defaultdict(set)
+        excused: Counter[str] = Counter()
+        for life in self._lives:
+            for word in life.of("sends"):
+                for key, digest in zip(word["keys"], word["digests"], strict=True):
+                    keys[digest].add(texts.get(key[:_DIGEST_CHARS], key))
+            lost = [key for word in life.of("reply lost") for key in word["keys"]]
+            in_the_air = {key for word in life.of("sends") for key in word["keys"]} if life.killed else set[str]()
+            excused.update(texts.get(key[:_DIGEST_CHARS], key) for key in [*lost, *in_the_air])
+        for digest, times in self._world.live.items():
+            if digest not in keys:
+                yield f"billed live, and never sent: {digest}"
+                continue
+            [text] = keys[digest]
+            if text not in had and not excused[text]:
+                yield f"paid for live and lost: {text}"
+            uncounted += max(0, times + self._world.billed_by_request.get(digest, 0) - 1 - excused[text])
+        if uncounted > self.doubles_counted():
+            yield f"{uncounted} requests were paid for twice for no reason, {self.doubles_counted()} were counted"
+        for number, life in enumerate(self._lives, 1):
+            for word in life.of("sends"):
+                asked = {one["text"] for one in life.of("asked") if one["at"] <= word["at"]}
+                for text in (texts.get(key[:_DIGEST_CHARS]) for key in word["keys"]):
+                    if text is not None and text not in asked:
+                        yield f"process {number} sent {text!r} live, unasked"
 
     def _doubled_jobs(self) -> int:
         """Return how many jobs there were that shared their requests with an earlier one: one name is one set."""
@@ -217,10 +261,11 @@ class History:
         *_, before, last = self._lives
         found = {key for word in before.of("found") for key in word["keys"]}
         ended = {key for word in before.of("ended") for key in word["keys"] if key in self._world.billed} - found
-        for life, count in ((before, len(ended)), (last, 0)):
+        heard = [key for word in before.of("heard") for key in word["keys"]]
+        for life, in_jobs, live in ((before, len(ended.difference(heard)), len(heard)), (last, 0, 0)):
             (account,) = life.of("done")
-            if account["requests"] != count:
-                yield f"a receipt of {account['requests']} requests, though {count} were settled"
+            if (account["requests"] - account["live"], account["live"]) != (in_jobs, live):
+                yield f"a receipt says {account}, though {in_jobs} were settled in jobs, and {live} live"
         if last.of("done")[0]["jobs_created"] or not all(word["reused"] for word in last.of("answered")):
             yield "answers that were there were not used again"
 

@@ -35,14 +35,16 @@ from carpool._core.messages import (
     Record,
     Write,
 )
-from carpool._core.model import Block, Job, JobState, Marks, RemoteFile, ResultsHead, SegmentHead
+from carpool._core.model import Block, Job, JobState, Lane, Marks, RemoteFile, ResultsHead, SegmentHead
 from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.http import Http
-from carpool._ports import OpenAt, ProviderError
+from carpool._ports import Answers, OpenAt, ProviderError
 from carpool._stores.cache import SETTINGS
 from carpool._stores.database import Database
 from carpool._stores.disk import DiskStore
 from carpool._stores.slots import Slot
+from carpool.emulator import request_digest
+from carpool.settings import Route
 from carpool.types import BatchJob
 
 ANY: Final = "any"
@@ -247,9 +249,10 @@ class _Watched:
 class KillingProvider:
     """The Developer API, with points around every question."""
 
-    def __init__(self, provider: DeveloperProvider, killer: Killer) -> None:
+    def __init__(self, provider: DeveloperProvider, killer: Killer, say: Say) -> None:
         self._provider = provider
         self._killer = killer
+        self._say = say
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._provider, name)
@@ -285,20 +288,34 @@ class KillingProvider:
             yield job
         self._killer.passing("list.known")
 
+    async def send(
+        self, route: Route, lane: Lane, lines: Sequence[bytes], *, timeout_s: float | None = None
+    ) -> Answers:
+        rows = [msgspec.json.decode(line) for line in lines]
+        keys = [row["key"] for row in rows]
+        self._say("sends", keys=keys, digests=[request_digest(lane.model, row["request"]) for row in rows])
+        answers = await self._asked("send", self._provider.send(route, lane, lines, timeout_s=timeout_s), keys)
+        self._say("heard", keys=keys)
+        self._killer.passing("send.known")
+        return answers
+
     async def cancel(self, name: str) -> None:
         await self._asked("cancel", self._provider.cancel(name))
 
     async def delete(self, name: str) -> None:
         await self._asked("delete", self._provider.delete(name))
 
-    async def _asked(self, op: str, question: Awaitable[T]) -> T:
+    async def _asked(self, op: str, question: Awaitable[T], keys: Sequence[str] = ()) -> T:
         _OP.set(op)
         try:
             found = await question
         except ProviderError as error:
+            if keys and error.fault.kind == "unknown":
+                self._say("reply lost", keys=keys)
             self._killer.passing(f"{op}.{'lost' if error.fault.kind == 'unknown' else 'refused'}")
             raise
-        self._killer.passing(f"{op}.known")
+        if not keys:
+            self._killer.passing(f"{op}.known")
         return found
 
 
@@ -314,11 +331,11 @@ def watch_the_wire(killer: Killer) -> None:
     """Put points into the HTTP client of this process."""
     request, write_eof = Http._request, StreamWriter.write_eof
 
-    async def watched_request(self: Http, method: str, url: Any, body: Any, headers: Any, *, keyed: bool) -> Any:
+    async def watched_request(self: Http, method: str, url: Any, body: Any, headers: Any, **more: Any) -> Any:
         name = _named(headers)
         killer.passing(f"{name}.calling")
         _SENDING.set(name)
-        response = await request(self, method, url, body, headers, keyed=keyed)
+        response = await request(self, method, url, body, headers, **more)
         killer.passing(f"{name}.answered")
         return response
 

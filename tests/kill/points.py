@@ -27,6 +27,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         delay_max_s: how much later the kill comes, at most.
         settings: of the client.
         checkpoints: whether each commit is followed by a checkpoint.
+        ladder: of the calls for words; empty: the batch route alone.
+        stuck: whether jobs never end, and are left in time.
     """
 
     name: str
@@ -40,12 +42,20 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     delay_max_s: float = 0.0
     settings: dict[str, Any] = {}
     checkpoints: bool = False
+    ladder: tuple[str, ...] = ()
+    stuck: bool = False
 
 
 _LOST: Final = {"create.503": Fault(count=1)}
 """A create that has no effect, and nobody can know."""
 _UNTOLD: Final = {"create.dropped_after_apply": Fault(count=1)}
 """A create that takes effect, and nobody is told."""
+_LIVE_UNTOLD: Final = {"generate.dropped_after_apply": Fault(count=2)}
+"""Live calls that are answered and billed, and nobody hears of it."""
+_LIVE_REFUSED: Final = {"generate.429": Fault()}
+_FAST: Final = ("standard", "batch")
+_ALONE: Final = ("standard",)
+_LAST: Final = ("batch", "standard")
 _TIDY: Final = {"delete_remote": True}
 
 POINTS: Final[tuple[Point, ...]] = (
@@ -98,6 +108,20 @@ POINTS: Final[tuple[Point, ...]] = (
     Point(name="delete.answered", title="input delete: the reply came", form="file"),
     Point(name="delete.calling", title="remote delete: before the call", nth_max=2, form="inline", settings=_TIDY),
     Point(name="delete.known", title="remote delete: done", nth_max=2, form="inline", settings=_TIDY),
+    Point(name="send.calling", title="live: before the call", nth_max=12, ladder=_ALONE),
+    Point(name="send.sent", title="live: sent, no reply", nth_max=12, ladder=_FAST),
+    Point(name="send.sent", title="live: sent, a moment later", nth_max=12, ladder=_ALONE, delay_max_s=0.004),
+    Point(name="send.answered", title="live: the reply came, unread", nth_max=12, ladder=_FAST),
+    Point(name="send.known", title="live: the reply is read, the answer not on disk", nth_max=12, ladder=_ALONE),
+    Point(name="rows.before", title="live: the answer is not on disk", nth_max=6, ladder=_ALONE),
+    Point(name="rows.after", title="live: the answer is on disk, nobody was told", nth_max=6, ladder=_FAST),
+    Point(name="send.lost", title="live: answered, the reply is lost", ladder=_ALONE, faults=_LIVE_UNTOLD),
+    Point(name="send.refused", title="live: refused, on the way to a batch", nth_max=2, ladder=_FAST,
+          faults=_LIVE_REFUSED),
+    Point(name="cancel.calling", title="leaving a job: before it is cancelled", ladder=_LAST, stuck=True),
+    Point(name="cancel.known", title="leaving a job: cancelled", ladder=_LAST, stuck=True),
+    Point(name="send.calling", title="leaving a job: before the live call", nth_max=6, ladder=_LAST, stuck=True),
+    Point(name="send.known", title="leaving a job: answered live, not on disk", nth_max=6, ladder=_LAST, stuck=True),
     Point(name="transaction.start", title="checkpoint: a commit and its checkpoint", nth_max=8, checkpoints=True,
           delay_max_s=0.004),
     Point(name="leave.start", title="shutdown: about to leave", leaves=True),

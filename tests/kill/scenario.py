@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from carpool._core.routing import RESERVE_MORE, RESERVE_QUEUE_S
 from carpool.emulator import Emulator, Fault, Plan
 
 from .child import Ask, Order
@@ -41,6 +42,7 @@ QUICK: Final[dict[str, Any]] = {
     "attempts_max": 20,
     "job_attempts_max": 20,
     "upload_chunk_bytes": 262_144,
+    "max_double_cost_per_day_usd": "100",
 }
 BY_FORM: Final[dict[str, dict[str, Any]]] = {
     "inline": {"inline_cost_max_usd": "1.00"},
@@ -48,6 +50,11 @@ BY_FORM: Final[dict[str, dict[str, Any]]] = {
     "file": {"inline_cost_max_usd": "0"},
 }
 _FORMS: Final[tuple[Form, ...]] = ("inline", "both", "file", "file")
+_LIVE_S: Final = 60.0
+"""How long a live call usually takes, where a job is left for it: long, so that a slow machine fails nobody."""
+_LEFT_S: Final = _LIVE_S * (1.0 + RESERVE_MORE) + RESERVE_QUEUE_S
+"""What is left for the live call then."""
+_STUCK_S: Final = 6.0
 _LARGE_CHARS: Final = 24_000
 ANYWHERE: Final = "anywhere"
 _PASSINGS_MAX: Final = 260
@@ -100,6 +107,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
         power_fails: whether a killed process also loses what was not synced of the database's log.
         late: whether a create may take effect when it counts as lost.
         spoil: how the client is made worse, if it is.
+        usual_s: how long routes usually take, if that is not to be learned.
     """
 
     title: str
@@ -117,6 +125,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     power_fails: bool = False
     late: bool = False
     spoil: str = ""
+    usual_s: dict[str, float] = {}
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,17 +170,22 @@ def _somewhere(rng: random.Random) -> Kill:
 def _made_up(rng: random.Random, form: Form, kills: list[Kill], *, title: str, seed: int, point: Point | None) -> Story:
     large = point.large if point is not None else rng.random() < 0.1
     faults = dict(point.faults) if point is not None else {}
-    if not faults:
+    live = point is not None and bool(point.ladder)
+    if not faults and not live:
         for fault in rng.sample(_SERVER, rng.choice((0, 0, 1, 2, 3))):
             faults |= fault
-    late = not faults and rng.random() < 0.3
+    late = not faults and not live and rng.random() < 0.3
     settings = QUICK | BY_FORM[form] | {"batch_requests_max": 100 if large else rng.choice((5, 8, 100))}
     settings |= {"segment_bytes": rng.choice((4_096, 1_048_576)), "on_close": rng.choice(("keep", "drain"))}
     settings |= {"delete_remote": rng.random() < 0.3}
     if point is not None:
         settings |= point.settings
+    stuck = point is not None and point.stuck
+    if stuck:
+        faults = {"job.stuck_running": Fault()}
     plan = Plan(
         latency_s=rng.choice((0.0, (0.0, 0.1))),
+        job_expiry_s=_STUCK_S if stuck else Plan().job_expiry_s,
         faults=_LATE if late else faults,
         list_lag_s=rng.choice((0.0, 0.03)),
         upload_granularity_bytes=262_144,
@@ -184,7 +198,7 @@ def _made_up(rng: random.Random, form: Form, kills: list[Kill], *, title: str, s
         strikes=point.name if point is not None else ANY,
         kills=kills,
         form=form,
-        asks=_asks(rng, large=large),
+        asks=_asks(rng, large=large) if point is None or not live else _live_asks(rng, point),
         settings=settings,
         plan=plan,
         leaves=rng.random() < 0.3 if point is None else point.leaves,
@@ -194,7 +208,18 @@ def _made_up(rng: random.Random, form: Form, kills: list[Kill], *, title: str, s
         # A checkpoint starts the log again: what is synced of it cannot be told by its length.
         power_fails=not checkpoints and rng.random() < 0.4,
         late=late,
+        usual_s={"batch": 0.5, "standard": _LIVE_S} if stuck else {},
     )
+
+
+def _live_asks(rng: random.Random, point: Point) -> list[Ask]:
+    """Return calls of which those for words have a ladder."""
+    deadline_s = _LEFT_S + 0.7 if point.stuck else None
+    return [
+        msgspec.structs.replace(ask, ladder=point.ladder, deadline_s=deadline_s)
+        for ask in _asks(rng, large=False)
+        if not ask.embed
+    ]
 
 
 def _asks(rng: random.Random, *, large: bool) -> list[Ask]:
@@ -252,6 +277,7 @@ async def _play(story: Story, nursery: Nursery, emulator: Emulator, home: Path, 
         checkpoints=story.checkpoints,
         disk_pause_s=story.disk_pause_s,
         spoil=story.spoil,
+        usual_s=story.usual_s,
     )
     rng = random.Random(story.seed)
     log = home / "slot-0" / LOG

@@ -13,7 +13,7 @@ from carpool._core import shelf
 from carpool._core.engine import Engine
 from carpool._core.keys import Claim
 from carpool._core.messages import PutResults
-from carpool._core.model import ABANDONED, EXPLICIT, JobState
+from carpool._core.model import ABANDONED, EXPLICIT, JobState, ResultsHead
 from carpool._core.recovery import Recovery
 from carpool._runtime.kept import KeptReads
 
@@ -50,11 +50,12 @@ def forgets_results() -> None:
     """Deliver results that were never stored."""
     keep = shelf.keep
 
-    def worse(book: Any, *args: Any) -> None:
-        keep(book, *args)
+    def worse(book: Any, *args: Any) -> ResultsHead:
+        head = keep(book, *args)
         book.step.writes[:] = [write for write in book.step.writes if not isinstance(write, PutResults)]
+        return head
 
-    shelf.keep = worse  # type: ignore[assignment]
+    shelf.keep = worse
 
 
 def sends_unasked() -> None:

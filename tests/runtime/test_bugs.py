@@ -12,7 +12,7 @@ import carpool
 from carpool._gemini.developer import DeveloperProvider
 from carpool.emulator import Emulator, Plan, expected_text
 
-SETTINGS = carpool.Settings(linger_s=0.01, poll_min_s=0.02)
+SETTINGS = carpool.Settings(linger_s=0.01, poll_min_s=0.02, lookup_wait_s=0.05)
 
 
 class Buggy(DeveloperProvider):
@@ -55,7 +55,7 @@ async def test_a_bug_in_one_job_fails_its_requests_and_the_next_process_goes_on(
             api_key="k",
             base_url=emulator.base_url,
             home=tmp_path,
-            settings=SETTINGS.__class__(linger_s=0.01, lookup_wait_s=0.05),
+            settings=SETTINGS,
         ) as client:
             answer = await client.result("mine")
             assert answer.json()["candidates"]

@@ -67,7 +67,7 @@ class Shelf:
 
 @pytest.fixture
 def facts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carpool._runtime.kept.facts_of", lambda *_: "facts")
+    monkeypatch.setattr("carpool._runtime.kept.facts_of", lambda *_, **__: "facts")
 
 
 @pytest.mark.usefixtures("facts")

@@ -9,7 +9,7 @@ import asyncio
 import json
 import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 import carpool
-from carpool._core.model import Block, Fault, Framing, Job, RemoteFile, Row
-from carpool._ports import OpenAt, ProviderError
+from carpool._core.model import Block, Fault, Framing, Job, Lane, RemoteFile, Row
+from carpool._ports import Answers, OpenAt, ProviderError
+from carpool.settings import Route
 from carpool.types import BatchJob, ServerError
 
 T = TypeVar("T")
@@ -103,10 +104,21 @@ def answer(prompt: str) -> str:
     return f"to {prompt}"
 
 
+def prompt_of(row: Any) -> str:
+    """Return the text of a request."""
+    return str(row["request"]["contents"][0]["parts"][0]["text"])
+
+
+def body_of(prompt: str) -> bytes:
+    """Return the answer of the service as it is sent."""
+    return json.dumps({"candidates": [{"content": {"parts": [{"text": answer(prompt)}]}}]}).encode()
+
+
 class Service:
     """A batch service. Calls named in ``held`` wait at that point; ``fault`` may fail them.
 
-    Points: upload, uploaded, create, created, find, poll, fetch, last (before the last row), cancel, delete, list.
+    Points: send, sent (of a live call), upload, uploaded, create, created, find, poll, fetch, last (before the last
+    row), cancel, delete, list.
     """
 
     origin = "virtual"
@@ -117,6 +129,8 @@ class Service:
         self.held: set[str] = set()
         self.passed: Counter[str] = Counter()
         self.fault: Callable[[str], BaseException | None] = lambda _: None
+        self.live: Counter[str] = Counter()
+        """Prompts answered live."""
         self.files: dict[str, bytes] = {}
         self.jobs: dict[str, Remote] = {}
         self.is_open = False
@@ -126,7 +140,7 @@ class Service:
 
     def billed(self) -> Counter[str]:
         """Return how often each prompt was paid for, or will be."""
-        return Counter(prompt for job in self.jobs.values() if not job.cancelled for _, prompt in job.rows)
+        return self.live + Counter(prompt for job in self.jobs.values() if not job.cancelled for _, prompt in job.rows)
 
     # -- the port
 
@@ -136,6 +150,13 @@ class Service:
 
     async def close(self) -> None:
         self.is_open = False
+
+    async def send(self, route: Route, lane: Lane, lines: Sequence[bytes], timeout_s: float | None) -> Answers:
+        await self._pass("send")
+        prompts = [prompt_of(json.loads(line)) for line in lines]
+        self.live.update(prompts)
+        await self._pass("sent")
+        return Answers([body_of(prompt) for prompt in prompts])
 
     async def upload(self, name: str, size_bytes: int, open_at: OpenAt) -> RemoteFile:
         await self._pass("upload")
@@ -158,7 +179,7 @@ class Service:
         self.jobs[name] = Remote(
             name=name,
             display_name=job.display_name,
-            rows=[(row["key"], row["request"]["contents"][0]["parts"][0]["text"]) for row in rows],
+            rows=[(row["key"], prompt_of(row)) for row in rows],
             ends_at=self._now() + self.latency_s,
         )
         await self._pass("created")
@@ -183,8 +204,7 @@ class Service:
         for key, prompt in rows:
             if key == rows[-1][0]:
                 await self._pass("last")
-            body = json.dumps({"candidates": [{"content": {"parts": [{"text": answer(prompt)}]}}]})
-            yield Block(rows=[Row(key, msgspec.Raw(body.encode()))])
+            yield Block(rows=[Row(key, msgspec.Raw(body_of(prompt)))])
 
     async def cancel(self, name: str) -> None:
         await self._pass("cancel")
@@ -217,5 +237,6 @@ SERVER_DOWN: Final = ProviderError(Fault(kind="not_sent", error=ServerError(mess
 
 
 def client_of(service: Service, store: carpool.MemoryStore, on_alarm: Any = None, **settings: Any) -> carpool.Client:
-    """Return a client of the service, not open yet."""
-    return carpool.Client(provider=service, store=store, on_alarm=on_alarm, settings=carpool.Settings(**settings))
+    """Return a client of the service, not open yet. Its calls take the batch route, unless they say otherwise."""
+    usual = carpool.Settings(**{"ladder": ("batch",), **settings})
+    return carpool.Client(provider=service, store=store, on_alarm=on_alarm, settings=usual)

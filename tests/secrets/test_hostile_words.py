@@ -14,7 +14,7 @@ import pytest
 from carpool import Alarm, BatchJob, CarpoolError, Client, MemoryStore, Request, RequestRejected, Settings
 from carpool._gemini.developer import DeveloperProvider
 from carpool._showing import shown
-from carpool.emulator import Emulator, Fault, Plan
+from carpool.emulator import Emulator, Fault, Op, Plan
 
 from .disguises import API_KEY, DISGUISES, TEXT, seen_in, shown_by
 from .echo import EchoEmulator
@@ -31,6 +31,7 @@ QUICK: dict[str, Any] = {
     "quota_retry_max_s": 0.01,
     "lookup_wait_s": 0.02,
     "output_grace_s": 0.05,
+    "ladder": ("batch",),
     "first_contact_s": 0.2,
     "job_attempts_max": 2,
     "attempts_max": 2,
@@ -168,6 +169,25 @@ async def test_whatever_its_disguise(disguise: str) -> None:
         await everything(client, seen)
     assert len(seen.errors) >= 5
     seen.look(client)
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 429, 500, 503])
+@pytest.mark.parametrize("route", ["standard", "flex"])
+@pytest.mark.anyio
+async def test_what_a_failing_live_call_echoes_is_not_shown(route: Any, code: int) -> None:
+    seen = Seen()
+    ops = ("generate", "embed", "embed_many")
+    fails = {op.value: code for op in Op if op.value in ops}
+    assert len(fails) == 3
+    async with EchoEmulator(fails=fails) as emulator, client_of(emulator, seen) as client:
+        await seen.call(
+            client.generate(MODEL, TEXT, ladder=(route,)),
+            client.generate(MODEL, [{"text": TEXT}, "b"], key="k", ladder=(route,), deadline=1),
+            *(client.embed("gemini-embedding-001", f"{TEXT} {n}", ladder=("standard",)) for n in range(3)),
+        )
+        seen.look(client)
+    assert {"generate"} <= set(emulator.failed)
+    assert len(seen.errors) == 5
 
 
 @pytest.mark.parametrize("fault", ["job.failed", "row.error"])

@@ -21,7 +21,7 @@ from .disguises import API_KEY, TEXT, UPLOAD_ID, seen_in, shown_by
 BODY = msgspec.json.encode({"candidates": [{"content": {"parts": [{"text": TEXT}]}}]})
 FACTS = Facts(
     route="batch", job="batches/a", kind="generate", model="m", answered_at=0.0,
-    input_picousd=None, output_picousd=None, paid_percent=50,
+    cost=lambda _: None,
 )  # fmt: skip
 SAID = ServerError(400, TEXT, TEXT, {"said": TEXT})
 REQUEST = carpool.Request(

@@ -15,6 +15,7 @@ from carpool._core.keys import Claim
 from carpool._core.messages import Deliver, Fail, Flushed, Undelivered, Write
 from carpool._core.model import (
     EXPLICIT,
+    LIVE,
     PARKED,
     QUEUED,
     ROW_BITS,
@@ -24,6 +25,7 @@ from carpool._core.model import (
     Failure,
     Place,
 )
+from carpool._core.routing import BATCH_ONLY, choose
 
 from .history import Call, expect
 
@@ -59,7 +61,7 @@ class Callers:
         elif ask.key is not None:
             claim, place = engine.claim(ask.key, digest, now)
         elif engine.has_abandoned:
-            claim, place = engine.adopt(digest, now)
+            claim, place = engine.adopt(digest, now, call.deadline, self._ladder_of(call))
         else:
             claim, place = Claim.NEW, 0
         call.place, call.joined = place, claim is not Claim.NEW
@@ -96,13 +98,19 @@ class Callers:
         line = f"{call.key}|{ask.prompt}|".encode().ljust(ask.size_bytes - 1, b".") + b"\n"
         tokens = 1 + len(line) // 8
         call.place = self._process.engine.admit(
-            ask.lane, call.key, digest, line, tokens, flags, call.deadline, self._process.now
+            ask.lane, call.key, digest, line, tokens, flags, call.deadline, self._process.now, self._ladder_of(call)
         )
         self.awaiters[call.place] = [call]
         if self._process.engine.spilled:
             writes: list[Write] = list(self._process.engine.spilled)
             self._process.engine.spilled.clear()
             self._process.commit(writes, lambda: None)
+
+    def _ladder_of(self, call: Call) -> int:
+        if not self._process.plan.rides:
+            return BATCH_ONLY
+        ask = call.ask
+        return choose(ask.ladder, None, ask.lane.kind, timed=ask.deadline_s is not None)
 
     def _expect_nothing_to_adopt(self, call: Call, digest: bytes) -> None:
         """A bare call is new only if nothing of an earlier process could be adopted."""
@@ -118,7 +126,7 @@ class Callers:
                 )
                 if earlier and segment.digest(row) == digest and age_s <= self._process.plan.settings.reuse_window_s:
                     place = segment.no << ROW_BITS | row
-                    waiting = segment.states[row] in (PARKED, SENT) and place not in self.awaiters
+                    waiting = segment.states[row] in (PARKED, SENT, LIVE) and place not in self.awaiters
                     expect(
                         not waiting or self._process.engine.is_stalled(place), f"{key} was there to be adopted: {call}"
                     )
@@ -167,7 +175,8 @@ class Callers:
         segment, row = self._process.engine.book.at(place)
         if segment is None or segment.flags[row] & TICKET:
             return False
-        return not segment.states or segment.states[row] == QUEUED
+        trip = self._process.engine.book.live.trips.get(place)
+        return not segment.states or segment.states[row] == QUEUED or (trip is not None and not trip.op)
 
     def read_kept(self, call: Call) -> None:
         """Give a call the stored result that it found."""

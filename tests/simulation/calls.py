@@ -29,7 +29,8 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault, Tokens
+from carpool._core.meter import Charge
+from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault
 from carpool.types import BatchJob
 
 from .history import expect
@@ -109,9 +110,11 @@ class Calls:
         )
         expect(len(jobs) <= s.jobs_max, f"{len(jobs)} jobs at once")
         for model in sorted({job.lane.model for job in jobs}):
-            tokens = [job.tokens for job in jobs if job.lane.model == model]
+            mine = [job for job in jobs if job.lane.model == model and not job.ended_at]
+            sent = [job for job in mine if job.state not in (JobState.UPLOADING, JobState.READY)]
+            tokens = [self._process.engine.book.pacing._entry(job.id).flight.tokens for job in sent]
             fits = s.enqueued_tokens_max is None or sum(tokens) <= s.enqueued_tokens_max
-            expect(fits or len(tokens) == 1, f"{tokens} tokens enqueued for {model}")
+            expect(fits or len(tokens) <= 1, f"{tokens} tokens enqueued for {model}")
 
     def _expect_asked_for(self, job: Job) -> None:
         """No request of an earlier process is sent unless it was asked for again, or has a key of its own."""
@@ -272,5 +275,5 @@ class Calls:
             else:
                 kept.append((place, row.body))
         answers = len(delivered) + len(kept) + len(unclaimed)
-        tokens = Tokens(answers, 0, answers, answers)
-        return RowsFetched(action.job.id, action.op, delivered, kept, failed, tokens, unclaimed), strangers
+        charge = Charge(answers=answers, prompt=answers, output=answers)
+        return RowsFetched(action.job.id, action.op, delivered, kept, failed, charge, unclaimed), strangers

@@ -14,7 +14,7 @@ import msgspec
 from carpool._core.model import Failure
 
 from .plan import Ask
-from .server import Server
+from .server import BAD_WORDS, Server
 
 INVALID_ARGUMENT: Final = 3
 Ending: TypeAlias = Literal["", "value", "failed", "expired", "cancelled", "closed", "died", "conflict", "unknown"]
@@ -68,6 +68,8 @@ class History:
         self.first_call = 0
         """Number of the first call after the store was restored from a backup: what came before may be lost."""
         self.restored = False
+        self.besides = 0
+        """Live calls for requests that a running job held."""
 
     # -- the promises
 
@@ -79,7 +81,13 @@ class History:
         self.accepted, self.stored = accepted, stored
 
     def check(self, server: Server, *, assumptions_hold: bool, attempts_max: int) -> None:
-        """Raise if a promise was broken."""
+        """Raise if a promise was broken.
+
+        Args:
+            server: what was done there.
+            assumptions_hold: whether what carpool assumes of the service is true.
+            attempts_max: how often a request may be sent in jobs.
+        """
         self._check_awaits()
         self._check_explicit_keys()
         self._check_automatic_keys()
@@ -87,6 +95,8 @@ class History:
             self._check_bills(server)
             self._check_runs(server, attempts_max)
             self._check_nothing_lost(server)
+        if not self.restored:
+            self._check_live_answers(server)
 
     def _check_awaits(self) -> None:
         for call in self.calls:
@@ -97,6 +107,10 @@ class History:
                 prompt = call.body.decode().partition("#")[0]
                 expect(prompt == call.ask.prompt, f"somebody else's answer {call.body!r}: {call}")
                 expect(not prompt.startswith(("bad", "cursed")), f"an answer to what cannot be answered: {call}")
+            failure = call.failure
+            if failure is not None and failure.kind == "rejected" and BAD_WORDS in failure.error.message:
+                excused = call.ask.looks_up or reused or call.ask.prompt.startswith("bad")
+                expect(excused, f"rejected for what another has wrong: {call}")
 
     def _check_explicit_keys(self) -> None:
         answers: dict[str, list[Stored]] = defaultdict(list)
@@ -152,6 +166,28 @@ class History:
             job = server.jobs[bill.job]
             if bill.good and job.known and job.display_name not in twins:
                 expect(f"{bill.prompt}#{bill.serial}".encode() in seen, f"paid for and lost: {bill} of {job}")
+
+    def _check_live_answers(self, server: Server) -> None:
+        """What was paid for live, and is in the account, was given to somebody, or answered elsewhere too.
+
+        A request that has left its call and waits for a job is withdrawn when its caller leaves; then the answer to the
+        call comes to nobody.
+        """
+        withdrawn = {call.key for call in self.calls if call.ending in ("cancelled", "expired")}
+        seen = {call.body for call in self.calls if call.ending == "value"} | {result.body for result in self.stored}
+        twice = set(self.paid_twice(server))
+        for bill in server.live_bills.values():
+            if bill.booked and bill.key not in twice and bill.key not in withdrawn:
+                expect(f"{bill.prompt}#{bill.serial}".encode() in seen, f"paid for live, and lost: {bill}")
+
+    def paid_twice(self, server: Server) -> list[str]:
+        """Return keys of which more than one answer was paid for and read: once for each that is one too many."""
+        paid = Counter(bill.key for bill in server.live_bills.values() if bill.booked)
+        live = set(paid)
+        for key, name in sorted({(bill.key, bill.job) for bill in server.bills if bill.good}):
+            if key in live and server.jobs[name].known and not server.jobs[name].twin:
+                paid[key] += 1
+        return [key for key, times in paid.items() for _ in range(times - 1)]
 
 
 def expect(truth: object, message: str) -> None:

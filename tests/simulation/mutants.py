@@ -11,6 +11,8 @@ from typing import Final, TypeAlias
 import msgspec
 import pytest
 
+from .world import simulate
+
 Patch: TypeAlias = pytest.MonkeyPatch
 Plant: TypeAlias = Callable[[Patch], None]
 
@@ -21,7 +23,8 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     plant: Plant
     reason: str
     likely: int
-    """A seed that sees it, as the draw in ``plan`` is now: tried first, to save time."""
+    """A seed that sees it, as the draw in ``plan`` is now: tried first, to save time. Played without ladders it goes on
+    telling the same story when their rules change. ``python -m tests.simulation --mutants NAME`` looks for another."""
 
 
 MUTANTS: Final[dict[str, Mutant]] = {}
@@ -35,3 +38,18 @@ def mutant(likely: int) -> Callable[[Plant], Plant]:
         return plant
 
     return add
+
+
+def sees(seed: int, *, ladders: bool = False) -> bool:
+    """Return whether a seed sees what is planted: a promise is broken, or the engine breaks on it.
+
+    Raises:
+        TypeError, AttributeError: what is planted does not fit into its place, so that to see it proves nothing.
+    """
+    try:
+        simulate(seed, ladders=ladders)
+    except (TypeError, AttributeError):
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is
+        return True
+    return False

@@ -88,10 +88,10 @@ def tells_nobody_of_deadlines(patch: Patch) -> None:
 @mutant(likely=3)
 def adopts_nothing(patch: Patch) -> None:
     """An identical call is always a new request."""
-    patch.setattr(Engine, "adopt", lambda self, digest, now: (Claim.NEW, 0))
+    patch.setattr(Engine, "adopt", lambda self, digest, now, deadline, ladder: (Claim.NEW, 0))
 
 
-@mutant(likely=20)
+@mutant(likely=18)
 def leaves_parked_rows_parked(patch: Patch) -> None:
     """Whoever adopts a parked request waits for ever."""
     patch.setattr(Engine, "_wake_row", lambda self, segment, row, now: None)
@@ -135,13 +135,13 @@ def cuts_withdrawn_rows(patch: Patch) -> None:
 def counts_no_envelope(patch: Patch) -> None:
     """The inline form is chosen by the rows alone."""
 
-    def choose_form(settings: Any, framing: Any, ledger: Any, batch: Any, name_bytes: int) -> str:
+    def choose_form(settings: Any, framing: Any, ledger: Any, batch: Any, *more: Any) -> str:
         return "inline" if not batch.as_file and batch.line_bytes < settings.inline_bytes_max else "file"
 
     patch.setattr("carpool._core.book.choose_form", choose_form)
 
 
-@mutant(likely=4)
+@mutant(likely=1)
 def sees_no_token_ceiling(patch: Patch) -> None:
     """Jobs hold more tokens of a model than may be enqueued."""
     patch.setattr(Accumulator, "_next_tokens", lambda self, queue: 0)
@@ -208,7 +208,7 @@ def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=44)
+@mutant(likely=204)
 def forgets_stored_results_at_a_restart(patch: Patch) -> None:
     """Rows with a stored result count as open, and are sent again."""
     original = Recovery._take_results
@@ -245,7 +245,7 @@ def touches_foreign_records(patch: Patch) -> None:
     patch.setattr(Recovery, "take", take)
 
 
-@mutant(likely=22)
+@mutant(likely=23)
 def records_no_marks(patch: Patch) -> None:
     """What became of rows is not written down when their job is closed."""
     original = Book.write
@@ -281,7 +281,7 @@ def lets_broken_jobs_take_up_room(patch: Patch) -> None:
 
     def on_broken(book: Book, job: Job, event: Any) -> None:
         original(book, job, event)
-        book.pacing.started(job.lane, job.tokens)
+        book.pacing.started(job.id, job.lane, job.tokens)
 
     patch.setattr(lifecycle, "on_broken", on_broken)
 

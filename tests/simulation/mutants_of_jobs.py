@@ -28,11 +28,11 @@ def settles_by_the_keys_of_the_reply(patch: Patch) -> None:
     """A row that did not come back is never judged."""
     original = settlement.settle_rest
 
-    def settle_rest(book: Book, job: Job, error: Any, now: float, *, missing: bool) -> None:
+    def settle_rest(book: Book, job: Job, error: Any, now: float, **how: bool) -> None:
         came = list(book.retries.get(job.id, {}))
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(book, "rows_in", lambda job, state: came)
-            original(book, job, error, now, missing=missing)
+            inner.setattr(Book, "sent_in", lambda self, job: came)
+            original(book, job, error, now, **how)
 
     patch.setattr(settlement, "settle_rest", settle_rest)
 
@@ -75,7 +75,7 @@ def takes_a_broken_download_for_its_end(patch: Patch) -> None:
     patch.setattr(lifecycle, "_fetch_failed", fetch_failed)
 
 
-@mutant(likely=2)
+@mutant(likely=3)
 def never_counts_attempts(patch: Patch) -> None:
     """A row that always fails is sent for ever."""
 
@@ -141,7 +141,7 @@ def hands_explicit_keys_over_unstored(patch: Patch) -> None:
     patch.setattr(Calls, "_sort", sort)
 
 
-@mutant(likely=157)
+@mutant(likely=22)
 def offers_what_it_hands_over(patch: Patch) -> None:
     """A stored answer that goes to live awaiters is offered to later identical calls too."""
     original = shelf.index_results

@@ -30,17 +30,17 @@ def ignores_the_sweep(patch: Patch) -> None:
     patch.setattr(sweeping, "on_swept", on_swept)
 
 
-@mutant(likely=158)
+@mutant(likely=44)
 def cancels_jobs_that_it_does_not_know(patch: Patch) -> None:
     """After the restore of a backup, paid work is thrown away."""
 
     def adopt(book: Book, found: Any, now: float) -> None:
-        sweeping.count_doubles(book, [remote for _, remote in found])
+        sweeping.count_doubles(book, [remote for _, remote in found], now)
 
     patch.setattr(sweeping, "_adopt", adopt)
 
 
-@mutant(likely=3301)
+@mutant(likely=335)
 def ignores_jobs_that_it_does_not_know(patch: Patch) -> None:
     """After the restore of a backup, what is paid for is paid for again."""
     patch.setattr(sweeping, "_adopt", lambda book, found, now: None)
@@ -63,9 +63,9 @@ def counts_doubles_and_lets_them_run(patch: Patch) -> None:
     """A twin is counted, and not cancelled."""
     original = sweeping.count_doubles
 
-    def count_doubles(book: Book, remotes: Any) -> int:
+    def count_doubles(book: Book, remotes: Any, now: float) -> int:
         before = len(book.step.actions)
-        count = original(book, remotes)
+        count = original(book, remotes, now)
         book.step.actions[before:] = [a for a in book.step.actions[before:] if not isinstance(a, CancelRemote)]
         return count
 
@@ -83,7 +83,7 @@ def takes_the_job_itself_for_a_double(patch: Patch) -> None:
     patch.setattr(sweeping, "_judge_open", judge_open)
 
 
-@mutant(likely=242)
+@mutant(likely=335)
 def sends_held_requests_before_the_sweep(patch: Patch) -> None:
     """After the restore of a backup, requests go that may be inside a job that this store does not know."""
     original = Recovery.finish
@@ -96,7 +96,7 @@ def sends_held_requests_before_the_sweep(patch: Patch) -> None:
     patch.setattr(Recovery, "finish", finish)
 
 
-@mutant(likely=3301)
+@mutant(likely=335)
 def sends_held_requests_before_unknown_jobs_ended(patch: Patch) -> None:
     """Requests are held for the list alone, and not for the jobs that it showed."""
     original = sweeping._let_go
@@ -111,7 +111,7 @@ def sends_held_requests_before_unknown_jobs_ended(patch: Patch) -> None:
     patch.setattr(sweeping, "_let_go", let_go)
 
 
-@mutant(likely=158)
+@mutant(likely=44)
 def takes_every_job_for_its_own(patch: Patch) -> None:
     """Numbers are compared with those of this process only, not with what the store knew when it was opened."""
     patch.setattr(Census, "origin_of", lambda self, name, store_id: Origin.CLOSED)
@@ -134,8 +134,8 @@ def judges_by_a_list_that_is_too_old(patch: Patch) -> None:
     """A job that was closed while the list was on its way is taken for one that runs on."""
     original = sweeping._judge_closed
 
-    def judge_closed(book: Book, closed: Any, op: int, found: Any) -> None:
-        original(book, None if closed is None else msgspec.structs.replace(closed, name="", sweep=-1), op, found)
+    def judge_closed(book: Book, closed: Any, op: int, found: Any, now: float) -> None:
+        original(book, None if closed is None else msgspec.structs.replace(closed, name="", sweep=-1), op, found, now)
 
     patch.setattr(sweeping, "_judge_closed", judge_closed)
 

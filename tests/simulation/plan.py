@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from carpool._core.model import Lane
-from carpool.settings import Settings
+from carpool.settings import CHEAP, FAST, Ladder, Settings
 
 START: Final = 1_790_000_000.0
 HOUR: Final = 3_600.0
@@ -27,6 +27,15 @@ CREATE_FAULTS: Final = (
 JOB_FATES: Final = (
     "partial", "failed", "failed_with_output", "expired", "cancelled", "stuck", "output_late", "output_never",
     "vanished", "output_vanished", "strange_word",
+)  # fmt: skip
+LIVE_FAULTS: Final = (
+    "quota", "quota_of_day", "overloaded", "asks_to_wait", "internal", "internal_computed", "lost", "lost_early",
+    "not_sent", "billing",
+)  # fmt: skip
+BATCH: Final[Ladder] = ("batch",)
+GIVEN_LADDERS: Final[tuple[Ladder, ...]] = (
+    CHEAP, FAST, ("standard",), ("flex",), ("flex", "standard"), ("batch", "standard"), ("flex", "batch"),
+    ("standard", "flex", "batch"), ("batch", "flex"), ("batch",),
 )  # fmt: skip
 ROW_FAULTS: Final = ("missing", "garbled", "error_13", "error_8", "error_429", "error_400", "doubled", "doubled_other")
 
@@ -49,6 +58,7 @@ class Ask(msgspec.Struct, kw_only=True):
     """Whether the script asks for everything to be sent at once."""
     looks_up: bool
     """Whether it asks for the key's result, without naming the request, where the key is known."""
+    ladder: Ladder | None = None
 
 
 class Crash(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +77,7 @@ class Crash(msgspec.Struct, frozen=True, kw_only=True):
 class Plan:
     """The draw of one seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, ladders: bool = True) -> None:
         self.seed = seed
         self.rng = rng = random.Random(seed)
         self.faults_end = START + rng.choice((2 * HOUR, 12 * HOUR, 30 * HOUR))
@@ -102,6 +112,16 @@ class Plan:
         # Some clients flutter: they end in the same place again and again, and are back at once.
         flutters = rng.choice(CRASH_TRIGGERS) if rng.random() < 0.2 else ""
         self.crashes = [self._crash(flutters) for _ in range(rng.choice((0, 0, 1, 1, 2, 3, 4)))]
+        # The live routes draw from a third source, and not all seeds use them.
+        self.live = live = random.Random(f"{seed}/live")
+        self.rides = ladders and live.random() < 0.6
+        self.live_faults = {} if calm else self._live_odds()
+        self.storms = self._storms()
+        self.live_slowest_s = live.choice((2.0, 60.0, 1_200.0))
+        if self.rides:
+            self._ride()
+        if self.restore is not None:
+            self._save_what_waits(self.restore[1])
 
     def chance(self, odds: float) -> bool:
         """Draw."""
@@ -116,10 +136,61 @@ class Plan:
                 return name
         return ""
 
+    def live_seconds(self, low: float, high: float) -> float:
+        """Draw a time on the live routes, short ones as often as long ones."""
+        return float(low * (high / low) ** self.live.random())
+
+    def _live_odds(self) -> dict[str, float]:
+        names = self.live.sample(LIVE_FAULTS, self.live.choice((0, 1, 2, 3, 5)))
+        total = self.live.choice((0.1, 0.5, 0.95))
+        return {name: self.live.random() * total / len(names) for name in names}
+
+    def _storms(self) -> list[tuple[float, float]]:
+        """Draw when the live routes refuse everything."""
+        starts = [START + self.live_seconds(1, 4 * HOUR) - 1 for _ in range(self.live.choice((0, 0, 1, 3)))]
+        return [(start, start + self.live_seconds(5, HOUR)) for start in starts]
+
+    def _ride(self) -> None:
+        """Give calls ladders and deadlines, and the client limits to what these may cost."""
+        live = self.live
+        same = live.choice(GIVEN_LADDERS) if live.random() < 0.5 else None
+        for ask in self.asks:
+            ladder = live.choice((None, None, *GIVEN_LADDERS)) if same is None else same
+            ask.ladder = None if ladder == ("flex",) and ask.lane.kind == "embed" else ladder
+            if ask.deadline_s is None and live.random() < 0.5:
+                ask.deadline_s = live.choice((self.live_seconds(1, 30 * HOUR), self.live_seconds(5 * HOUR, 12 * HOUR)))
+        if live.random() < 0.5:  # else few jobs last long enough to be left
+            self.job_fates = {"stuck": live.choice((0.3, 1.0))}
+            self.call_fault_odds = min(self.call_fault_odds, 0.05)
+        priced = all(ask.lane.model == MODELS[0] for ask in self.asks)
+        self.settings = msgspec.structs.replace(
+            self.settings,
+            max_double_cost_per_day_usd=live.choice((Decimal(0), Decimal("0.006"), Decimal(1))),
+            budget_per_day_usd=live.choice((None, None, None, Decimal("0.05"))) if priced else None,
+            full_price_per_day_usd=live.choice((None, None, None, Decimal("0.02"))) if priced else None,
+            live_calls_max=live.choice((1, 4, 256)),
+        )
+
     def _restore(self) -> tuple[float, float]:
         """Draw when a backup of the store is taken, and how much later the store is lost and restored from it."""
         low, high = 0.5, HOUR
         return tuple(low * (high / low) ** self.side.random() for _ in range(2))  # type: ignore[return-value]
+
+    def _save_what_waits(self, lost_after_s: float) -> None:
+        """In half of the seeds with a backup, let it hold a ticket that is sent before the store is lost.
+
+        Restored, it goes on by itself, although a job that nobody knows of may answer it.
+        """
+        backup = random.Random(f"{self.seed}/backup")
+        keyed = [ask for ask in self.asks if ask.key is not None]
+        if not keyed or backup.random() < 0.5:
+            return
+        for ask in keyed:
+            ask.ticket = ask.ticket or backup.random() < 0.5
+            ask.ladder = backup.choice((ask.ladder, BATCH))
+        self.restore = (backup.choice(keyed).at - START, self.settings.linger_s + lost_after_s)
+        self.job_fates = backup.choice((self.job_fates, {}))
+        self.settings = msgspec.structs.replace(self.settings, delete_remote=False)
 
     def seconds(self, low: float, high: float) -> float:
         """Draw a time, short ones as often as long ones."""

@@ -13,6 +13,7 @@ import msgspec
 from carpool._core.engine import Engine
 from carpool._core.messages import (
     Action,
+    Answered,
     CancelRemote,
     Closing,
     Create,
@@ -37,6 +38,9 @@ from carpool._core.messages import (
     Woken,
     Write,
 )
+from carpool._core.messages import (
+    Call as LiveCall,
+)
 from carpool._core.model import EXPLICIT, ROW_BITS, Meta
 from carpool._core.recovery import Recovery
 
@@ -44,6 +48,7 @@ from .callers import Callers
 from .calls import FRAMING, Calls
 from .clock import Clock
 from .history import Call, History, Stored, expect
+from .live_calls import LiveCalls
 from .plan import Crash, Plan
 from .server import Server
 from .store import DurableStore
@@ -81,6 +86,9 @@ class Process:
         self.after_turn: list[Callable[[], None]] = []
         self.callers = Callers(self)
         self.calls = Calls(self)
+        self.live_calls = LiveCalls(self)
+        self._booking: dict[int, list[int]] = {}
+        """Bills of live answers that a commit under way puts into the account, by the commit."""
         self._pending: list[list[Write]] = []
         self._turning = False
         self._writing_turns = 0
@@ -224,6 +232,11 @@ class Process:
             step = self.step(event)
             writes += step.writes
             actions += step.actions
+        answered = [event.op for event in events if isinstance(event, Answered)]
+        serials = [serial for op in answered for serial in self.live_calls.bills.pop(op, ())]
+        if serials:
+            expect(writes, "what a live call has cost is not written down")
+            self._booking[id(writes)] = serials
         self._note_trigger(writes)
         if self._crashes_at("before_commit"):
             self._end()
@@ -281,6 +294,8 @@ class Process:
 
     def _make_durable(self, writes: list[Write]) -> None:
         self.store.apply(writes)
+        for serial in self._booking.pop(id(writes), ()):
+            self.server.live_bills[serial].booked = True
         for write in writes:
             match write:
                 case PutSegment(head=head):
@@ -325,6 +340,8 @@ class Process:
         match action:
             case Upload() | Create() | Find() | Revoke() | Poll() | Fetch():
                 self.calls.ask(action)
+            case LiveCall():
+                self.live_calls.make(action)
             case Sweep():
                 if self.sweeps:
                     self.calls.sweep(action)

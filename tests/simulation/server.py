@@ -17,6 +17,7 @@ from .clock import Clock
 from .plan import HOUR, Plan
 
 FILE_WORDS: Final = "You do not have permission to access the File input or it may not exist."
+BAD_WORDS: Final = "Request contains an invalid argument."
 GONE: Final = Fault(kind="refused", error=ServerError(404, "Requested entity was not found.", "NOT_FOUND"))
 BUSY: Final = Fault(kind="unknown", error=ServerError(503, "The model is overloaded.", "UNAVAILABLE"))
 TIMEOUT: Final = Fault(kind="unknown", error=ServerError(message="timed out"))
@@ -30,6 +31,30 @@ TOO_LARGE: Final = Fault(
 BILLING: Final = Fault(kind="refused", error=ServerError(400, "Billing is not set up.", "FAILED_PRECONDITION"))
 TAKEN: Final = Fault(kind="refused", error=ServerError(409, "Another file has that name.", "ALREADY_EXISTS"))
 TERMINAL_S: Final = 48 * HOUR
+BUSY_LIVE: Final = Fault(kind="refused", error=ServerError(503, "The model is overloaded.", "UNAVAILABLE"))
+MINUTE_QUOTA: Final = Fault(
+    kind="refused", error=ServerError(429, "Quota exceeded: requests per minute.", "RESOURCE_EXHAUSTED")
+)
+DAY_QUOTA: Final = Fault(
+    kind="refused", error=ServerError(429, "Quota exceeded: requests per day.", "RESOURCE_EXHAUSTED")
+)
+ASKS_TO_WAIT: Final = Fault(kind="refused", error=ServerError(503, "Overloaded. Please retry in 42s.", "UNAVAILABLE"))
+INTERNAL: Final = Fault(kind="unknown", error=ServerError(500, "Internal error.", "INTERNAL"))
+BAD_REQUEST: Final = Fault(kind="refused", error=ServerError(400, BAD_WORDS, "INVALID_ARGUMENT"))
+LIVE_REFUSALS: Final = {
+    "quota": MINUTE_QUOTA,
+    "quota_of_day": DAY_QUOTA,
+    "overloaded": BUSY_LIVE,
+    "asks_to_wait": ASKS_TO_WAIT,
+    "internal": INTERNAL,
+    "lost_early": TIMEOUT,
+    "not_sent": NOT_SENT,
+    "billing": BILLING,
+}
+LIVE_SERIALS: Final = 1_000_000
+"""Where the numbers of live answers begin."""
+TARIFF_PICOUSD: Final = {"standard": 2_000, "flex": 1_000}
+"""Of any answer: less than what is reserved for it."""
 
 
 class Bill(msgspec.Struct, kw_only=True):
@@ -41,6 +66,21 @@ class Bill(msgspec.Struct, kw_only=True):
     job: str
     good: bool
     """Whether its job's output holds it, and could be fetched ever since."""
+
+
+class LiveBill(msgspec.Struct, kw_only=True):
+    """One answer of a live route that was computed and charged."""
+
+    serial: int
+    key: str
+    prompt: str
+    route: str
+    picousd: int
+    """0: no price."""
+    heard: bool = False
+    """Whether a process lived to read it."""
+    booked: bool = False
+    """Whether the account that it is in became durable."""
 
 
 class OutputRow(msgspec.Struct, frozen=True):
@@ -94,6 +134,7 @@ class Server:
         self.deleted_files: dict[str, list[bytes]] = {}
         self.jobs: dict[str, RemoteJob] = {}
         self.bills: list[Bill] = []
+        self.live_bills: dict[int, LiveBill] = {}
         self.lost_at = float("-inf")
         """When the client's store was lost."""
         self.protected: set[str] = set()
@@ -247,12 +288,64 @@ class Server:
         return [number for number, line in enumerate(lines) if parse(line)[1].startswith("bad")]
 
     def _bad_rows_error(self, bad: list[int], form: str) -> ServerError:
-        message = "Request contains an invalid argument."
+        message = BAD_WORDS
         if self.plan.names_bad_rows and form == "file":
             message = "\n".join(f"Error on line {row + 1}: invalid JSON, near column 3: no such field" for row in bad)
         elif self.plan.names_bad_rows:
             message = f"Unknown name at 'batch.input_config.requests.requests[{bad[0]}]': Cannot find field."
         return ServerError(400, message, "INVALID_ARGUMENT")
+
+    # -- live calls
+
+    def call(self, route: str, model: str, lines: list[bytes]) -> tuple[list[LiveBill] | Fault, float]:
+        """Answer some requests at once, or not; return also after how many seconds."""
+        plan = self.plan
+        weather = self.weather()
+        if weather is not None:
+            return self._perhaps_computed(route, model, lines, weather), plan.live_seconds(0.01, 30)
+        if any(start <= self.clock.now < stop for start, stop in plan.storms):
+            return plan.live.choice((MINUTE_QUOTA, BUSY_LIVE)), plan.live_seconds(0.01, 1)
+        bad = [line for line in lines if parse(line)[1].startswith("bad")]
+        if bad:
+            return BAD_REQUEST, 0.1
+        if any(parse(line)[1].startswith("cursed") for line in lines):
+            return INTERNAL, 0.1
+        choice = self._live_choice()
+        match choice:
+            case "":
+                return self._compute_live(route, model, lines), plan.live_seconds(0.2, plan.live_slowest_s)
+            case "internal_computed" | "lost":
+                self._compute_live(route, model, lines)
+                return (TIMEOUT if choice == "lost" else INTERNAL), plan.live_seconds(1, 300)
+            case _:
+                return LIVE_REFUSALS[choice], plan.live_seconds(0.01, 3)
+
+    def _live_choice(self) -> str:
+        if not self._may_fail():
+            return ""
+        at = self.plan.live.random()
+        for name, share in self.plan.live_faults.items():
+            at -= share
+            if at < 0:
+                return name
+        return ""
+
+    def _perhaps_computed(self, route: str, model: str, lines: list[bytes], fault: Fault) -> Fault:
+        sound = not any(parse(line)[1].startswith(("bad", "cursed")) for line in lines)
+        # What the service itself turns away it has not taken; what timed out it may have.
+        if fault is TIMEOUT and sound and self.plan.live.random() < 0.5:
+            self._compute_live(route, model, lines)
+        return fault
+
+    def _compute_live(self, route: str, model: str, lines: list[bytes]) -> list[LiveBill]:
+        bills: list[LiveBill] = []
+        for line in lines:
+            key, prompt = parse(line)
+            serial = LIVE_SERIALS + len(self.live_bills)
+            price = TARIFF_PICOUSD[route] if model != "model-without-price" else 0
+            self.live_bills[serial] = LiveBill(serial=serial, key=key, prompt=prompt, route=route, picousd=price)
+            bills.append(self.live_bills[serial])
+        return bills
 
     # -- jobs
 

@@ -12,20 +12,27 @@ from typing import Any, Final
 
 import msgspec
 
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
 from carpool._core.messages import (
+    DropDays,
     DropJob,
     DropResults,
     DropSegments,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
     PutResults,
+    PutSeen,
     PutSegment,
     PutTaken,
     Record,
     Write,
 )
 from carpool._core.model import EXPLICIT, Job, Marks, Meta, Place, ResultsHead, SegmentHead, Span, Taken
+from carpool._core.routing import Seen
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -40,6 +47,9 @@ class DurableStore:
         self.jobs: dict[str, bytes] = {}
         self.results: dict[int, tuple[bytes, list[bytes]]] = {}
         self.taken: dict[int, bytes] = {}
+        self.days: dict[tuple[str, int], bytes] = {}
+        self.habits: dict[tuple[str, str], bytes] = {}
+        self.seen: dict[tuple[str, str, str], bytes] = {}
         self.when_accepted: Callable[[], None] | None = None
         """Called when requests with keys of their own became durable."""
 
@@ -80,20 +90,30 @@ class DurableStore:
                 case PutTaken(taken=taken):
                     assert taken.no in self.results, "what was taken belongs to results that are there"
                     self.taken[taken.no] = _encode(taken)
+                case PutDay(account=account):
+                    self.days[account.base_url, account.day] = _encode(account)
+                case DropDays(days=days, base_url=base_url):
+                    for day in days:
+                        del self.days[base_url, day]
+                case PutHabit(habit=habit):
+                    self.habits[habit.base_url, habit.model] = _encode(habit)
+                case PutSeen(seen=seen):
+                    self.seen[seen.base_url, seen.model, seen.route] = _encode(seen)
         if accepted and self.when_accepted is not None:
             self.when_accepted()
 
     def backup(self) -> list[Any]:
         """Return a copy of everything."""
-        parts = (self.segments, self.marks, self.jobs, self.results, self.taken)
+        parts = (self.segments, self.marks, self.jobs, self.results, self.taken, self.days, self.habits, self.seen)
         return [self.meta, *(dict(part) for part in parts)]
 
     def restore(self, backup: list[Any]) -> None:
         """Put everything back as it was."""
-        self.meta, self.segments, self.marks, self.jobs, self.results, self.taken = backup
+        self.meta, self.segments, self.marks, self.jobs, self.results, self.taken, *learned = backup
+        self.days, self.habits, self.seen = learned
 
     def load(self) -> Iterator[Record]:
-        """Yield all records: the identity, segments, marks, jobs, results."""
+        """Yield all records: the identity, segments, marks, jobs, results, days, habits, durations."""
         yield msgspec.msgpack.decode(self.meta, type=Meta)
         for no in sorted(self.segments):
             yield msgspec.msgpack.decode(self.segments[no][0], type=SegmentHead)
@@ -105,10 +125,19 @@ class DurableStore:
             yield self.results_head(no)
         for no in sorted(self.taken):
             yield msgspec.msgpack.decode(self.taken[no], type=Taken)
+        yield from self.accounts()
+        for model in sorted(self.habits):
+            yield msgspec.msgpack.decode(self.habits[model], type=Habit)
+        for kind in sorted(self.seen):
+            yield msgspec.msgpack.decode(self.seen[kind], type=Seen)
 
     def meta_record(self) -> Meta:
         """Return the identity as it was written last."""
         return msgspec.msgpack.decode(self.meta, type=Meta)
+
+    def accounts(self) -> list[DayAccount]:
+        """Return the accounts of all days."""
+        return [msgspec.msgpack.decode(self.days[day], type=DayAccount) for day in sorted(self.days)]
 
     def job(self, job_id: str) -> Job:
         """Return a job as it was written last."""

@@ -14,18 +14,28 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from carpool._core.messages import DropJob, DropResults, DropSegments, PutMeta, Write
+from carpool._core.messages import DropDays, DropJob, DropResults, DropSegments, PutMeta, Write
 from carpool._core.model import Meta, ResultsHead, SegmentHead, place_of
 from carpool._ports import Store
 from carpool._stores import cache, database
 from carpool._stores.disk import DiskStore
 from carpool._stores.memory import MemoryStore
-from carpool.settings import Settings
+from carpool.settings import ROUTES, Settings
 
-from ..contract.records import put_job, put_marks, put_results, put_segment  # noqa: TID252 - test folders are no packages
+from ..contract.records import (  # noqa: TID252 - test folders are no packages
+    BASE_URL,
+    put_day,
+    put_habit,
+    put_job,
+    put_marks,
+    put_results,
+    put_seen,
+    put_segment,
+)
 
 ROWS = st.lists(st.binary(max_size=30), max_size=5)
 NUMBERS = st.integers(0, 6)
+SERVICES = st.sampled_from([BASE_URL, "http://127.0.0.1"])
 WRITES: st.SearchStrategy[Write] = st.one_of(
     st.builds(put_segment, NUMBERS, ROWS),
     st.builds(put_segment, NUMBERS, st.just([b"x" * 700, b"y" * 3_000])),
@@ -35,6 +45,10 @@ WRITES: st.SearchStrategy[Write] = st.one_of(
     st.builds(DropSegments, st.lists(NUMBERS, max_size=4)),
     st.builds(DropResults, st.lists(NUMBERS, max_size=4)),
     st.builds(DropJob, st.sampled_from("abc")),
+    st.builds(put_day, NUMBERS, st.integers(0, 2**62), SERVICES),
+    st.builds(DropDays, st.lists(NUMBERS, max_size=4), SERVICES),
+    st.builds(put_habit, st.sampled_from(["m", "tunedModels/m"]), st.integers(0, 9), SERVICES),
+    st.builds(put_seen, st.sampled_from(["m", "tunedModels/m"]), st.sampled_from(ROUTES), base_url=SERVICES),
 )
 COMMITS = st.lists(st.lists(WRITES, max_size=5), max_size=5)
 

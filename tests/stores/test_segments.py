@@ -14,7 +14,7 @@ from carpool._core.model import Meta
 from carpool._stores import segments
 from carpool.errors import StoreCorrupt, StoreError, StoreVersion
 
-from ..contract.records import put_job, put_marks, put_results, put_segment  # noqa: TID252 - test folders are no packages
+from ..contract.records import put_day, put_habit, put_job, put_marks, put_results, put_seen, put_segment  # noqa: TID252 - test folders are no packages
 
 ROWS = st.lists(st.binary(max_size=40), max_size=12)
 SEGMENT = bytes(segments.encode("s1", put_segment(1).head, put_segment(1).lines))
@@ -39,6 +39,9 @@ def test_any_rows_come_back(rows: list[bytes], no: int, data: st.DataObject) -> 
         ("m7", put_marks(7).marks),
         ("j01abc", put_job("01abc").job),
         ("r9", put_results(9, []).head),
+        ("d20000:f1e2c7da767e", put_day(20_000).account),
+        ("hf1e2c7da767e:tunedModels:mine", put_habit("tunedModels/mine").habit),
+        ("uf1e2c7da767e:batch:tunedModels:mine", put_seen("tunedModels/mine", "batch").seen),
     ],
 )
 def test_every_record_comes_back(name: str, record: segments.Record) -> None:
@@ -110,13 +113,15 @@ def test_ends_that_lead_out_of_the_body_are_damage() -> None:
         segments.lines("s1", value, [(1, 2)])
 
 
-@pytest.mark.parametrize("name", ["", "x1", "s", "s-1", "s1x", "s٣", "metal", "r 1"])
+@pytest.mark.parametrize("name", ["", "x1", "s", "s-1", "s1x", "s٣", "metal", "r 1", "d9", "d9:", "d٣:0123456789ab"])
 def test_a_name_that_carpool_does_not_give_is_noticed(name: str) -> None:
     with pytest.raises(StoreCorrupt):
         segments.order(name)
 
 
 def test_names_are_ordered_by_kind_then_number() -> None:
+    days = [segments.day_name("https://a.example", day) for day in (100, 99)]
+    assert sorted([*days, "r2"], key=segments.order) == ["r2", days[1], days[0]]
     names = ["r2", "jb", "m11", "s10", "meta", "s9", "ja", "m2", "r10"]
     assert sorted(names, key=segments.order) == ["meta", "s9", "s10", "m2", "m11", "ja", "jb", "r2", "r10"]
 

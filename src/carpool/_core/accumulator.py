@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from carpool._core.model import QUEUED, SENT, Lane, Segment, Span
-from carpool._core.pacing import Pacing
+from carpool._core.pacing import Offer, Pacing
 from carpool.settings import Settings
 
 NEVER: Final = float("inf")
@@ -62,6 +62,8 @@ class Accumulator:
         self._emptied: dict[Lane, float] = {}
         """Since when lanes waited whose every request was withdrawn: a caller that gives up and asks again at once must
         not begin its linger anew each time."""
+        self._served: set[Lane] = set()
+        """Lanes that had their turn in this round."""
 
     @property
     def requests(self) -> int:
@@ -122,17 +124,26 @@ class Accumulator:
             queue.flush = queue.requests > 0
 
     def cut(self, now: float) -> Batch | None:
-        """Cut the next batch that is ripe and may start, or return ``None``."""
+        """Cut the next batch that is ripe and may start, or return ``None``.
+
+        Lanes take turns: in a round each that is ripe gives one batch, the one with the nearest deadline first, then
+        the one that was ripe first. So of ``n`` lanes each gives at least one of ``2 * n - 1`` batches while ripe,
+        however much waits in the others. A lane for which there is no room does not lose its turn.
+        """
         if not self._pacing.free_jobs:
             return None
         ripe = [
-            (due, lane.kind, lane.model, lane)
+            (queue.deadline, due, lane.kind, lane.model, lane)
             for lane, queue in self._queues.items()
             if (due := self._due_at(lane, queue)) <= now
         ]
         if not ripe:
             return None
-        lane = min(ripe)[3]
+        turn = [entry for entry in ripe if entry[-1] not in self._served]
+        if not turn:
+            self._served.clear()
+        lane = min(turn or ripe)[-1]
+        self._served.add(lane)
         queue = self._queues[lane]
         batch = self._cut_group(lane, queue) if queue.groups else self._cut_spans(lane, queue)
         if not queue.requests:
@@ -160,25 +171,29 @@ class Accumulator:
 
     def _due_at(self, lane: Lane, queue: _Queue) -> float:
         """Return when the lane is ripe; NEVER while only the end of another job can make room for it."""
-        room = self._pacing.token_room(lane)
-        if room is not None and not self._pacing.idle(lane) and self._next_tokens(queue) > room:
+        offer = self._offer(lane, queue)
+        if offer.at == NEVER:
             return NEVER
-        blocked = self._pacing.blocked_until(lane)
         s = self._settings
         full = (
             queue.requests >= s.batch_requests_max
             or queue.line_bytes >= s.file_bytes_max
-            or (s.enqueued_tokens_max is not None and queue.tokens >= s.enqueued_tokens_max)
+            or queue.tokens >= offer.tokens
         )
         if full or queue.flush or queue.groups:
-            return blocked
+            return offer.at
         fill = self._pacing.fill
         due = queue.first_at + s.linger_s + (s.linger_max_s - s.linger_s) * fill * fill
         if queue.deadline < NEVER:
             due = min(due, max(queue.first_at + s.linger_s, queue.deadline - BATCH_USUAL_S))
             if queue.deadline <= due:
                 due = queue.first_at
-        return max(due, blocked)
+        return max(due, offer.at)
+
+    def _offer(self, lane: Lane, queue: _Queue) -> Offer:
+        """Return the room for what has to be cut next."""
+        first = self._next_tokens(queue)
+        return self._pacing.offer(lane, first, first if queue.groups else queue.tokens)
 
     def _next_tokens(self, queue: _Queue) -> int:
         """Return the tokens of what has to be cut next: a group, or the first row."""
@@ -208,7 +223,7 @@ class Accumulator:
     def _cut_spans(self, lane: Lane, queue: _Queue) -> Batch:
         batch = Batch(lane=lane, spans=(), count=0, line_bytes=0, tokens=0)
         taken: list[Span] = []
-        token_room = self._pacing.token_room(lane)
+        token_room = self._offer(lane, queue).tokens
         while queue.spans:
             no, start, stop, at = queue.spans.popleft()
             segment = self._segments.get(no)
@@ -232,7 +247,7 @@ class Accumulator:
             queue.flush = queue.flush and bool(queue.groups)
         return batch
 
-    def _fit(self, batch: Batch, segment: Segment, low: int, high: int, token_room: int | None) -> int:
+    def _fit(self, batch: Batch, segment: Segment, low: int, high: int, token_room: int) -> int:
         """Return the row up to which rows still fit into the batch; the first row of a batch always fits."""
         s = self._settings
         end = min(high, low + s.batch_requests_max - batch.count)
@@ -240,9 +255,8 @@ class Accumulator:
             return low
         before = segment.ends[low - 1] if low else 0
         end = bisect_right(segment.ends, before + s.file_bytes_max - batch.line_bytes, low, end)
-        if token_room is not None:
-            before = segment.tokens[low - 1] if low else 0
-            end = bisect_right(segment.tokens, before + token_room - batch.tokens, low, end)
+        before = segment.tokens[low - 1] if low else 0
+        end = bisect_right(segment.tokens, before + token_room - batch.tokens, low, end)
         return low + 1 if end == low and not batch.count else end
 
     def _take(  # noqa: PLR0917 - one line's work, shared by two cuts

@@ -20,11 +20,16 @@ ALARMS: Final[dict[str, str]] = {
     "create_ambiguous": "No clear answer came to a create call. The job is looked for by its name, and not sent again "
     "before it is sure that it was not created.",
     "job_adopted": "A job whose creation was not confirmed was found on the server, and goes on.",
+    "job_left": (
+        "All requests of a running job went on to a quicker route, so that their deadlines are met. It is cancelled."
+    ),
     "job_lost": "A job failed, expired or was cancelled on the server. Its requests are sent again, as far as their "
     "attempts allow.",
     "job_overdue": "A job has been running for longer than Settings.overdue_s, a day by default.",
     "job_stalled": "A bug of carpool broke a job's last question. Its callers were told; the next process goes on.",
     "job_vanished": "The server knows nothing of a job that it had named.",
+    "live_refused": "The live API refuses the calls of a model on a route. They wait, or go another way where their "
+    "ladder allows that; single calls are sent as probes.",
     "output_vanished": "The output of a job that succeeded is gone. Its requests are sent again.",
     "results_unfetched": "A job ended more than a day ago, and its results could not be fetched yet. The server keeps "
     "them for two days.",
@@ -52,15 +57,18 @@ ALARMS: Final[dict[str, str]] = {
 def standing(book: Book, now: float) -> list[Alarm]:
     """Return the alarms whose conditions hold now, in a fixed order."""
     found = [alarm for job in book.jobs.values() if (alarm := _of_job(book, job, now)) is not None]
-    if book.ledger.doubles:
-        found.append(Alarm("twins", count=book.ledger.doubles))
+    if book.ledger.twins:
+        found.append(Alarm("twins", count=book.ledger.twins))
     if book.quarantined:
         found.append(Alarm("rows_not_ours", count=book.quarantined))
-    return found
+    refusing = book.live.throttles.refusing(now)
+    return found + [Alarm("live_refused", detail=f"{route} {model}") for route, model in refusing]
 
 
 def raise_new(book: Book, now: float) -> None:
-    """Report each job that has become late, once."""
+    """Report each job that has become late, once, and each live route that begins to refuse."""
+    for route, model in book.live.throttles.newly_refusing(now):
+        book.report("live_refused", detail=f"{route} {model}")
     for job in book.jobs.values():
         alarm = _of_job(book, job, now)
         if alarm is not None and alarm.name != "job_stalled" and job.id not in book.late:

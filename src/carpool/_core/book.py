@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
 
 import msgspec
 
-from carpool._core.accumulator import NEVER, Accumulator, Batch, queued_runs
+from carpool._core.accumulator import NEVER, Accumulator, Batch
+from carpool._core.budget import DayAccount
 from carpool._core.census import Census
+from carpool._core.estimate import Habit
 from carpool._core.keys import KeyTable
-from carpool._core.ledger import Ledger
+from carpool._core.ledger import Ask, Ledger
+from carpool._core.live import Live
 from carpool._core.messages import (
     Action,
     DropJob,
     DropSegments,
     Expire,
     Forget,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
+    PutSeen,
     PutSegment,
     Report,
     Step,
@@ -36,10 +42,12 @@ from carpool._core.model import (
     ABANDONED,
     DONE,
     EXPLICIT,
+    LIVE,
     QUEUED,
     ROW_BITS,
     ROW_MASK,
     ROWS_MAX,
+    SENT,
     TRANSITIONS,
     Framing,
     Job,
@@ -51,13 +59,18 @@ from carpool._core.model import (
     ResultsHead,
     Segment,
     Span,
+    base_url_of,
+    caps_of,
     place_of,
 )
 from carpool._core.pacing import Pacing
+from carpool._core.routing import Durations, Seen
 from carpool._core.sealing import choose_form, display_name, file_name
+from carpool._core.throttle import Throttles
 from carpool.settings import Settings
 from carpool.types import ServerError
 
+_Learned = TypeVar("_Learned", DayAccount, Habit, Seen)
 _DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 
 
@@ -67,7 +80,7 @@ class Book:
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
         self.settings = settings
         self.framing = framing
-        self.origin = origin
+        self.origin, self.base_url = origin, base_url_of(origin)
         self.store_id = meta.store_id
         self.epoch = meta.epoch
         self.census = Census(meta)
@@ -84,13 +97,22 @@ class Book:
         """Requests of automatic keys whose stored result goes to live awaiters: others may adopt it only if these are
         gone before they take it."""
         self.keys = KeyTable()
-        self.pacing = Pacing(settings)
+        self.ledger = Ledger.of(settings)
+        self.pacing = Pacing(settings, self.ledger.habits)
         self.lanes = Accumulator(settings, self.segments, self.pacing)
         self.held_lanes = Accumulator(settings, self.segments, self.pacing)
         """Requests of earlier processes, until it is sure that they are in no job that this store does not know."""
         self.held_to = 0
         """The last segment whose rows are held."""
-        self.ledger = Ledger(settings.prices)
+        self.live = Live(Throttles(settings.live_calls_max))
+        self.durations = Durations()
+        self.leaving: list[tuple[float, Place, int]] = []
+        """When requests have to leave their rung, if they are still on it then."""
+        self.held_back: dict[Place, str] = {}
+        """Requests that may not be sent a second time for their deadline's sake, and why: setting and amounts."""
+        self.overtaken: dict[str, dict[str, Place]] = {}
+        """By job: keys and places of its requests that a live call answered first. What the job says of them is paid
+        for, and nobody waits for it."""
         self.deadlines: list[tuple[float, Place]] = []
         self.next_segment = 1
         self.next_results = 1
@@ -99,10 +121,7 @@ class Book:
         """Whether the server has ever answered this client."""
         self.waiting_requests = 0
         self.waiting_bytes = 0
-        self.answered = 0
-        self.failed = 0
-        self.retried = 0
-        self.reused = 0
+        self.answered = self.failed = self.retried = self.reused = 0
         self.jobs_created = 0
         self.foreign = 0
         self.quarantined = 0
@@ -114,10 +133,23 @@ class Book:
 
     # -- the step being answered
 
-    def take_step(self) -> Step:
+    def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
+        self.step.writes += [PutDay(account=self._of_here(account)) for account in self.ledger.budget.changes()]
+        if self.step.writes or self.closing:
+            durations = self.durations.changes(now, at_once=self.closing)
+            if durations or self.closing:  # live answers end no job, with whose end habits are written else
+                self._write_habits()
+            self.step.writes += [PutSeen(seen=self._of_here(seen)) for seen in durations]
         step, self.step = self.step, Step(writes=[], actions=[])
         return step
+
+    def _write_habits(self) -> None:
+        self.step.writes += [PutHabit(habit=self._of_here(habit)) for habit in self.ledger.habits.changes()]
+
+    def _of_here(self, record: _Learned) -> _Learned:
+        """Return what was learned or spent as it is written down: not to be mixed with that of another service."""
+        return msgspec.structs.replace(record, base_url=self.base_url)
 
     def write(self, write: Write) -> None:
         """Add something to write down."""
@@ -159,7 +191,6 @@ class Book:
         if segment.deadlines:
             segment.deadlines.extend([NEVER] * (count - len(segment.deadlines)))
         lines, segment.lines = segment.lines, []
-        self.lanes.push(segment, 0, count, segment.accepted_at)
         return PutSegment(head=segment.head(), lines=lines)
 
     def set_deadline(self, segment: Segment, row: int, deadline: float) -> None:
@@ -175,7 +206,7 @@ class Book:
         while self.deadlines and self.deadlines[0][0] <= now:
             deadline, place = heapq.heappop(self.deadlines)
             if self.is_open(place):
-                expired.append(Expire(place=place, deadline=deadline))
+                expired.append(Expire(place=place, deadline=deadline, why=self.held_back.get(place, "")))
         return expired
 
     def drop_stale_deadlines(self) -> None:
@@ -198,8 +229,12 @@ class Book:
 
     def finish(self, segment: Segment, row: int) -> None:
         """Mark a row DONE."""
-        if segment.states[row] == QUEUED:
-            self._count_out(segment, row, row + 1)
+        if segment.states[row] in (QUEUED, LIVE):
+            self.count_out(segment, row, row + 1)
+        if self.live.trips:
+            self.live.drop(place_of(segment.no, row))
+        if self.held_back:
+            self.held_back.pop(place_of(segment.no, row), None)
         segment.states[row] = DONE
         segment.open_rows -= 1
         if segment.flags[row] & EXPLICIT:
@@ -208,30 +243,43 @@ class Book:
             self.keys.discard(segment.digest(row), segment.accepted_at, place_of(segment.no, row), kept=False)
 
     def withdraw(self, segment: Segment, row: int) -> None:
-        """Take a queued row out, for good."""
-        self._lanes(segment.no).withdraw(segment, row)
+        """Take a row that waits out, for good."""
+        if segment.states[row] == QUEUED:
+            self._lanes(segment.no).withdraw(segment, row)
         self.finish(segment, row)
 
-    def queue_again(self, segment: Segment) -> None:
-        """Queue the rows of a recovered segment that are QUEUED."""
-        for start, stop in queued_runs(segment, 0, len(segment.keys)):
-            self._count_in(segment, start, stop)
-            self._lanes(segment.no).push(segment, start, stop, segment.accepted_at)
+    def unqueue(self, segment: Segment, row: int) -> None:
+        """Take a queued row out of its lane, to be sent over a live route."""
+        self._lanes(segment.no).withdraw(segment, row)
+        segment.states[row] = LIVE
 
-    def requeue(self, spans: Iterable[Span], now: float) -> None:
-        """Put rows back in front of their lane."""
+    def rejoin(self, segment: Segment, row: int) -> bool:
+        """Leave a row that waits to a call in the air that it had left, if there is one; return whether there is."""
+        if not self.live.rejoin(place_of(segment.no, row)):
+            return False
+        if segment.states[row] == QUEUED:
+            self.unqueue(segment, row)
+        return True
+
+    def queue(self, segment: Segment, start: int, stop: int) -> None:
+        """Queue rows that are QUEUED and counted in their lane."""
+        self._lanes(segment.no).push(segment, start, stop, segment.accepted_at)
+
+    def requeue(self, spans: Iterable[Span], now: float, *, counted: bool = False, front: bool = True) -> None:
+        """Put rows back in their lane, in front; ``counted``: they have counted as waiting all the time."""
         for no, start, stop in reversed(list(spans)):
             segment = self.segments[no]
             segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
-            self._count_in(segment, start, stop)
-            self._lanes(no).push(segment, start, stop, now, front=True)
+            if not counted:
+                self.count_in(segment, start, stop)
+            self._lanes(no).push(segment, start, stop, now, front=front)
 
     def requeue_group(self, lane: Lane, spans: tuple[Span, ...], *, as_file: bool = False) -> None:
         """Put rows back so that they travel as exactly one batch."""
         for no, start, stop in spans:
             segment = self.segments[no]
             segment.states[start:stop] = bytes((QUEUED,)) * (stop - start)
-            self._count_in(segment, start, stop)
+            self.count_in(segment, start, stop)
         held = any(no <= self.held_to for no, _, _ in spans)
         (self.held_lanes if held else self.lanes).push_group(lane, spans, as_file=as_file)
 
@@ -248,11 +296,13 @@ class Book:
     def _lanes(self, no: int) -> Accumulator:
         return self.held_lanes if no <= self.held_to else self.lanes
 
-    def _count_in(self, segment: Segment, start: int, stop: int) -> None:
+    def count_in(self, segment: Segment, start: int, stop: int) -> None:
+        """Count rows as waiting."""
         self.waiting_requests += stop - start
         self.waiting_bytes += segment.bytes_of(start, stop)
 
-    def _count_out(self, segment: Segment, start: int, stop: int) -> None:
+    def count_out(self, segment: Segment, start: int, stop: int) -> None:
+        """Count rows as waiting no more."""
         self.waiting_requests -= stop - start
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
@@ -263,7 +313,7 @@ class Book:
             segment = self.segments.get(no)
             if segment is None:
                 continue
-            if segment.open_rows == 0 and segment.jobs == 0:
+            if segment.open_rows == 0 and segment.jobs == 0 and no not in self.live.carried:
                 del self.segments[no]
                 dropped.append(no)
             else:
@@ -280,7 +330,7 @@ class Book:
         """Make a job of a batch, and record it."""
         job_id = self.census.seal_id(self.store_id, now)
         name_bytes = len(self.display_name(job_id, self.settings.job_attempts_max))
-        form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes)
+        form = choose_form(self.settings, self.framing, self.ledger, batch, name_bytes, now)
         job = Job(
             id=job_id,
             lane=batch.lane,
@@ -297,18 +347,40 @@ class Book:
             intended_at=now,
         )
         for no, start, stop in batch.spans:
-            self._count_out(self.segments[no], start, stop)
+            self.count_out(self.segments[no], start, stop)
+        self.ledger.reserve(self.ask_of(job.id, job), now)
         self.hold(job)
         self.write(PutMeta(meta=self.census.meta))
         self.record(job)
         return job
 
-    def hold(self, job: Job) -> None:
-        """Count a job in."""
+    def ask_of(self, hold_id: str, batch: Batch | Job) -> Ask:
+        """Return what a batch asks of the budget."""
+        limits = (limit for no, start, stop in batch.spans for limit in self.segments[no].limits[start:stop])
+        caps, searches = caps_of(limits)
+        return Ask(
+            id=hold_id,
+            route="batch",
+            lane=batch.lane,
+            count=batch.count,
+            input_tokens=batch.tokens,
+            caps=caps,
+            searches=searches,
+        )
+
+    def is_text_only(self, lane: Lane, spans: Iterable[Span]) -> bool:
+        """Return whether some requests are embeddings that are known to hold nothing but text."""
+        if lane.kind != "embed":
+            return False
+        found = [(self.segments.get(no), start, stop) for no, start, stop in spans]
+        return not any(segment is None or any(segment.limits[start:stop]) for segment, start, stop in found)
+
+    def hold(self, job: Job, *, sent: bool = False) -> None:
+        """Count a job in; ``sent``: it may be on the server already."""
         self.jobs[job.id] = job
         for no in sorted({no for no, _, _ in job.spans}):
             self.segments[no].jobs += 1
-        self.pacing.started(job.lane, job.tokens)
+        self.pacing.started(job.id, job.lane, job.tokens, job.count, sent=sent)
 
     def record(self, job: Job) -> None:
         """Write a job down as it stands now."""
@@ -327,13 +399,17 @@ class Book:
         job.wake_at = None
         return job.op
 
-    def close(self, job: Job) -> None:
-        """Forget a job whose rows are all settled or queued again."""
+    def close(self, job: Job, *, known: bool = True) -> None:
+        """Forget a job whose rows are all settled or queued again; ``known``: all that it did has told what it cost."""
         self.move(job, JobState.CLOSED)
+        self.ledger.learn(job.id, job.lane.model, job.count, job.tokens)
+        self.ledger.close(job.id, known=known)
+        self._write_habits()
         del self.jobs[job.id]
         self.census.close(job.id, job.name)
         self.retries.pop(job.id, None)
-        self.pacing.ended(job.lane, job.tokens)
+        self.overtaken.pop(job.id, None)
+        self.pacing.ended(job.id)
         numbers = sorted({no for no, _, _ in job.spans})
         for no in numbers:
             self.segments[no].jobs -= 1
@@ -344,24 +420,33 @@ class Book:
         """Let a job hold only some of its rows; nothing of it may be in the air."""
         before = sorted({no for no, _, _ in job.spans})
         after = {no for no, _, _ in spans}
-        self.pacing.ended(job.lane, job.tokens)
         job.spans = spans
         job.count = sum(stop - start for _, start, stop in spans)
         job.line_bytes = sum(self.segments[no].bytes_of(start, stop) for no, start, stop in spans)
         job.tokens = sum(self.segments[no].tokens_of(start, stop) for no, start, stop in spans)
-        self.pacing.started(job.lane, job.tokens)
+        self.pacing.resized(job.id, job.tokens, job.count)
         for no in before:
             self.segments[no].jobs -= no not in after
         self.sweep_segments(before)
 
-    def rows_in(self, job: Job, state: int) -> list[Place]:
-        """Return the job's rows that are in a state, in order."""
-        places: list[Place] = []
+    def sent_in(self, job: Job) -> Iterator[Place]:
+        """Iterate over the rows of a job that have no answer yet, in order."""
         for no, start, stop in job.spans:
-            states = self.segments[no].states
-            base = no << ROW_BITS
-            places.extend(base | row for row in range(start, stop) if states[row] == state)
-        return places
+            states, base = self.segments[no].states, no << ROW_BITS
+            yield from (base | row for row in range(start, stop) if states[row] == SENT)
+
+    def job_of(self, place: Place) -> Job:
+        """Return the job that holds a row that is SENT."""
+        no, row = place >> ROW_BITS, place & ROW_MASK
+        return next(
+            job for job in self.jobs.values() if any(n == no and start <= row < stop for n, start, stop in job.spans)
+        )
+
+    def overtake(self, place: Place) -> None:
+        """Note that a live call answers a row; it may be in a job as well."""
+        segment, row = self.at(place)
+        if segment is not None and segment.states[row] == SENT:
+            self.overtaken.setdefault(self.job_of(place).id, {})[segment.keys[row]] = place
 
     def place_in(self, job: Job, index: int) -> Place:
         """Return the place of the job's row with this index, counted from 0 in the order in which they were sent."""

@@ -1,28 +1,28 @@
 """The engine: told what happened, it answers with what to write down, what to do, and when to ask again.
 
-Owns the entrance (``admit``, ``claim``, ``adopt``) and the order of a step: close what was admitted, take the event,
-then do what has become due. One task owns an engine; nothing in it waits, and the same events give the same steps.
+Owns the order of a step: close what was admitted, take the event, then do what has become due. How requests come in is
+for ``admission``. One task owns an engine; nothing in it waits, and the same events give the same steps.
 """
 
 from __future__ import annotations
 
-import heapq
 from typing import Final, TypeAlias, assert_never
 
-from carpool._core import alarms, lifecycle, settlement, shelf, sweeping
-from carpool._core.book import Book, room_for
-from carpool._core.keys import Claim
+from carpool._core import alarms, descent, landing, leaving, lifecycle, settlement, shelf, sweeping
+from carpool._core.admission import Admission
 from carpool._core.messages import (
+    Answered,
     Broken,
     CallFailed,
     Closing,
     Created,
+    DropDays,
     Event,
     FetchEnded,
     Flushed,
     Found,
     Polled,
-    PutSegment,
+    Refused,
     Revoked,
     RowsFetched,
     Step,
@@ -33,22 +33,18 @@ from carpool._core.messages import (
     Woken,
 )
 from carpool._core.model import (
-    ABANDONED,
-    DONE,
     EXPLICIT,
+    LIVE,
     PARKED,
     QUEUED,
     ROW_BITS,
     ROW_MASK,
     SENT,
     TICKET,
-    UNKNOWN_DIGEST,
     Framing,
     JobState,
-    Lane,
     Meta,
     Place,
-    Segment,
 )
 from carpool.settings import Settings
 from carpool.types import Receipt, Stats
@@ -68,195 +64,29 @@ _REPLIES: Final[dict[JobState, tuple[type, ...]]] = {
 """What may answer the question in the air, by the job's state."""
 
 
-class Engine:
+class Engine(Admission):
     """Decides everything about requests and jobs; see ``step``."""
 
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
-        self.book = Book(settings, framing, origin, meta)
-        self.spilled: list[PutSegment] = []
-        """Full segments that should be written before the next step; whoever writes them empties the list."""
-        self._segment_bytes = settings.segment_bytes
-        self._key_infix = f".{meta.epoch:x}."
+        super().__init__(settings, framing, origin, meta)
         self._next_expiry = 0.0
-        self._unswept: list[int] = []
-        """Segments of which rows were withdrawn since the last step."""
 
-    # -- the entrance
-
-    def new_key(self, digest: bytes) -> str:
-        """Return an automatic key: unique in this slot, and telling its request's digest."""
-        book = self.book
-        book.next_key += 1
-        return f"a{digest.hex()}{self._key_infix}{book.next_key:x}"
-
-    def admit(  # noqa: PLR0917 - keywords would cost on the hot path
-        self,
-        lane: Lane,
-        key: str,
-        digest: bytes,
-        line: bytes,
-        tokens: int,
-        flags: int,
-        deadline: float | None,
-        now: float,
-    ) -> Place:
-        """Take a new request in, and return its place. It is durable after the next step's writes.
-
-        Args:
-            lane: what it may share a job with.
-            key: its key; an explicit one must have been claimed as NEW before.
-            digest: 16 bytes that tell its request from others.
-            line: its row of a batch file, newline included; passed on unread.
-            tokens: estimate of its input tokens.
-            flags: EXPLICIT, TICKET; a ticket is always EXPLICIT too.
-            deadline: latest time of its answer.
-            now: the time.
-        """
-        book = self.book
-        segment = book.open.get(lane)
-        if segment is None:
-            segment = book.open_segment(lane, now)
-        keys = segment.keys
-        row = len(keys)
-        place = segment.no << ROW_BITS | row
-        size = len(line)
-        keys.append(key)
-        segment.lines.append(line)
-        segment.size_bytes += size
-        segment.ends.append(segment.size_bytes)
-        segment.token_count += tokens
-        segment.tokens.append(segment.token_count)
-        segment.flags.append(flags)
-        segment.digests += digest
-        if flags:
-            book.keys.live[key] = place
-        if deadline is not None:
-            book.set_deadline(segment, row, deadline)
-        book.waiting_requests += 1
-        book.waiting_bytes += size
-        if not room_for(segment, self._segment_bytes):
-            self.spilled.append(book.close_segment(segment))
-        return place
-
-    def claim(self, key: str, digest: bytes, now: float) -> tuple[Claim, Place]:
-        """Ask what an explicit key names.
-
-        A key whose stored result is an error, or too old, is NEW: a rejected request cost nothing, and may be tried
-        again.
-        """
-        book = self.book
-        place = book.keys.live.get(key)
-        if place is not None:
-            segment, row = book.at(place)
-            assert segment is not None, f"live key {key!r} leads nowhere"
-            if segment.digest(row) != digest:
-                return Claim.CONFLICT, place
-            self._wake_row(segment, row, now)
-            return Claim.LIVE, place
-        place = book.keys.kept.get(key)
-        if place is None:
-            return Claim.NEW, 0
-        head = book.results[place >> ROW_BITS]
-        row = place & ROW_MASK
-        if head.failed[row] or now - head.kept_at > book.settings.keep_results_s:
-            del book.keys.kept[key]
-            shelf.release(book, place)
-            return Claim.NEW, 0
-        if head.digests[row * 16 : row * 16 + 16] not in (digest, UNKNOWN_DIGEST):
-            return Claim.CONFLICT, place
-        book.reused += 1
-        return Claim.KEPT, place
-
-    def find(self, key: str) -> tuple[Claim, Place]:
-        """Look an explicit key up without knowing its request; what was parked is sent, since somebody asks for it."""
-        place = self.book.keys.live.get(key)
-        if place is not None:
-            segment, row = self.book.at(place)
-            assert segment is not None, f"live key {key!r} leads nowhere"
-            self._wake_row(segment, row, segment.accepted_at)
-            return Claim.LIVE, place
-        place = self.book.keys.kept.get(key)
-        return (Claim.NEW, 0) if place is None else (Claim.KEPT, place)
-
-    def adopt(self, digest: bytes, now: float) -> tuple[Claim, Place]:
-        """Take over the oldest abandoned request with this digest, if there is one that is young enough."""
-        book = self.book
-        while (candidate := book.keys.adopt(digest)) is not None:
-            if now - candidate.accepted_at > book.settings.reuse_window_s:
-                continue
-            if candidate.kept:
-                book.reused += 1
-                return Claim.KEPT, candidate.place
-            segment, row = book.at(candidate.place)
-            if segment is None or segment.states[row] == DONE:
-                continue
-            segment.flags[row] &= ~ABANDONED
-            self._wake_row(segment, row, now)
-            book.reused += 1
-            return Claim.LIVE, candidate.place
-        return Claim.NEW, 0
-
-    def knows(self, key: str | None, digest: bytes, now: float) -> bool:
-        """Return whether asking for this now would send nothing new; it changes nothing."""
-        book = self.book
-        if key is None:
-            waiting = book.keys.abandoned.get(digest, ())
-            return any(
-                now - candidate.accepted_at <= book.settings.reuse_window_s
-                and (candidate.kept or book.is_open(candidate.place))
-                for candidate in waiting
-            )
-        place = book.keys.kept.get(key)
-        if key in book.keys.live or place is None:
-            return key in book.keys.live
-        head = book.results[place >> ROW_BITS]
-        return not head.failed[place & ROW_MASK] and now - head.kept_at <= book.settings.keep_results_s
-
-    @property
-    def has_abandoned(self) -> bool:
-        """Whether any request could be adopted."""
-        return bool(self.book.keys.abandoned)
-
-    def set_deadline(self, place: Place, deadline: float) -> None:
-        """Let another awaiter of a request have a deadline of its own."""
-        heapq.heappush(self.book.deadlines, (deadline, place))
-
-    def took(self, place: Place) -> None:
-        """Note that a stored result of an automatic key was handed over."""
-        shelf.release(self.book, place)
-
-    def leave(self, place: Place, now: float) -> None:
-        """Note that nobody awaits a request any more: withdraw what was not sent, offer what was sent to like calls."""
-        book = self.book
-        handed = book.handed.pop(place, None)
-        if handed is not None:
-            shelf.offer(book, handed)
-        segment, row = book.at(place)
-        if segment is None:
-            return
-        if not segment.states:
-            book.write(book.close_segment(segment))
-        state, flags = segment.states[row], segment.flags[row]
-        overdue = bool(segment.deadlines) and segment.deadlines[row] <= now
-        if state == QUEUED and (overdue or not flags & TICKET):
-            book.withdraw(segment, row)
-            self._unswept.append(segment.no)
-        elif state == PARKED and overdue:
-            book.finish(segment, row)
-            self._unswept.append(segment.no)
-        elif state == SENT and not flags & (EXPLICIT | ABANDONED):
-            segment.flags[row] |= ABANDONED
-            book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
-
-    def offer_again(self, place: Place) -> None:
-        """Note that whoever adopted a stored result did not live to take it."""
-        head = self.book.results.get(place >> ROW_BITS)
-        if head is not None and not head.flags[place & ROW_MASK] & EXPLICIT:
-            shelf.offer(self.book, place)
+    def step(self, event: Event, now: float) -> Step:
+        """Answer an event. Total: every event in every state; a reply to a question no longer asked changes nothing."""
+        book, self._told_at = self.book, now
+        self._gather(now)
+        self._take(event, now)
+        self._keep_late(now)
+        book.sweep_segments(self._unswept)
+        self._unswept.clear()
+        self._advance(now)
+        return book.take_step(now)
 
     def fetch_index(self, job_id: str) -> dict[str, Place]:
-        """Return the places of a job's unanswered rows by their keys."""
+        """Return the places of a job's unanswered rows by their keys: its output is about to be read from the start."""
         book = self.book
+        book.ledger.adopt(job_id, "batch", book.jobs[job_id].sealed_at)
+        book.ledger.begin(job_id)
         if book.jobs[job_id].stranger:
             return sweeping.index(book)
         index: dict[str, Place] = {}
@@ -270,22 +100,10 @@ class Engine:
                 index.update((segment.keys[row], base + row) for row in rows)
         return index
 
-    # -- steps
-
-    def step(self, event: Event, now: float) -> Step:
-        """Answer an event. Total: every event in every state; a reply to a question no longer asked changes nothing."""
-        book = self.book
-        self._gather()
-        self._take(event, now)
-        book.sweep_segments(self._unswept)
-        self._unswept.clear()
-        self._advance(now)
-        return book.take_step()
-
     def tidy(self, now: float) -> Step:
         """Drop what is past its time, and answer with what to write down; nothing that is under way goes on."""
         self._expire_kept(now)
-        return self.book.take_step()
+        return self.book.take_step(now)
 
     def next_wakeup(self) -> float | None:
         """Return when to send ``Woken`` if nothing else happens before; ``None``: nothing waits for time to pass."""
@@ -293,8 +111,10 @@ class Engine:
         due = book.lanes.next_due()
         times = [job.wake_at for job in book.jobs.values() if job.wake_at is not None]
         times += [time for time in (due, sweeping.due_at(book)) if time is not None]
-        if book.deadlines:
-            times.append(book.deadlines[0][0])
+        times += [heap[0][0] for heap in (book.deadlines, book.leaving) if heap]
+        live = book.live.next_wakeup(self._told_at)
+        if live is not None:
+            times.append(live)
         if book.results or book.segments:
             times.append(self._next_expiry)
         return min(times, default=None)
@@ -302,7 +122,8 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether no request is waiting or under way."""
-        return not self.book.waiting_requests and all(job.stalled for job in self.book.jobs.values())
+        book = self.book
+        return not book.waiting_requests and not book.live.flights and all(job.stalled for job in book.jobs.values())
 
     @property
     def unsent(self) -> bool:
@@ -333,16 +154,12 @@ class Engine:
             parked=sum(segment.states.count(PARKED) for segment in book.segments.values()),
             foreign=book.foreign,
             quarantined=book.quarantined,
+            live=len(book.live.trips),
         )
 
     def receipt(self) -> Receipt:
         """Return the account."""
         return self.book.ledger.receipt()
-
-    def _gather(self) -> None:
-        """Close open segments, so that what was admitted gets written."""
-        for segment in list(self.book.open.values()):
-            self.book.write(self.book.close_segment(segment))
 
     def _take(self, event: Event, now: float) -> None:
         match event:
@@ -356,6 +173,10 @@ class Engine:
                 sweeping.on_swept(self.book, event, now)
             case SweepFailed():
                 sweeping.on_failed(self.book, event, now)
+            case Answered():
+                landing.on_answered(self.book, event, now)
+            case Refused():
+                landing.on_refused(self.book, event, now)
             case Closing():
                 self._close(send=event.send)
             case _:
@@ -398,18 +219,25 @@ class Engine:
             self._next_expiry = now + _EXPIRY_PAUSE_S
         sweeping.advance(book, now)
         alarms.raise_new(book, now)
+        leaving.move_on(book, now)  # before jobs go on: what leaves one that was not sent yet is not sent twice
         for job in list(book.jobs.values()):
             if job.wake_at is not None and job.wake_at <= now:
                 lifecycle.resume(book, job, now)
+        lifecycle.let_on(book, now)
+        landing.start(book, now)
+        descent.flee(book, now)
         while (batch := book.lanes.cut(now)) is not None:
             if batch.count:
-                lifecycle.resume(book, book.seal(batch, now), now)
+                lifecycle.send(book, batch, now)
 
     def _expire_kept(self, now: float) -> None:
         """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""
         book, s = self.book, self.book.settings
         shelf.release_handed(book, now, _EXPIRY_PAUSE_S)
         shelf.drop_old(book, now)
+        days = book.ledger.forget(now)
+        if days:
+            book.write(DropDays(days=days, base_url=book.base_url))
         touched: list[int] = []
         for segment in book.segments.values():
             if segment.states.find(PARKED) < 0:
@@ -430,17 +258,12 @@ class Engine:
         book.closing = True
         touched: list[int] = []
         for segment in book.segments.values():
-            if QUEUED not in segment.states:
+            if QUEUED not in segment.states and LIVE not in segment.states:
                 continue
             for row, state in enumerate(segment.states):
-                if state == QUEUED and not segment.flags[row] & EXPLICIT:
+                if not segment.flags[row] & EXPLICIT and self._waits(segment, row, state):
                     book.withdraw(segment, row)
                     touched.append(segment.no)
         book.sweep_segments(touched)
         if send:
             book.flush()
-
-    def _wake_row(self, segment: Segment, row: int, now: float) -> None:
-        """Queue a parked row: somebody asked for it."""
-        if segment.states and segment.states[row] == PARKED:
-            self.book.requeue(((segment.no, row, row + 1),), now)

@@ -11,8 +11,10 @@ from typing import Final, Literal, assert_never
 
 import msgspec
 
-from carpool._core import settlement, sweeping
+from carpool._core import leaving, settlement, sweeping
+from carpool._core.accumulator import Batch
 from carpool._core.book import Book
+from carpool._core.breaker import read_pushback
 from carpool._core.messages import (
     Broken,
     Create,
@@ -30,7 +32,8 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import SENT, Failure, Fault, Job, JobState
+from carpool._core.model import Failure, Fault, Job, JobState
+from carpool._core.quota import NEVER
 from carpool._core.retry import Refusal, pause_s, read_refusal
 from carpool._core.sealing import file_name
 from carpool.types import ServerError
@@ -48,18 +51,26 @@ _RENEWALS_MAX: Final = 9
 _RPC_INVALID: Final = 3
 
 
+def send(book: Book, batch: Batch, now: float) -> None:
+    """Make a job of a batch, and begin with it; requests for which no money is left today are told so instead."""
+    batch = settlement.within_budget(book, batch, now)
+    if batch.count:
+        resume(book, book.seal(batch, now), now)
+
+
 def resume(book: Book, job: Job, now: float) -> None:
     """Ask the question that the job's state wants asked now."""
     match job.state:
         case JobState.UPLOADING:
             if not settlement.drop_unwanted(book, job):
-                book.act(Upload(job=_copy(job), op=book.ask(job)))
+                _upload(book, job, now)
         case JobState.READY:
             if _is_old(book, job, now):
-                _renew(book, job)
+                _renew(book, job, now)
             else:
                 intend(book, job, now)
         case JobState.CREATING:
+            book.pacing.creating(job.id)
             book.act(Create(job=_copy(job), op=book.ask(job)))
         case JobState.LOOKING:
             revoke = job.form == "file" and job.looks == _LOOKS_BEFORE_REVOKE and not job.revoked
@@ -80,10 +91,34 @@ def intend(book: Book, job: Job, now: float) -> None:
             return
     elif settlement.drop_unwanted(book, job):
         return
+    at = book.pacing.create_at(job.id, now)
+    if at > now:
+        _wait_for_room(book, job, at, now)
+        return
     book.move(job, JobState.CREATING, failing=True)
     job.intended_at = now
     book.record(job)
-    book.act(Create(job=_copy(job), op=book.ask(job)))
+    resume(book, job, now)
+
+
+def let_on(book: Book, now: float) -> None:
+    """Go on with the jobs that wait, for which there is room now."""
+    for job_id in book.pacing.waiting():
+        job = book.jobs[job_id]
+        match job.state:
+            case JobState.UPLOADING:
+                at = book.pacing.storage.upload_at(job.id, job.line_bytes, now)
+            case JobState.READY:
+                at = book.pacing.create_at(job.id, now)
+            case _:  # a sweep found it on the server
+                book.pacing.go_on(job.id)
+                continue
+        if at <= now:
+            resume(book, job, now)
+        elif job.state is JobState.READY:
+            _wait_for_room(book, job, at, now)
+        else:
+            job.wake_at = None if at == NEVER else at
 
 
 def on_uploaded(book: Book, job: Job, event: Uploaded, now: float) -> None:
@@ -91,6 +126,7 @@ def on_uploaded(book: Book, job: Job, event: Uploaded, now: float) -> None:
     book.reached = True
     job.file_name = event.file.name
     job.uploaded_at = now
+    book.pacing.storage.stored(job.id)
     intend(book, job, now)
 
 
@@ -112,7 +148,7 @@ def on_found(book: Book, job: Job, event: Found, now: float) -> None:
         _named(book, job, first.name, now)
         job.wake_at = now
         book.report("job_adopted", first.name)
-        count = sweeping.count_doubles(book, twins)
+        count = sweeping.count_doubles(book, twins, now)
         if count:
             book.write(PutMeta(meta=book.census.meta))
             book.report("twins", first.name, count)
@@ -137,6 +173,7 @@ def on_revoked(book: Book, job: Job, event: Revoked, now: float) -> None:
     job.failures = 0
     job.revoked = True
     job.uploaded_at = 0.0
+    book.pacing.storage.deleted(job.id)
     job.wake_at = now + book.census.look_wait_s(book.settings)
     book.record(job)
 
@@ -147,10 +184,14 @@ def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
     book.census.note_lag(book.census.absent.pop(job.id, 0.0))
     remote = event.remote
     if not remote.ended:
+        leaving.cancel_left(book, job)  # again, if it was before: the call may have failed, or its process was killed
         job.failures = 0
         job.wake_at = now + poll_pause_s(book, job, now)
         return
-    job.ended_at = job.ended_at or now
+    if not job.ended_at:
+        job.ended_at = now
+        _learn(book, job, now, answered=remote.has_output)
+    book.pacing.over(job.id)
     if remote.has_output:
         # Failures go on being counted: this poll may stand between two that break off in the same place.
         book.move(job, JobState.FETCHING, failing=True)
@@ -169,7 +210,15 @@ def on_polled(book: Book, job: Job, event: Polled, now: float) -> None:
             settlement.isolate(book, job, error, now)
         case _:
             book.report("job_lost", job.name, job.count, remote.state)
-            settlement.settle_rest(book, job, error, now, missing=False)
+            settlement.settle_rest(book, job, error, now, missing=False, lost=True)
+
+
+def _learn(book: Book, job: Job, now: float, *, answered: bool) -> None:
+    """Learn how long the batch route takes from a job that ended; one without answers tells only how long not."""
+    if answered:
+        book.durations.saw(job.lane.model, "batch", now - job.sealed_at)
+    else:
+        book.durations.saw_at_least(job.lane.model, "batch", now - job.sealed_at)
 
 
 def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
@@ -203,10 +252,10 @@ def on_call_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
 
 def on_broken(book: Book, job: Job, event: Broken) -> None:
     """Tell the callers, and leave the job as it is on record: the next process can have what is paid for."""
-    places = book.rows_in(job, SENT)
+    places = list(book.sent_in(job))
     job.stalled = True
     book.ask(job)  # whatever else is said about it is stale
-    book.pacing.ended(job.lane, job.tokens)  # nobody will hear of its end: it must not take up room for ever
+    book.pacing.ended(job.id)  # nobody will hear of its end: it must not take up room for ever
     book.report("job_stalled", job.name or job.display_name, len(places), event.detail)
     failure = Failure(kind="failed", error=ServerError(message=event.detail), job=job.name)
     book.act(Fail(places=places, keys=[book.key_at(place) for place in places], failure=failure))
@@ -224,21 +273,24 @@ def _named(book: Book, job: Job, name: str, now: float) -> None:
     job.name = name
     job.created_at = job.created_at or now
     job.looks, job.looked_at, job.file_gone = 0, 0.0, False
-    book.pacing.accepted(job.lane)
+    book.pacing.created(job.id)
     book.record(job)
 
 
 def _upload_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
+    book.pacing.storage.failed(job.id)
     if fault.kind != "refused":
         _try_later_or_give_back(book, job, fault, now)
         return
     if fault.error.code == _TAKEN and job.renewed < _RENEWALS_MAX:
-        _upload_anew(book, job)
+        _upload_anew(book, job, now)
         return
     match read_refusal(fault):
         case Refusal.BACK_OFF:
             job.failures = 0
-            job.wake_at = book.pacing.refused(job.lane, now)
+            book.pacing.storage.refused(job.id, now, read_pushback(fault.error).retry_after_s)
+            book.pacing.wait(job.id)
+            job.wake_at = book.pacing.storage.upload_at(job.id, job.line_bytes, now)
         case Refusal.CREDENTIALS | Refusal.FILE_GONE:
             settlement.give_back(book, job, Failure(kind="credentials", error=fault.error))
         case Refusal.TOO_LARGE:
@@ -252,10 +304,12 @@ def _upload_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
 def _create_failed(book: Book, job: Job, fault: Fault, now: float) -> None:
     match fault.kind:
         case "not_sent":
+            book.pacing.not_sent(job.id)
             book.move(job, JobState.READY, failing=True)
             book.record(job)
             _try_later_or_give_back(book, job, fault, now)
         case "unknown":
+            book.pacing.unsure(job.id)
             book.report("create_ambiguous", job.display_name)
             book.move(job, JobState.LOOKING)
             job.wake_at = now
@@ -270,13 +324,18 @@ def _create_refused(book: Book, job: Job, fault: Fault, now: float) -> None:
     refusal = read_refusal(fault)
     match refusal:
         case Refusal.BACK_OFF:
-            book.move(job, JobState.READY)
-            job.wake_at = book.pacing.refused(job.lane, now)
-            book.record(job)
+            job.failures = 0
+            said = read_pushback(fault.error)
+            book.pacing.refused(job.id, now, named=said.scope != "quota", asked_s=said.retry_after_s)
+            if book.pacing.is_too_large(job.id):
+                _make_smaller(book, job, fault, now)
+            else:
+                _wait_for_room(book, job, book.pacing.create_at(job.id, now), now)
         case Refusal.CREDENTIALS:
             settlement.give_back(book, job, Failure(kind="credentials", error=fault.error))
         case Refusal.FILE_GONE if job.form == "file":
             # A key without rights is told the same: only a call that it may make shows which it is.
+            book.pacing.not_sent(job.id)
             book.move(job, JobState.LOOKING)
             job.file_gone = True
             job.wake_at = now
@@ -304,21 +363,59 @@ def _is_old(book: Book, job: Job, now: float) -> bool:
     return job.form == "file" and job.uploaded_at > 0 and now - job.uploaded_at > book.settings.file_reuse_s
 
 
-def _renew(book: Book, job: Job) -> None:
+def _wait_for_room(book: Book, job: Job, at: float, now: float) -> None:
+    """Let a job whose input is there wait until it may be created; take it apart if it is too large to wait for."""
+    if at == NEVER and book.pacing.is_too_large(job.id):
+        settlement.take_apart(book, job, now)
+        return
+    if job.state is not JobState.READY:
+        book.move(job, JobState.READY, failing=True)
+        book.record(job)
+    book.pacing.wait(job.id)
+    job.wake_at = None if at == NEVER else at
+
+
+def _make_smaller(book: Book, job: Job, fault: Fault, now: float) -> None:
+    """Give back the requests of a job that was refused for quota and is too large to be sent again as it is.
+
+    They go on in smaller jobs; nothing ran, so no attempt is counted. A single request goes behind all others of its
+    lane, which it would keep waiting else; in the end its caller is told.
+    """
+    hopeless = job.count == 1 and book.pacing.is_hopeless(job.id, book.place_in(job, 0), now)
+    if hopeless:
+        settlement.give_up(book, job, Failure(kind="quota", error=fault.error), now)
+    else:
+        settlement.take_apart(book, job, now)
+
+
+def _upload(book: Book, job: Job, now: float) -> None:
+    """Upload a job's input, or let it wait for room in the storage."""
+    at = book.pacing.storage.upload_at(job.id, job.line_bytes, now)
+    if at > now:
+        book.pacing.wait(job.id)
+        job.wake_at = None if at == NEVER else at
+        return
+    book.pacing.go_on(job.id)
+    book.pacing.storage.sent(job.id, job.line_bytes)
+    book.act(Upload(job=_copy(job), op=book.ask(job)))
+
+
+def _renew(book: Book, job: Job, now: float) -> None:
     """Upload the input again under a new name, since the server deletes files after a while: no attempt is counted."""
     if settlement.drop_unwanted(book, job):
         return
     book.act(DeleteRemote(name=job.file_name))
+    book.pacing.storage.deleted(job.id)
     book.move(job, JobState.UPLOADING, failing=True)
-    _upload_anew(book, job)
+    _upload_anew(book, job, now)
 
 
-def _upload_anew(book: Book, job: Job) -> None:
+def _upload_anew(book: Book, job: Job, now: float) -> None:
     job.renewed += 1
     job.uploaded_at = 0.0
     job.file_name = file_name(job.id, job.attempt, job.renewed)
     book.record(job)
-    book.act(Upload(job=_copy(job), op=book.ask(job)))
+    _upload(book, job, now)
 
 
 def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
@@ -326,7 +423,16 @@ def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
         kind: Literal["failed", "ambiguous"] = "failed" if job.file_gone else "ambiguous"
         settlement.give_up(book, job, Failure(kind=kind, error=error, job=job.name), now)
         return
+    vanished = bool(job.name)
+    if vanished:  # it was there once, and nobody knows what it has cost
+        book.ledger.close(job.id, known=False)
+    book.pacing.not_sent(job.id)
     if not settlement.trim(book, job):
+        return
+    refusal = book.ledger.reserve(book.ask_of(job.id, job), now) if vanished else None
+    if refusal is not None:
+        error = ServerError(message=refusal.message)
+        settlement.give_up(book, job, Failure(kind="budget", error=error, job=job.name), now)
         return
     job.attempt += 1
     job.display_name = book.display_name(job.id, job.attempt)
@@ -341,6 +447,10 @@ def _next_attempt(book: Book, job: Job, error: ServerError, now: float) -> None:
         book.move(job, JobState.UPLOADING)
     else:
         book.move(job, JobState.CREATING)
+        at = book.pacing.create_at(job.id, now)
+        if at > now:
+            _wait_for_room(book, job, at, now)
+            return
     book.record(job)
     resume(book, job, now)
 

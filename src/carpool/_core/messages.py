@@ -9,6 +9,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
+from carpool._core.meter import NO_CHARGE, Charge
 from carpool._core.model import (
     Failure,
     Fault,
@@ -22,8 +25,9 @@ from carpool._core.model import (
     RowFault,
     SegmentHead,
     Taken,
-    Tokens,
 )
+from carpool._core.routing import Seen
+from carpool.settings import Route
 from carpool.types import BatchJob
 
 # -- events
@@ -44,6 +48,7 @@ class Undelivered(msgspec.Struct, frozen=True, tag=True):
     """Place, key, digest, body."""
     lane: Lane
     job: str
+    route: Route = "batch"
 
 
 class Uploaded(msgspec.Struct, frozen=True, tag=True):
@@ -95,9 +100,11 @@ class RowsFetched(msgspec.Struct, frozen=True, tag=True):
     kept: list[tuple[Place, bytes]]
     """To be stored before they are delivered."""
     failed: list[RowFault]
-    tokens: Tokens
+    charge: Charge
     unclaimed: list[tuple[str, bytes]] = []
     """Of a job that this store did not know: answers to keys that are not waiting, and their bytes."""
+    again: Charge = NO_CHARGE
+    """Of answers that were settled by an earlier reading of the same output."""
 
 
 class FetchEnded(msgspec.Struct, frozen=True, tag=True):
@@ -141,6 +148,25 @@ class SweepFailed(msgspec.Struct, frozen=True, tag=True):
     fault: Fault
 
 
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """A live call was answered; its rows are sorted as those of a job are."""
+
+    op: int
+    delivered: list[Place]
+    kept: list[tuple[Place, bytes]]
+    failed: list[RowFault]
+    charge: Charge
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """A live call ended in an error."""
+
+    op: int
+    fault: Fault
+    broken: bool = False
+    """Whether a bug of ours broke it, which another try would meet again."""
+
+
 class Closing(msgspec.Struct, frozen=True, tag=True):
     """The client is being left: bare awaits that were not sent are withdrawn, the rest is sent."""
 
@@ -162,6 +188,8 @@ Event: TypeAlias = (
     | Broken
     | Swept
     | SweepFailed
+    | Answered
+    | Refused
     | Closing
 )
 
@@ -225,10 +253,48 @@ class DropResults(msgspec.Struct, frozen=True, tag=True):
     numbers: list[int]
 
 
+class PutDay(msgspec.Struct, frozen=True, tag=True):
+    """Record the account of a day."""
+
+    account: DayAccount
+
+
+class DropDays(msgspec.Struct, frozen=True, tag=True):
+    """Forget the accounts of days that are long ago."""
+
+    days: list[int]
+    base_url: str
+    """Of the service whose accounts they are: those of others stay."""
+
+
+class PutHabit(msgspec.Struct, frozen=True, tag=True):
+    """Record what was learned of a model."""
+
+    habit: Habit
+
+
+class PutSeen(msgspec.Struct, frozen=True, tag=True):
+    """Record how long a route took for a model."""
+
+    seen: Seen
+
+
 Write: TypeAlias = (
-    PutMeta | PutSegment | PutMarks | DropSegments | PutJob | DropJob | PutResults | PutTaken | DropResults
+    PutMeta
+    | PutSegment
+    | PutMarks
+    | DropSegments
+    | PutJob
+    | DropJob
+    | PutResults
+    | PutTaken
+    | DropResults
+    | PutDay
+    | DropDays
+    | PutHabit
+    | PutSeen
 )
-Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken
+Record: TypeAlias = Meta | SegmentHead | Marks | Job | ResultsHead | Taken | DayAccount | Habit | Seen
 
 # -- actions
 
@@ -276,6 +342,18 @@ class Fetch(msgspec.Struct, frozen=True, tag=True):
     remote: BatchJob
 
 
+class Call(msgspec.Struct, frozen=True, tag=True):
+    """Send these requests over a live route, once."""
+
+    op: int
+    route: Route
+    lane: Lane
+    places: list[Place]
+    """One, or several embeddings that share a call."""
+    deadline: float
+    """When nobody waits for it any more; infinity if nobody says."""
+
+
 class Sweep(msgspec.Struct, frozen=True, tag=True):
     """List all jobs whose display name begins so."""
 
@@ -301,6 +379,8 @@ class Deliver(msgspec.Struct, frozen=True, tag=True):
     job: str
     lane: Lane
     rows: list[tuple[Place, bytes]]
+    route: Route = "batch"
+    text_only: bool = False
 
 
 class Fail(msgspec.Struct, frozen=True, tag=True):
@@ -316,6 +396,8 @@ class Expire(msgspec.Struct, frozen=True, tag=True):
 
     place: Place
     deadline: float
+    why: str = ""
+    """What forbade to send it over another route in time, if anything did: setting and amounts."""
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
@@ -340,6 +422,7 @@ Action: TypeAlias = (
     | Revoke
     | Poll
     | Fetch
+    | Call
     | Sweep
     | CancelRemote
     | DeleteRemote

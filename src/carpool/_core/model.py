@@ -6,19 +6,24 @@ int) names one row. Bodies pass through as opaque bytes. Records evolve by defau
 
 from __future__ import annotations
 
+import re
 from array import array
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from carpool.settings import Route
 from carpool.types import BatchJob, Kind, ServerError
 
 ROW_BITS: Final = 20
 ROW_MASK: Final = (1 << ROW_BITS) - 1
 ROWS_MAX: Final = 1 << ROW_BITS
 DIGEST_BYTES: Final = 16
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of the records: 2 has routes and accounts; what 1 did not have has defaults."""
+_LOOPBACK: Final = re.compile(r"^(https?://(?:localhost|127(?:\.[0-9]+){3}|\[::1\])):[0-9]+")
 UNKNOWN_DIGEST: Final = bytes(DIGEST_BYTES)
 """Of a stored answer whose request this store does not know: it fits whatever is asked under its key."""
 
@@ -42,6 +47,8 @@ SENT: Final = 1
 DONE: Final = 2
 PARKED: Final = 3
 """Accepted by a process that is gone, or held back: never sent unasked."""
+LIVE: Final = 4
+"""On a live route: waiting for its call, or in it."""
 
 
 class Lane(msgspec.Struct, frozen=True, gc=False):
@@ -73,6 +80,10 @@ class SegmentHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     flags: bytes
     digests: bytes
     deadlines: bytes = b""
+    ladders: bytes = b""
+    """A byte a row: the code of its ladder; empty where all rows take the batch route alone."""
+    limits: bytes = b""
+    """Eight bytes a row: see ``Segment``; empty where no row has any."""
 
 
 class Segment(msgspec.Struct, kw_only=True, gc=False):
@@ -92,6 +103,10 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
     deadlines: array[float]
     """Empty where no row has one; else infinity for rows without."""
     lines: list[bytes]
+    ladders: bytearray = msgspec.field(default_factory=bytearray)
+    """Codes of the rows' ladders; may be shorter than the segment: the others take the batch route alone."""
+    limits: array[int] = msgspec.field(default_factory=lambda: array("Q"))
+    """What bounds the rows' cost: ``limit_of``; may be shorter than the segment: the others name nothing."""
     size_bytes: int = 0
     token_count: int = 0
     states: bytearray = msgspec.field(default_factory=bytearray)
@@ -114,15 +129,18 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             flags=bytes(self.flags),
             digests=bytes(self.digests),
             deadlines=self.deadlines.tobytes(),
+            ladders=bytes(self.ladders),
+            limits=self.limits.tobytes(),
         )
 
     @classmethod
     def from_head(cls, head: SegmentHead) -> Segment:
         """Return the segment of a record, all rows QUEUED and never sent."""
-        ends, tokens, deadlines = array("Q"), array("Q"), array("d")
+        ends, tokens, deadlines, limits = array("Q"), array("Q"), array("d"), array("Q")
         ends.frombytes(head.ends)
         tokens.frombytes(head.tokens)
         deadlines.frombytes(head.deadlines)
+        limits.frombytes(head.limits)
         count = len(head.keys)
         return cls(
             no=head.no,
@@ -136,6 +154,8 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             digests=bytearray(head.digests),
             deadlines=deadlines,
             lines=[],
+            ladders=bytearray(head.ladders),
+            limits=limits,
             size_bytes=ends[-1] if count else 0,
             token_count=tokens[-1] if count else 0,
             states=bytearray(count),
@@ -172,7 +192,7 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     origin: str
     lane: Lane
     job: str
-    """Name of the batch job that gave them."""
+    """Name of the batch job that gave them; empty for a live answer."""
     kept_at: float
     places: list[Place]
     keys: list[str]
@@ -183,6 +203,10 @@ class ResultsHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """A byte a row: 1 if the body is a Failure."""
     ends: bytes
     """Cumulative bytes of the bodies."""
+    route: Route = "batch"
+    """Which route gave them."""
+    text_only: bool = False
+    """Whether they are to embeddings that held nothing but text: what they cost depends on it."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
@@ -215,7 +239,7 @@ class JobState(Enum):
     UPLOADING = "uploading"
     """Its rows go up as a file."""
     READY = "ready"
-    """Its input is there, and no create is in the air: waiting after a refusal."""
+    """Its input is there, and no create is in the air: waiting for room, or after a failed create."""
     CREATING = "creating"
     """The intent to create it is on record."""
     LOOKING = "looking"
@@ -229,7 +253,7 @@ class JobState(Enum):
 
 
 TRANSITIONS: Final[dict[JobState, frozenset[JobState]]] = {
-    JobState.UPLOADING: frozenset({JobState.CREATING, JobState.LOOKING, JobState.CLOSED}),
+    JobState.UPLOADING: frozenset({JobState.READY, JobState.CREATING, JobState.LOOKING, JobState.CLOSED}),
     JobState.READY: frozenset({JobState.CREATING, JobState.UPLOADING, JobState.LOOKING, JobState.CLOSED}),
     JobState.CREATING: frozenset(
         {JobState.RUNNING, JobState.READY, JobState.LOOKING, JobState.UPLOADING, JobState.CLOSED}
@@ -317,7 +341,18 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The final verdict on one request, as it is stored and turned into an exception for each awaiter."""
 
-    kind: Literal["rejected", "failed", "missing", "ambiguous", "too_large", "credentials", "unreachable"]
+    kind: Literal[
+        "rejected",
+        "failed",
+        "missing",
+        "ambiguous",
+        "too_large",
+        "credentials",
+        "unreachable",
+        "budget",
+        "quota",
+        "overdue",
+    ]
     error: ServerError = ServerError()
     job: str = ""
 
@@ -327,16 +362,6 @@ class RowFault(msgspec.Struct, frozen=True, gc=False):
 
     place: Place
     error: ServerError
-
-
-class Tokens(msgspec.Struct, frozen=True, gc=False):
-    """Token sums of some answers, for the account."""
-
-    answers: int = 0
-    uncounted: int = 0
-    """Answers that cannot be priced from their sums: no token count, or cached input."""
-    prompt: int = 0
-    output: int = 0
 
 
 class Row(msgspec.Struct, gc=False):
@@ -352,6 +377,31 @@ class Block(msgspec.Struct, kw_only=True):
 
     rows: list[Row]
     unreadable: int = 0
+
+
+def limit_of(cap: int, *, searches: bool) -> int:
+    """Return in one number what bounds the cost of a request.
+
+    Args:
+        cap: most tokens of output, over all candidates; 0: none is named.
+        searches: whether it may search, for a fee; of an embedding, whether it holds anything but text.
+    """
+    return cap << 1 | searches
+
+
+def caps_of(limits: Iterable[int]) -> tuple[tuple[int, ...], int]:
+    """Return the caps of requests, 0 where none is named, and how many of them may search: see ``limit_of``."""
+    limits = list(limits)
+    return tuple(limit >> 1 for limit in limits), sum(limit & 1 for limit in limits)
+
+
+def base_url_of(origin: str) -> str:
+    """Return which service an origin calls, with whatever key: what is learned and spent there is of one account.
+
+    Ports of this machine count as one service: an emulator mostly has another one each time.
+    """
+    base_url = origin.rpartition("#")[0] or origin
+    return _LOOPBACK.sub(r"\1", base_url)
 
 
 def place_of(segment_no: int, row: int) -> Place:

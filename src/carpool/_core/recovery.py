@@ -2,7 +2,7 @@
 
 Owns the rules for what a dead process left: tickets and explicit keys go on by themselves; bare awaits wait to be
 claimed by an identical call and are never sent unasked; a create in the air is of unknown fate; nothing of another
-origin is touched.
+origin is touched. What was learned and spent is of one base URL, whatever the key: a new key is the same account.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from typing import assert_never
 
 import msgspec
 
-from carpool._core import shelf
+from carpool._core import descent, shelf
+from carpool._core.accumulator import queued_runs
+from carpool._core.budget import DayAccount
 from carpool._core.engine import Engine
+from carpool._core.estimate import Habit
 from carpool._core.messages import DeleteRemote, PutMeta, Record, Step
 from carpool._core.model import (
     ABANDONED,
     DONE,
     EXPLICIT,
+    FORMAT,
     PARKED,
     QUEUED,
     ROW_BITS,
@@ -34,6 +38,7 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
+from carpool._core.routing import Seen
 from carpool._core.sealing import file_name
 from carpool.settings import Settings
 
@@ -42,10 +47,13 @@ class Recovery:
     """Takes the records in the order in which a store loads them; ``finish`` gives the engine."""
 
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
-        self._meta = msgspec.structs.replace(meta, epoch=meta.epoch + 1)
+        # What is written from now on may be more than an earlier version could read.
+        self._meta = msgspec.structs.replace(meta, epoch=meta.epoch + 1, format=FORMAT)
         self._engine = Engine(settings, framing, origin, self._meta)
         self._book = self._engine.book
         self._superseded: list[int] = []
+        self._days: list[DayAccount] = []
+        self._habits: list[Habit] = []
         for job_id in meta.loose:
             self._book.census.note(job_id)
 
@@ -72,6 +80,14 @@ class Recovery:
             case Taken():
                 if record.no in self._book.results:
                     shelf.index_taken(self._book, record)
+            case DayAccount() | Habit() | Seen() if record.base_url != book.base_url:
+                pass  # it stays on disk, and counts when that service is called again
+            case DayAccount():
+                self._days.append(record)
+            case Habit():
+                self._habits.append(record)
+            case Seen():
+                book.durations.take(record)
             case Meta():
                 pass
             case _:
@@ -80,6 +96,7 @@ class Recovery:
     def finish(self, now: float) -> tuple[Engine, Step]:
         """Return the engine, and the step that records its opening."""
         book = self._book
+        book.ledger.restore(self._days, self._habits)
         book.census.open(now, book.settings)
         book.write(PutMeta(meta=self._meta))
         book.held_to = book.next_segment - 1 if book.census.holding else 0
@@ -90,10 +107,13 @@ class Recovery:
             segment.accepted_at = min(segment.accepted_at, now)
             self._sort_rows(segment)
         for segment in book.segments.values():
-            book.queue_again(segment)
+            for start, stop in queued_runs(segment, 0, len(segment.keys)):
+                book.count_in(segment, start, stop)
+                descent.begin(book, segment, start, stop, now)
+            descent.watch_jobs(book, segment, now)
         ended = [no for no, segment in book.segments.items() if not segment.open_rows and not segment.jobs]
         book.sweep_segments(ended + self._superseded)
-        return self._engine, book.take_step()
+        return self._engine, book.take_step(now)
 
     def _take_marks(self, marks: Marks) -> None:
         segment = self._book.segments.get(marks.no)
@@ -105,7 +125,12 @@ class Recovery:
                 _mark_done(segment, row)
 
     def _take_job(self, job: Job) -> None:
-        self._book.hold(job)
+        pacing = self._book.pacing
+        self._book.hold(job, sent=job.state not in (JobState.UPLOADING, JobState.READY))
+        if job.ended_at:
+            pacing.over(job.id)
+        if job.form == "file":
+            pacing.storage.adopt(job.id, job.line_bytes)
         for no, start, stop in job.spans:
             segment = self._book.segments[no]
             for row in range(start, stop):

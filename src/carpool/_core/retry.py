@@ -45,6 +45,14 @@ def is_retryable(error: ServerError) -> bool:
     return error.code in (_RETRY_RPC if error.code <= _RPC_MAX else _RETRY_HTTP)
 
 
+def is_turned_away(error: ServerError) -> bool:
+    """Return whether the service itself says that it did not take a call: overloaded, which is not billed.
+
+    A 503 without the service's status word may come from anything on the way, after the call had been taken.
+    """
+    return error.code in (503, 14) and error.status == "UNAVAILABLE"
+
+
 def read_refusal(fault: Fault) -> Refusal:
     """Return what a refused create asks for, from its code and the service's wording."""
     error = fault.error

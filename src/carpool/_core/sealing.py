@@ -91,7 +91,9 @@ def file_name(job_id: str, attempt: int, renewed: int = 0) -> str:
     return f"files/cp-{job_id}-{attempt}" + (f"-{renewed}" if renewed else "")
 
 
-def choose_form(settings: Settings, framing: Framing, ledger: Ledger, batch: Batch, name_bytes: int) -> Form:
+def choose_form(  # noqa: PLR0917 - as those have them who ask
+    settings: Settings, framing: Framing, ledger: Ledger, batch: Batch, name_bytes: int, now: float = 0.0
+) -> Form:
     """Return how a batch travels: inline only where it is small, and a create of unknown fate cannot cost much.
 
     Args:
@@ -100,6 +102,7 @@ def choose_form(settings: Settings, framing: Framing, ledger: Ledger, batch: Bat
         ledger: knows what the batch is expected to cost.
         batch: the batch.
         name_bytes: length of the longest display name that the job will have.
+        now: the time: promotional prices end.
     """
     size_bytes = framing.inline_envelope_bytes + name_bytes
     size_bytes += batch.line_bytes + batch.count * framing.inline_row_bytes
@@ -109,7 +112,7 @@ def choose_form(settings: Settings, framing: Framing, ledger: Ledger, batch: Bat
         return "file"
     if settings.inline_cost_max_usd is None:
         return "inline"
-    cost_picousd = ledger.expected_picousd(batch.lane, batch.count, batch.tokens)
+    cost_picousd = ledger.expected_picousd(batch.lane, batch.count, batch.tokens, now)
     if cost_picousd is None:
         return "inline" if batch.count <= settings.inline_requests_max else "file"
     return "inline" if cost_picousd <= int(settings.inline_cost_max_usd * PICO) else "file"

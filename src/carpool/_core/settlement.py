@@ -9,19 +9,24 @@ from typing import Final
 
 import msgspec
 
-from carpool._core import shelf
+from carpool._core import descent, shelf
+from carpool._core.accumulator import Batch
 from carpool._core.book import Book, spans_of
 from carpool._core.messages import DeleteRemote, Deliver, Fail, FetchEnded, RowsFetched, Undelivered
 from carpool._core.model import (
     ABANDONED,
     EXPLICIT,
+    LIVE,
     PARKED,
     SENT,
     Failure,
     Job,
+    Lane,
     Place,
     RowFault,
     Segment,
+    Span,
+    place_of,
 )
 from carpool._core.retry import bad_rows, is_retryable
 from carpool.types import ServerError
@@ -32,18 +37,31 @@ _MISSING: Final = ServerError(message="the job succeeded without a row for this 
 
 def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
-    for place in event.delivered:
-        _finish(book, place)
-    book.answered += len(event.delivered) + len(event.kept)
-    book.ledger.settle("batch", job.lane.model, event.tokens)
-    if event.kept:
-        rows = [_kept_row(book, place, body, failed=False) for place, body in event.kept]
-        shelf.keep(book, job.lane, job.name, rows, now)
-        for place, _ in event.kept:
+    if job.id in book.overtaken:
+        _take_overtaken(book, job, event)
+    # A row may have been answered over a live route since the block was sorted: the first answer is its answer.
+    kept = [(place, body) for place, body in event.kept if _is_sent(book, place)]
+    book.answered += sum([_finish_sent(book, place) for place in event.delivered]) + len(kept)
+    book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
+    if kept:
+        rows = [_kept_row(book, place, body, failed=False) for place, body in kept]
+        head = shelf.keep(book, job.lane, job.name, rows, now)
+        for place, _ in kept:
             _finish(book, place)
-        book.act(Deliver(job=job.name, lane=job.lane, rows=event.kept))
-    if event.failed:
-        _sort_faults(book, job, event.failed, now)
+        book.act(Deliver(job=job.name, lane=job.lane, rows=kept, text_only=head.text_only))
+    failed = [fault for fault in event.failed if _is_sent(book, fault.place)]
+    if failed:
+        _sort_faults(book, job, failed, now)
+
+
+def _take_overtaken(book: Book, job: Job, event: RowsFetched) -> None:
+    """Note which rows came that a live call answered since the block was sorted: these are paid for as new.
+
+    In another reading of the output they come again, and cost nothing more.
+    """
+    overtaken = book.overtaken[job.id]
+    for place in (*event.delivered, *(place for place, _ in event.kept)):
+        overtaken.pop(book.key_at(place), None)
 
 
 def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
@@ -59,22 +77,33 @@ def on_fetch_ended(book: Book, job: Job, event: FetchEnded, now: float) -> None:
     settle_rest(book, job, error, now, missing=complete)
 
 
-def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing: bool) -> None:
-    """Send every row that has no answer again, as far as its attempts allow, and close the job."""
-    retries = book.retries.pop(job.id, {})
-    rest = [place for place in book.rows_in(job, SENT) if place not in retries]
+def settle_rest(book: Book, job: Job, error: ServerError, now: float, *, missing: bool, lost: bool = False) -> None:
+    """Send every row that has no answer again, as far as its attempts allow, and close the job.
+
+    Args:
+        book: the state.
+        job: whose rows.
+        error: why they have no answer.
+        now: the time.
+        missing: whether the job says that it did them all.
+        lost: whether it may have done some of them without a word.
+    """
+    retries = {place: error for place, error in book.retries.pop(job.id, {}).items() if _is_sent(book, place)}
+    rest = [place for place in book.sent_in(job) if place not in retries]
     if rest and missing:
         book.report("rows_missing", job.name, len(rest))
     verdicts = Verdicts()
     verdict = Failure(kind="missing" if missing else "failed", error=error, job=job.name)
     again = [place for place in rest if _try_again(book, place, verdict, verdicts)]
-    for place, row_error in retries.items():
-        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts):
-            again.append(place)
-    fail(book, job, verdicts, now)
+    again += [
+        place
+        for place, row_error in retries.items()
+        if _try_again(book, place, Failure(kind="failed", error=row_error, job=job.name), verdicts)
+    ]
+    fail(book, job.lane, job.name, verdicts, now)
     book.retried += len(again)
-    book.requeue(spans_of(sorted(again)), now)
-    finish_job(book, job)
+    descent.go_on(book, sorted(again), now)
+    finish_job(book, job, known=not (rest and (missing or lost)))
 
 
 class Verdicts:
@@ -90,7 +119,7 @@ class Verdicts:
             self.groups.setdefault(msgspec.json.encode(failure), (failure, []))[1].extend(places)
 
 
-def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
+def fail(book: Book, lane: Lane, job_name: str, verdicts: Verdicts, now: float) -> None:
     """Give rows their final verdict: stored where the caller named the key, told to whoever waits."""
     rows = [
         _kept_row(book, place, body, failed=True)
@@ -99,7 +128,7 @@ def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
         if _flags(book, place) & EXPLICIT
     ]
     if rows:
-        shelf.keep(book, job.lane, job.name, rows, now)
+        shelf.keep(book, lane, job_name, rows, now)
     for failure, places in verdicts.groups.values():
         keys = [book.key_at(place) for place in places]
         for place in places:
@@ -111,11 +140,11 @@ def fail(book: Book, job: Job, verdicts: Verdicts, now: float) -> None:
 def _fail_all(book: Book, job: Job, places: list[Place], failure: Failure, now: float) -> None:
     verdicts = Verdicts()
     verdicts.add(places, failure)
-    fail(book, job, verdicts, now)
+    fail(book, job.lane, job.name, verdicts, now)
 
 
 def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -> bool:
-    """Count an attempt against a row, and return whether it is to be sent again.
+    """Count an attempt against a row, and return whether it is to be sent again, in a job or on its next rung.
 
     A row that nobody awaits any more, and whose key nobody named, is not sent again unasked.
     """
@@ -124,7 +153,7 @@ def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -
     if segment.flags[row] & ABANDONED:
         book.finish(segment, row)
         return False
-    if segment.attempts[row] >= book.settings.attempts_max:
+    if segment.attempts[row] >= book.settings.attempts_max and not descent.has_next(book, place, "batch"):
         verdicts.add([place], failure)
         return False
     return True
@@ -132,10 +161,11 @@ def _try_again(book: Book, place: Place, failure: Failure, verdicts: Verdicts) -
 
 def isolate(book: Book, job: Job, error: ServerError, now: float) -> None:
     """Part the bad row from the rest: by the server's words, else by halves. Nothing ran, so no attempt is counted."""
+    rows = _rows_left(book, job)
     named = [book.place_in(job, row) for row in bad_rows(error.message, job.count)]
     bad = [place for place in named if _is_sent(book, place)]
     if bad or job.count == 1:
-        bad = bad or book.rows_in(job, SENT)
+        bad = bad or rows
         _fail_all(book, job, bad, Failure(kind="rejected", error=error, job=job.name), now)
         book.requeue(spans_of(_wanted(book, job)), now)
     else:
@@ -148,27 +178,69 @@ def too_large(book: Book, job: Job, error: ServerError, now: float) -> None:
     if job.form == "inline":
         book.requeue_group(job.lane, spans_of(_wanted(book, job)), as_file=True)
     elif job.count == 1:
-        _fail_all(book, job, book.rows_in(job, SENT), Failure(kind="too_large", error=error), now)
+        _fail_all(book, job, _rows_left(book, job), Failure(kind="too_large", error=error), now)
     else:
         _halve(book, job)
     finish_job(book, job)
 
 
+def take_apart(book: Book, job: Job, now: float) -> None:
+    """Queue the rows of a job that was not created again, so that they go in others: several in front, one behind."""
+    book.requeue(spans_of(_wanted(book, job)), now, front=job.count > 1)
+    finish_job(book, job)
+
+
 def reject(book: Book, job: Job, error: ServerError, now: float) -> None:
     """Fail every row of a job that the server will never take."""
-    _fail_all(book, job, book.rows_in(job, SENT), Failure(kind="rejected", error=error, job=job.name), now)
+    _fail_all(book, job, _rows_left(book, job), Failure(kind="rejected", error=error, job=job.name), now)
     finish_job(book, job)
 
 
 def give_up(book: Book, job: Job, failure: Failure, now: float) -> None:
     """Fail every row of a job after its last attempt."""
-    _fail_all(book, job, book.rows_in(job, SENT), failure, now)
-    finish_job(book, job)
+    _fail_all(book, job, _rows_left(book, job), failure, now)
+    finish_job(book, job, known=failure.kind != "ambiguous")
+
+
+def within_budget(book: Book, batch: Batch, now: float) -> Batch:
+    """Fail those rows of a batch, the last ones, for which no money is left today; return the others."""
+    refusal = book.ledger.refusal(book.ask_of("", batch), now)
+    if refusal is None:
+        return batch
+    rest = batch
+    while rest.count and book.ledger.refusal(ask := book.ask_of("", rest), now) is not None:
+        rest = _first_of(book, rest, book.ledger.affordable(ask, now))
+    places = [place_of(no, row) for no, start, stop in batch.spans for row in range(start, stop)][rest.count :]
+    for no, start, stop in spans_of(places):
+        book.count_out(book.segments[no], start, stop)
+    verdicts = Verdicts()
+    verdicts.add(places, Failure(kind="budget", error=ServerError(message=refusal.message)))
+    fail(book, batch.lane, "", verdicts, now)
+    book.sweep_segments(no for no, _, _ in batch.spans)
+    return rest
+
+
+def _first_of(book: Book, batch: Batch, count: int) -> Batch:
+    """Return the first rows of a batch as a batch."""
+    spans: list[Span] = []
+    left = count
+    for no, start, stop in batch.spans:
+        if left:
+            spans.append((no, start, min(stop, start + left)))
+            left -= spans[-1][2] - start
+    parts = [(book.segments[no], start, stop) for no, start, stop in spans]
+    return msgspec.structs.replace(
+        batch,
+        spans=tuple(spans),
+        count=count,
+        line_bytes=sum(segment.bytes_of(start, stop) for segment, start, stop in parts),
+        tokens=sum(segment.tokens_of(start, stop) for segment, start, stop in parts),
+    )
 
 
 def give_back(book: Book, job: Job, failure: Failure) -> None:
     """Tell all awaiters why nothing can be sent, and keep what was promised: tickets and explicit keys stay on disk."""
-    places = book.rows_in(job, SENT)
+    places = _rows_left(book, job)
     keys = [book.key_at(place) for place in places]
     for place in places:
         segment, row = _row(book, place)
@@ -191,7 +263,7 @@ def on_undelivered(book: Book, event: Undelivered, now: float) -> None:
         else:
             shelf.offer(book, handed)  # stored before it was handed over: twice stored, it could be given twice
     if rows:
-        shelf.keep(book, event.lane, event.job, rows, now)
+        shelf.keep(book, event.lane, event.job, rows, now, route=event.route)
 
 
 def trim(book: Book, job: Job) -> bool:
@@ -200,7 +272,7 @@ def trim(book: Book, job: Job) -> bool:
     Returns:
         Whether anything is left to be sent; if not, the job is closed.
     """
-    rows = book.rows_in(job, SENT)
+    rows = _rows_left(book, job)
     wanted = [place for place in rows if not _flags(book, place) & ABANDONED]
     for place in rows:
         segment, row = _row(book, place)
@@ -215,24 +287,41 @@ def trim(book: Book, job: Job) -> bool:
 
 
 def drop_unwanted(book: Book, job: Job) -> bool:
-    """Close a job that is not created yet if nobody awaits any of its rows any more; return whether it was."""
-    flags = (book.segments[no].flags[start:stop] for no, start, stop in job.spans)
-    return all(part.count(ABANDONED) == len(part) for part in flags) and not trim(book, job)
+    """Close a job that is not created yet if nobody awaits any of its rows there any more; return whether it was."""
+    return all(_flags(book, place) & ABANDONED for place in book.sent_in(job)) and not trim(book, job)
 
 
-def finish_job(book: Book, job: Job) -> None:
-    """Close a job, and delete on the server what is not needed any more."""
-    book.close(job)
+def finish_job(book: Book, job: Job, *, known: bool = True) -> None:
+    """Close a job, and delete on the server what is not needed any more.
+
+    Args:
+        book: the state.
+        job: which.
+        known: whether all that the server may have done for it has told what it cost.
+    """
+    book.close(job, known=known)
     if job.uploaded_at:
         book.act(DeleteRemote(name=job.file_name))
     if job.name and book.settings.delete_remote:
         book.act(DeleteRemote(name=job.name))
 
 
+def _rows_left(book: Book, job: Job) -> list[Place]:
+    """Return the job's unanswered rows in order, less those that are on a live route too, which go on there alone."""
+    rows = list(book.sent_in(job))
+    trips = book.live.trips
+    if not trips:
+        return rows
+    for place in rows:
+        if place in trips:
+            descent.go_on_alone(book, descent.Rider(*_row(book, place)))
+    return [place for place in rows if place not in trips]
+
+
 def _wanted(book: Book, job: Job) -> list[Place]:
     """Return the job's unanswered rows in order, less those that nobody awaits any more, which end here."""
     wanted: list[Place] = []
-    for place in book.rows_in(job, SENT):
+    for place in _rows_left(book, job):
         segment, row = _row(book, place)
         if segment.flags[row] & ABANDONED:
             book.finish(segment, row)
@@ -257,7 +346,7 @@ def _sort_faults(book: Book, job: Job, faults: list[RowFault], now: float) -> No
             book.retries.setdefault(job.id, {})[fault.place] = fault.error
         else:
             verdicts.add([fault.place], Failure(kind="rejected", error=fault.error, job=job.name))
-    fail(book, job, verdicts, now)
+    fail(book, job.lane, job.name, verdicts, now)
 
 
 def _kept_row(book: Book, place: Place, body: bytes, *, failed: bool) -> shelf.KeptRow:
@@ -281,7 +370,16 @@ def _flags(book: Book, place: Place) -> int:
     return segment.flags[row]
 
 
+def _finish_sent(book: Book, place: Place) -> bool:
+    """Mark a row DONE if it is in its job still, and return whether it was."""
+    segment, row = _row(book, place)
+    if segment.states[row] != SENT:
+        return False
+    book.finish(segment, row)
+    return True
+
+
 def _finish(book: Book, place: Place) -> None:
     segment, row = _row(book, place)
-    assert segment.states[row] == SENT, f"row settled twice: {place:#x}"
+    assert segment.states[row] in (SENT, LIVE), f"row settled twice: {place:#x}"
     book.finish(segment, row)

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from carpool._core.book import Book
+from carpool._core.book import Book, spans_of
 from carpool._core.messages import DropResults, PutResults, PutTaken
 from carpool._core.model import (
     ABANDONED,
@@ -27,7 +27,7 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
-from carpool.settings import Settings
+from carpool.settings import Route, Settings
 
 ASIDE_KEY_CHARS: Final = 256
 
@@ -55,8 +55,10 @@ def row_of(segment: Segment, row: int, body: bytes, *, failed: bool) -> KeptRow:
     )
 
 
-def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float) -> None:
-    """Store results, and let their keys find them."""
+def keep(  # noqa: PLR0917 - as a record has them
+    book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float, route: Route = "batch"
+) -> ResultsHead:
+    """Store results, let their keys find them, and return their record."""
     sizes, total = array("Q"), 0
     for row in rows:
         total += len(row.body)
@@ -73,6 +75,8 @@ def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float)
         flags=bytes(row.flags & ~ABANDONED for row in rows),
         failed=bytes(row.failed for row in rows),
         ends=sizes.tobytes(),
+        route=route,
+        text_only=lane.kind == "embed" and book.is_text_only(lane, spans_of(row.place for row in rows)),
     )
     book.next_results += 1
     book.handed.update(
@@ -80,6 +84,7 @@ def keep(book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float)
     )
     index_results(book, head)
     book.write(PutResults(head=head, bodies=[row.body for row in rows]))
+    return head
 
 
 def set_aside(book: Book, job: Job, rows: list[tuple[str, bytes]], now: float) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, assert_never
 
-from carpool._core import shelf
+from carpool._core import descent, shelf
 from carpool._core.book import Book
 from carpool._core.census import PATIENCE, Closed, Origin
 from carpool._core.messages import CancelRemote, Deliver, PutMeta, RowsFetched, Sweep, SweepFailed, Swept
@@ -19,6 +19,7 @@ from carpool._core.model import (
     ABANDONED,
     DIGEST_BYTES,
     EXPLICIT,
+    LIVE,
     PARKED,
     QUEUED,
     UNKNOWN_DIGEST,
@@ -35,6 +36,8 @@ from carpool.types import BatchJob
 
 _KEPT_S: Final = 4 * 86_400.0
 """Age from which an unknown job that ended is left alone: its output is gone by then."""
+_UNSENT: Final = (QUEUED, PARKED, LIVE)
+"""States of rows that are in no job of the book, and may be in one that it does not know."""
 _AUTOMATIC = re.compile(r"a([0-9a-f]{32})\.[0-9a-f]+\.[0-9a-f]+")
 _NUMBERED = re.compile(r"m([0-9a-f]{32})\.[0-9]+")
 
@@ -102,7 +105,7 @@ def on_swept(book: Book, event: Swept, now: float) -> None:
             case Origin.FOREIGN:
                 pass
             case Origin.CLOSED:
-                _judge_closed(book, census.closed.get(job_id), event.op, found)
+                _judge_closed(book, census.closed.get(job_id), event.op, found, now)
             case Origin.STRANGE:
                 _adopt(book, found, now)
             case _ as origin:
@@ -112,14 +115,14 @@ def on_swept(book: Book, event: Swept, now: float) -> None:
         book.write(PutMeta(meta=census.meta))
 
 
-def count_doubles(book: Book, remotes: list[BatchJob]) -> int:
+def count_doubles(book: Book, remotes: list[BatchJob], now: float) -> int:
     """Cancel doubled jobs that go on, and count them; return how many were not counted before."""
     fresh = 0
     for remote in remotes:
         fresh += book.census.count(remote.name)
         if not remote.ended:
             book.act(CancelRemote(name=remote.name))
-    book.ledger.doubles += fresh
+    book.ledger.found_twins(fresh, now)
     return fresh
 
 
@@ -139,7 +142,7 @@ def _judge_open(book: Book, job: Job, found: _Found, now: float) -> None:
                 twins.append(remote)
         elif _is_ahead(job, name):
             _jump(book, job, name, remote, now)
-    _tell_twins(book, twins)
+    _tell_twins(book, twins, now)
 
 
 def _is_ahead(job: Job, name: JobName) -> bool:
@@ -162,7 +165,7 @@ def _jump(book: Book, job: Job, name: JobName, remote: BatchJob, now: float) -> 
     book.record(job)
 
 
-def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found) -> None:
+def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found, now: float) -> None:
     """Cancel what goes on although nobody will ask for it; count that, and what ended although its twin was read."""
     # Closed while the list was on its way: then the list may be older than its end.
     late = closed is not None and closed.sweep >= op
@@ -177,11 +180,11 @@ def _judge_closed(book: Book, closed: Closed | None, op: int, found: _Found) -> 
     if closed is None:
         # A process that is gone closed it, and read one of them: the last attempt, unless they are equals.
         ended = [remote for remote in ended if remote.name not in book.census.doubled][1:]
-    _tell_twins(book, running + ended)
+    _tell_twins(book, running + ended, now)
 
 
-def _tell_twins(book: Book, twins: list[BatchJob]) -> None:
-    count = count_doubles(book, twins)
+def _tell_twins(book: Book, twins: list[BatchJob], now: float) -> None:
+    count = count_doubles(book, twins, now)
     if count:
         book.report("twins", twins[0].name, count, twins[0].display_name)
 
@@ -230,7 +233,7 @@ def _adopt(book: Book, found: _Found, now: float) -> None:
         wake_at=now,
         stranger=True,
     )
-    book.hold(job)
+    book.hold(job, sent=True)
     book.record(job)
     book.report("stranger_adopted", job.name)
 
@@ -252,7 +255,7 @@ def _let_go(book: Book, now: float) -> None:
     if not census.holding or not (census.answered or census.blind):
         return
     census.holding = False
-    book.release_held()
+    descent.release(book, now)
     for job_id in census.held_jobs:
         job = book.jobs.get(job_id)
         if job is not None and job.wake_at is None and job.state in (JobState.UPLOADING, JobState.READY):
@@ -269,7 +272,7 @@ def index(book: Book) -> dict[str, Place]:
         key: place_of(segment.no, row)
         for segment in book.segments.values()
         for row, (key, state) in enumerate(zip(segment.keys, segment.states, strict=False))
-        if state in (QUEUED, PARKED)
+        if state in _UNSENT
     }
 
 
@@ -279,7 +282,7 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     answered: list[tuple[Segment, int, bytes]] = []
     for place, body in event.kept:
         segment, row = book.at(place)
-        if segment is None or segment.states[row] not in (QUEUED, PARKED):
+        if segment is None or segment.states[row] not in _UNSENT:
             continue  # answered, or sent in another job, since the fetch began
         by_lane.setdefault(segment.lane, []).append(shelf.row_of(segment, row, body, failed=False))
         answered.append((segment, row, body))
@@ -295,7 +298,7 @@ def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
         else:
             book.finish(segment, row)
     book.answered += len(answered) + len(unclaimed)
-    book.ledger.settle("batch", job.lane.model, event.tokens)
+    book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
     if answered:
         delivered = [(place_of(segment.no, row), body) for segment, row, body in answered]
         book.act(Deliver(job=job.name, lane=job.lane, rows=delivered))

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from carpool._core.model import limit_of
 from carpool._gemini.contents import content_of
 from carpool._gemini.plain import (
     LONE_SURROGATE,
@@ -31,8 +32,9 @@ from carpool._gemini.plain import (
     verbatim,
 )
 from carpool._gemini.schema import lower, schema_of
+from carpool._gemini.survey import survey_request
 from carpool._showing import in_short, without_values
-from carpool.errors import ConfigurationError, NotBatchable
+from carpool.errors import ConfigurationError
 
 
 class _Thinking(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True):
@@ -67,6 +69,7 @@ class _Generation(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unk
     seed: int | None = None
     response_mime_type: str | None = None
     response_schema: dict[str, Any] | None = None
+    response_json_schema: dict[str, Any] | None = None
     response_modalities: list[str] | None = None
     media_resolution: str | None = None
     speech_config: dict[str, Any] | None = None
@@ -100,7 +103,7 @@ class _Embed(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_
 TOP_FIELDS: Final = frozenset(_Top.__struct_encode_fields__) - {"generationConfig"}
 GENERATION_FIELDS: Final = frozenset(_Generation.__struct_encode_fields__)
 EMBED_FIELDS: Final = frozenset(_Embed.__struct_encode_fields__)
-GENERATE_FIELDS: Final = TOP_FIELDS | GENERATION_FIELDS | {"responseJsonSchema"}
+GENERATE_FIELDS: Final = TOP_FIELDS | GENERATION_FIELDS
 CACHE_FIELDS: Final = frozenset({"systemInstruction", "tools", "toolConfig"})
 GENERATE_BODY_FIELDS: Final = TOP_FIELDS | {"contents", "generationConfig", "model"}
 EMBED_BODY_FIELDS: Final = EMBED_FIELDS | {"content", "model"}
@@ -153,6 +156,10 @@ class Placed(NamedTuple):
     """What reads answers, for ``GenerateResponse.parsed``; ``None`` where no schema was given."""
     cache: str = ""
     """Name of the cached content that it uses, if it uses any."""
+    limit: int = 0
+    """What bounds the cost of a request, as ``limit_of`` gives it."""
+    live_only: str = ""
+    """Why no batch can take it, where a live call can."""
 
 
 NOTHING: Final = Placed(b"", 0, None)
@@ -163,17 +170,18 @@ def place_generate(config: Any) -> Placed:
 
     Raises:
         ConfigurationError: a field is unknown, of the wrong type, or belongs elsewhere; the message names it.
-        NotBatchable: ``response_json_schema`` says what batches do not honour.
     """
     top: dict[str, Any] = {}
     generation: dict[str, Any] = {}
     schema: Any = None
+    live_only = ""
     for field, name, value in _given(config, GENERATE_FIELDS):
         path = f"config.{name}"
         if field in ("responseSchema", "responseJsonSchema"):
-            if "responseSchema" in generation:
+            if schema is not None:
                 raise bad_value(path, "give one of response_schema and response_json_schema, not both")
-            generation["responseSchema"], schema = _response_schema(field, value, path)
+            shape = _response_schema(field, value, path)
+            generation[shape.field], schema, live_only = shape.schema, shape.reader, shape.live_only
         elif field in TOP_FIELDS:
             top[field] = _top_value(field, value, path)
         else:
@@ -184,7 +192,9 @@ def place_generate(config: Any) -> Placed:
         top["generationConfig"] = generation
     placed = _fragment(top, _Top)
     tokens = sum(len(encode(top[field])) for field in ("systemInstruction", "tools") if field in top) // 4
-    return Placed(placed, tokens, schema, top.get("cachedContent") or "")
+    found = survey_request(top)
+    limit = limit_of(found.cap, searches=found.searches)
+    return Placed(placed, tokens, schema, top.get("cachedContent") or "", limit, live_only)
 
 
 def place_cache(config: Any) -> dict[str, Any]:
@@ -307,7 +317,17 @@ def _generation_value(field: str, value: Any, path: str) -> Any:
     return plain
 
 
-def _response_schema(field: str, value: Any, path: str) -> tuple[dict[str, Any], Any]:
+class _Shape(NamedTuple):
+    """How an answer is to be formed."""
+
+    field: str
+    """Where it stands on the wire."""
+    schema: Any
+    reader: Any
+    live_only: str = ""
+
+
+def _response_schema(field: str, value: Any, path: str) -> _Shape:
     if is_type(value):
         try:
             return _schema_of_type(field, value, path)
@@ -316,18 +336,22 @@ def _response_schema(field: str, value: Any, path: str) -> tuple[dict[str, Any],
     return _lowered(field, value, path)
 
 
-def _lowered(field: str, value: Any, path: str) -> tuple[dict[str, Any], Any]:
+def _lowered(field: str, value: Any, path: str) -> _Shape:
     schema, reader = schema_of(value, path)
 
     def refusal(message: str) -> Exception:
         if field == "responseJsonSchema":
-            return NotBatchable(
-                f"{message}, and batches do not honour response_json_schema. Simplify it, or call the live API. "
-                "Nothing was sent."
-            )
+            return _NotLowered(f"{message}, and batches do not honour response_json_schema")
         return ConfigurationError(f"{message}. Simplify the schema. Nothing was sent.")
 
-    return lower(schema, path, refusal), reader
+    try:
+        return _Shape("responseSchema", lower(schema, path, refusal), reader)
+    except _NotLowered as error:
+        return _Shape(field, schema, reader, str(error))
+
+
+class _NotLowered(Exception):
+    """A JSON schema says what Google's own schemas cannot."""
 
 
 # Types do not change, and making a schema of one takes a hundred times longer than all the rest.

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
-from carpool._core.model import Block, Fault, Framing, Job, RemoteFile
+from carpool._core.model import Block, Fault, Framing, Job, Lane, RemoteFile
 from carpool._gemini import wire
 from carpool._gemini.caches import Caches
-from carpool._gemini.encode import model_name
 from carpool._gemini.files import Files
 from carpool._gemini.http import Floor, Http, ok, unreadable
 from carpool._gemini.listing import listed
+from carpool._gemini.live import Live, model_path
 from carpool._gemini.media import Media
 from carpool._gemini.rows import decode_block, decode_items
-from carpool._ports import OpenAt, ProviderError
+from carpool._ports import Answers, OpenAt, ProviderError
 from carpool._showing import in_short
-from carpool.errors import CarpoolError, ConfigurationError
-from carpool.settings import Settings
+from carpool.errors import ConfigurationError
+from carpool.settings import Route, Settings
 from carpool.types import BatchJob, ServerError
 
 BASE_URL: Final = "https://generativelanguage.googleapis.com"
@@ -65,6 +65,7 @@ class DeveloperProvider:
         self._files = Files(self._http, api_version, settings)
         self.files = Media(self._http, self._files, api_version, settings)
         """Files for the parts of requests."""
+        self._live = Live(self._http, api_version)
         self.caches = Caches(self._http, api_version)
         """Cached content."""
         fingerprint = hashlib.sha256(_SALT + api_key.encode()).hexdigest()[:12]
@@ -110,7 +111,7 @@ class DeveloperProvider:
             body = wire.inline_body(job.display_name, rows, self._settings.priority)
             del rows
         method = "batchGenerateContent" if job.lane.kind == "generate" else "asyncBatchEmbedContent"
-        url = self._http.url(f"/{self._version}/{_model_path(job.lane.model)}:{method}")
+        url = self._http.url(f"/{self._version}/{model_path(job.lane.model)}:{method}")
         reply = await self._http.call("POST", url, body=(body,))
         try:
             return wire.created_name(ok(reply))
@@ -160,6 +161,12 @@ class DeveloperProvider:
                 block.unreadable += piece.skipped
                 yield block
 
+    async def send(
+        self, route: Route, lane: Lane, lines: Sequence[bytes], *, timeout_s: float | None = None
+    ) -> Answers:
+        """Send one request, or several embeddings, over a live route, once."""
+        return await self._live.send(route, lane, lines, timeout_s=timeout_s)
+
     async def cancel(self, name: str) -> None:
         """Cancel a job."""
         url = self._http.url(f"/{self._version}/{_checked(name, 'batches/')}:cancel")
@@ -191,16 +198,6 @@ def _checked(name: str, kind: str = "") -> str:
         return wire.checked_name(name, kind)
     except ValueError as error:
         text = str(error)
-    raise _refused(text)
-
-
-def _model_path(model: str) -> str:
-    try:
-        name = model_name(model)
-    except CarpoolError as error:
-        text = str(error)
-    else:
-        return name if name.startswith("tunedModels/") else f"models/{name}"
     raise _refused(text)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from carpool._core.model import limit_of
 from carpool._gemini.config import (
     EMBED_BODY_FIELDS,
     GENERATE_BODY_FIELDS,
@@ -35,6 +36,7 @@ from carpool._gemini.plain import (
     to_json,
     unknown_field,
 )
+from carpool._gemini.survey import survey_request
 from carpool._showing import in_short
 from carpool.errors import ConfigurationError, NotBatchable
 
@@ -45,7 +47,7 @@ _TYPES_MAX: Final = 1_024
 _NOT_BATCHABLE = re.compile(r"(?:imagen|veo|lyria)|.*(?:-live(?:-|$)|native-audio)")
 _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _LIKE_A_NAME = re.compile(r"[\x21-\x7e]{0,64}")
-_MEDIA_NAMES: Final = (b'"inlineData"', b'"inline_data"', b'"fileData"', b'"file_data"')
+_FILE_NAMES: Final = (b'"fileData"', b'"file_data"')
 
 
 class Uses(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +72,10 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     """What ``GenerateResponse.parsed`` reads with; ``None`` where no schema was given."""
     uses: Uses | None = None
     """``None`` for requests that lean on nothing, as most do."""
+    limit: int = 0
+    """What bounds its cost, as ``limit_of`` gives it."""
+    live_only: str = ""
+    """Why no batch can take it, where a live call can."""
 
     def __repr__(self) -> str:
         return f"Encoded(bytes={len(self.payload)}, digest={self.digest.hex()})"
@@ -122,7 +128,7 @@ class Encoder:
 
         Raises:
             ConfigurationError: contents or config cannot be sent; the message names the place.
-            NotBatchable: the Batch API does not take this model or schema.
+            NotBatchable: the Batch API does not take this model.
         """
         start = self._generate_hashes.get(model)
         if start is None:
@@ -144,7 +150,7 @@ class Encoder:
         digest = start.copy()
         digest.update(payload)
         uses = Uses(files, placed[3]) if files or placed[3] else None
-        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, placed[2], uses)
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, placed[2], uses, placed[4], placed[5])
 
     def embed(self, model: str, content: Any, config: Any) -> Encoded:
         """Encode one embed request: one content, which gives one vector.
@@ -164,7 +170,7 @@ class Encoder:
                 text = b""
             text = text or to_json(content, "content")
             payload = b'{"content":{"parts":[{"text":' + text + b'}],"role":"user"}' + placed[0] + b"}"
-            tokens = len(text) >> 2
+            tokens, limit = len(text) >> 2, 0
             files: tuple[str, ...] = ()
         else:
             if is_sequence(content) and len(content) > 1:
@@ -176,10 +182,11 @@ class Encoder:
             turns = contents_of(content, "content")
             payload = b'{"content":' + to_json(turns[0], "content") + placed[0] + b"}"
             tokens, files = survey(turns)
+            limit = limit_of(0, searches=any("text" not in part for part in turns[0]["parts"]))
         digest = start.copy()
         digest.update(payload)
         uses = Uses(files, "") if files else None
-        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None, uses)
+        return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None, uses, limit)
 
     def body(self, kind: str, model: str, body: Any) -> Encoded:
         """Take a finished REST request: a dict, or JSON as bytes or text. Only its field names are looked at.
@@ -204,12 +211,13 @@ class Encoder:
             raise bad_value("body", f"the field {wanted!r} is missing")
         digest = start.copy()
         digest.update(msgspec.json.encode(fields, order="sorted"))
-        media = sum(payload.count(name) for name in _MEDIA_NAMES)
-        tokens = media * 258 if media else len(payload) >> 2
-        files = uris_of(fields) if media else ()
+        files = uris_of(fields) if any(name in payload for name in _FILE_NAMES) else ()
         cache = fields.get("cachedContent") or fields.get("cached_content") or ""
         uses = Uses(files, str(cache)) if files or cache else None
-        return Encoded(payload, digest.digest()[:16], tokens or 1, None, uses)
+        found = survey_request(fields)
+        special = found.searches if kind == "generate" else found.has_media
+        limit = limit_of(found.cap, searches=special)
+        return Encoded(payload, digest.digest()[:16], found.tokens, None, uses, limit)
 
     def _start(self, kind: str, model: str) -> Any:
         hashes = self._hashes[kind]

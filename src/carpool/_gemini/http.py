@@ -35,7 +35,8 @@ _PIECE_BYTES: Final = 262_144
 _CONNECT_S: Final = 30.0
 _SENT_BYTES_PER_S: Final = 32_768
 """Slowest line that large bodies are given time for."""
-_CONNECTIONS_MAX: Final = 128
+_CONNECTIONS_MAX: Final = 512
+"""More than there are live calls in the air: these last for minutes, and polls must not wait for them."""
 _KEY = re.compile(r"[\x21-\x7e]+")
 _TRANSPORT: Final = (aiohttp.ClientError, OSError, EOFError, ValueError)
 _NOT_SENT: Final = (
@@ -98,7 +99,7 @@ class Http:
     """
 
     def __init__(self, base_url: str, api_key: str, settings: Settings, floor: Floor | None = None) -> None:
-        self.base = _checked_base(base_url)
+        self.base = checked_base(base_url)
         if not _KEY.fullmatch(api_key):
             raise ConfigurationError("the API key holds characters that no key has (blank, line break, non-ASCII)")
         keep_secret(api_key)
@@ -145,9 +146,10 @@ class Http:
         base = self.base
         return (url.scheme, url.host, url.port) == (base.scheme, base.host, base.port)
 
-    def patience_s(self, size_bytes: int) -> float:
+    def patience_s(self, size_bytes: int, timeout_s: float | None = None) -> float:
         """Return how long a call with a body of this size may take in all."""
-        return self._settings.call_timeout_s + size_bytes / _SENT_BYTES_PER_S
+        limit_s = self._settings.call_timeout_s if timeout_s is None else timeout_s
+        return limit_s + size_bytes / _SENT_BYTES_PER_S
 
     async def call(
         self,
@@ -157,8 +159,9 @@ class Http:
         body: Sequence[bytes] = (),
         headers: Mapping[str, str] | None = None,
         keyed: bool = True,
+        timeout_s: float | None = None,
     ) -> Reply:
-        """Make one call, and read its whole reply within ``Settings.call_timeout_s`` and ``body_bytes_max``.
+        """Make one call, and read its whole reply within its time limit and ``Settings.body_bytes_max``.
 
         Args:
             method: HTTP method.
@@ -166,6 +169,7 @@ class Http:
             body: what is sent, in pieces; time for it is added to the limit.
             headers: beside the session's own.
             keyed: whether the key goes along; only ever to the configured origin.
+            timeout_s: total time, that for the body apart; ``Settings.call_timeout_s`` where it is not given.
 
         Returns:
             The reply, whatever its status.
@@ -175,8 +179,8 @@ class Http:
         """
         size_bytes = sum(map(len, body))
         try:
-            async with asyncio.timeout(self.patience_s(size_bytes)):
-                response = await self._request(method, url, body, headers, keyed=keyed)
+            async with asyncio.timeout(self.patience_s(size_bytes, timeout_s)):
+                response = await self._request(method, url, body, headers, keyed=keyed, timeout_s=timeout_s)
                 return Reply(response.status, response.headers, await self._read(response))
         except _TRANSPORT as error:
             fault = transport_fault(error)
@@ -239,7 +243,14 @@ class Http:
             return await self._request("GET", url, (), None, keyed=keyed)
 
     async def _request(
-        self, method: str, url: URL, body: Sequence[bytes], headers: Mapping[str, str] | None, *, keyed: bool
+        self,
+        method: str,
+        url: URL,
+        body: Sequence[bytes],
+        headers: Mapping[str, str] | None,
+        *,
+        keyed: bool,
+        timeout_s: float | None = None,
     ) -> aiohttp.ClientResponse:
         session = self._session
         if session is None or session.closed:
@@ -257,11 +268,14 @@ class Http:
         return await session.request(
             method,
             url,
-            data=_pieces(body) if any(body) else None,
+            data=_data(body),
             headers=sent,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
-                total=None, connect=connect_s, sock_connect=connect_s, sock_read=self._quiet_s()
+                total=None,
+                connect=connect_s,
+                sock_connect=connect_s,
+                sock_read=max(self._quiet_s(), timeout_s or 0.0),
             ),
         )
 
@@ -278,6 +292,19 @@ class Http:
             if failed:
                 return b""
             raise unreadable("the reply is compressed, though that was not asked for; it was not unpacked")
+        content = response.content
+        if content.is_eof() and content.exception() is None:
+            body = content.read_nowait()  # it has come whole already, as small ones do
+            size_bytes = len(body)
+        else:
+            body, size_bytes = await self._gather(response, cap, failed=failed)
+        if size_bytes > cap and not failed:
+            raise unreadable(f"the reply is larger than Settings.body_bytes_max ({cap} bytes)")
+        # Errors come to be shown; some of the service's quote the key.
+        return body[:cap].replace(self._key.encode(), b"[key]") if failed else body
+
+    async def _gather(self, response: aiohttp.ClientResponse, cap: int, *, failed: bool) -> tuple[bytes, int]:
+        """Read a body until it ends or grows beyond its cap; return what there is, and how much came."""
         parts: list[bytes] = []
         size_bytes = 0
         try:
@@ -290,11 +317,7 @@ class Http:
         except ProviderError:
             if not failed:
                 raise
-        if size_bytes > cap and not failed:
-            raise unreadable(f"the reply is larger than Settings.body_bytes_max ({cap} bytes)")
-        body = b"".join(parts)
-        # Errors come to be shown; some of the service's quote the key.
-        return body.replace(self._key.encode(), b"[key]") if failed else body
+        return b"".join(parts), size_bytes
 
 
 class _Pace:
@@ -343,6 +366,13 @@ def parse_url(text: str) -> URL | None:
         return None
 
 
+def _data(body: Sequence[bytes]) -> bytes | AsyncIterator[bytes] | None:
+    """Return a body as it is best sent: a small one goes out together with the headers."""
+    if len(body) == 1 and len(body[0]) <= _PIECE_BYTES:
+        return body[0] or None
+    return _pieces(body) if any(body) else None
+
+
 async def _pieces(body: Sequence[bytes]) -> AsyncIterator[bytes]:
     for part in body:
         if len(part) <= _PIECE_BYTES:
@@ -353,7 +383,8 @@ async def _pieces(body: Sequence[bytes]) -> AsyncIterator[bytes]:
                 yield bytes(view[start : start + _PIECE_BYTES])
 
 
-def _checked_base(text: str) -> URL:
+def checked_base(text: str) -> URL:
+    """Return a base URL in its one form, or raise ``ConfigurationError`` if it cannot be used."""
     url = parse_url(text.rstrip("/"))
     if url is None or url.raw_query_string or url.raw_fragment:
         raise ConfigurationError("base_url must look like 'https://generativelanguage.googleapis.com', without a query")

@@ -96,7 +96,7 @@ class Awaiters:
             self.columns[place >> ROW_BITS][place & ROW_MASK] = None
         return False
 
-    def expire(self, place: Place, deadline: float, key: str) -> bool:
+    def expire(self, place: Place, deadline: float, key: str, why: str = "") -> bool:
         """Fail the awaiters of a row whose deadline has passed; return whether nobody is left."""
         cell = self._cell(place)
         if cell is None:
@@ -105,7 +105,7 @@ class Awaiters:
         left = [(future, until) for future, until in overdue if until is None or until > deadline]
         for future, until in overdue:
             if until is not None and until <= deadline and not future.done():
-                future.set_exception(deadline_exceeded(key))
+                future.set_exception(deadline_exceeded(key, why))
         self.columns[place >> ROW_BITS][place & ROW_MASK] = left or None
         return not left
 

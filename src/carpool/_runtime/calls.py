@@ -13,7 +13,6 @@ from typing import Final, TypeAlias, TypeVar, assert_never, cast
 
 from carpool._core.book import Book
 from carpool._core.engine import Engine
-from carpool._core.ledger import PAID_PERCENT
 from carpool._core.messages import (
     Action,
     Broken,
@@ -43,6 +42,7 @@ from carpool._runtime.fetch import RowSorter, Sorted, StrangerSorter, name_by_po
 from carpool._runtime.verdicts import ECHO_CHARS_MIN
 from carpool._runtime.watch import log_bug
 from carpool.errors import ClientClosed, StoreError
+from carpool.settings import Route
 from carpool.types import BatchJob, Facts, ServerError
 
 logger: Final = logging.getLogger("carpool")
@@ -75,6 +75,8 @@ class Calls:
         self._settle = settle
         self._heard = heard
         self._now = now
+        self._charged: dict[str, set[str]] = {}
+        """Keys of the answers that were read of jobs that the store did not know, while that goes on."""
 
     async def ask(self, question: Question) -> Event | None:
         """Return the reply as an event; ``None`` if the client was closed meanwhile.
@@ -150,15 +152,27 @@ class Calls:
     async def _fetch(self, question: Fetch) -> Event:
         """Stream the output; each block is settled, and durable where it must be, before the next is read."""
         job = question.job
-        facts = facts_of(self._engine.book, job.lane, job.name, self._now())
+        book, now = self._engine.book, self._now()
+        text_only = not job.stranger and book.is_text_only(job.lane, job.spans)
+        facts = facts_of(book, job.lane, job.name, now, text_only=text_only)
+        meter = book.ledger.meter("batch", job.lane, now, text_only=text_only)
         index = self._engine.fetch_index(job.id)
         sorter: RowSorter | StrangerSorter
         if job.stranger:
-            sorter = StrangerSorter(index, facts)
+            sorter = StrangerSorter(index, facts, meter, self._charged.setdefault(job.id, set()))
         else:
             answered = set(self._keys(job)) - index.keys() if len(index) < job.count else set[str]()
             keys = partial(self._keys, job)
-            sorter = RowSorter(self._engine.book, self._awaiters, index, facts, keys=keys, answered=answered)
+            sorter = RowSorter(
+                book,
+                self._awaiters,
+                index,
+                facts,
+                keys=keys,
+                answered=answered,
+                meter=meter,
+                overtaken=book.overtaken.get(job.id),
+            )
         async with aclosing(self._blocks(question)) as blocks:
             async for block in blocks:
                 found = sorter.sort(job.id, question.op, block)
@@ -173,6 +187,7 @@ class Calls:
             async with aclosing(self._blocks(question)) as blocks:
                 async for block in blocks:
                     sorter.compare(block)
+        self._charged.pop(job.id, None)
         return FetchEnded(job.id, question.op, sorter.strangers, sorter.aside)
 
     async def _blocks(self, question: Fetch) -> AsyncGenerator[Block]:
@@ -218,11 +233,15 @@ class Calls:
                 offset = max(0, offset - len(chunk))
 
     async def lines_of_failed(self, actions: Sequence[Action]) -> dict[Place, bytes]:
-        """Read the requests whose server message may quote them, before the commit may drop them."""
+        """Read the requests whose server message may quote them, before the commit may drop them.
+
+        What a budget forbids no server has spoken of; it may be told before the request is even on disk.
+        """
         places = [
             place
             for action in actions
-            if isinstance(action, Fail) and len(action.failure.error.message) >= ECHO_CHARS_MIN
+            if isinstance(action, Fail) and action.failure.kind != "budget"
+            if len(action.failure.error.message) >= ECHO_CHARS_MIN
             for place in action.places
             if self._awaiters.has(place)
         ]
@@ -234,18 +253,17 @@ class Calls:
         return lines
 
 
-def facts_of(book: Book, lane: Lane, job_name: str, answered_at: float) -> Facts:
-    """Return what all answers of a job share."""
-    rate = book.ledger.rate(lane.model)
+def facts_of(
+    book: Book, lane: Lane, job_name: str, answered_at: float, route: Route = "batch", *, text_only: bool = False
+) -> Facts:
+    """Return what all answers of a job, or of a live call, share."""
     return Facts(
-        route="batch",
+        route=route,
         job=job_name,
         kind=lane.kind,
         model=lane.model,
         answered_at=answered_at,
-        input_picousd=None if rate is None else rate.input_picousd,
-        output_picousd=None if rate is None else rate.output_picousd,
-        paid_percent=PAID_PERCENT["batch"],
+        cost=book.ledger.meter(route, lane, answered_at, text_only=text_only).cost,
     )
 
 

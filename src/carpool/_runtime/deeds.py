@@ -13,6 +13,7 @@ import anyio
 
 from carpool._core.messages import (
     Action,
+    Call,
     CancelRemote,
     Create,
     DeleteRemote,
@@ -35,6 +36,7 @@ from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import Calls, Question
 from carpool._runtime.errand import Errand
 from carpool._runtime.handover import Handover
+from carpool._runtime.livecalls import LiveCalls
 from carpool._runtime.watch import Watch
 from carpool._showing import status_word
 from carpool.errors import StoreError
@@ -50,6 +52,7 @@ class Deeds:
     Args:
         provider: whom to tell.
         calls: asks about jobs.
+        live_calls: makes live calls.
         awaiters: who awaits which request.
         handover: tells them.
         watch: takes what an operator should know.
@@ -63,6 +66,7 @@ class Deeds:
         *,
         provider: Provider,
         calls: Calls,
+        live_calls: LiveCalls,
         awaiters: Awaiters,
         handover: Handover,
         watch: Watch,
@@ -72,6 +76,7 @@ class Deeds:
     ) -> None:
         self._provider = provider
         self._calls = calls
+        self._live_calls = live_calls
         self._awaiters = awaiters
         self._handover = handover
         self._watch = watch
@@ -89,6 +94,8 @@ class Deeds:
         match action:
             case Upload() | Create() | Find() | Revoke() | Poll() | Fetch():
                 self._start(self._ask, action)
+            case Call():
+                self._start(self._call, action)
             case Sweep():
                 self._start(self._sweep, action)
             case CancelRemote():
@@ -116,6 +123,16 @@ class Deeds:
             return
         if event is not None:
             self._tell(event)
+
+    async def _call(self, call: Call) -> None:
+        try:
+            event, found = await self._live_calls.make(call)
+        except StoreError as error:
+            self._fail(error)
+            return
+        if found is not None:
+            self._handover.add(found)
+        self._tell(event)
 
     async def _sweep(self, question: Sweep) -> None:
         self._tell(await self._calls.sweep(question))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from carpool._core.engine import Engine
 from carpool._core.keys import Claim
@@ -16,6 +16,7 @@ from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
 from carpool._runtime.awaiters import Answer, Asked, Awaiters
 from carpool._runtime.kept import KeptReads
 from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge, StoreFull
+from carpool.settings import Route
 from carpool.types import Facts, Kind
 
 Line: TypeAlias = Callable[[str, bytes], bytes]
@@ -67,6 +68,8 @@ class Entrance:
         key: str | None,
         flags: int,
         deadline: float | None,
+        ladder: int,
+        limit: int = 0,
     ) -> Asked:
         """Take a request in, or join the one that it repeats.
 
@@ -82,7 +85,7 @@ class Entrance:
                 return self.join(claim, place, key, deadline)
         else:
             if engine.has_abandoned:
-                claim, place = engine.adopt(digest, now)
+                claim, place = engine.adopt(digest, now, deadline, ladder)
                 if claim is not Claim.NEW:
                     return self.join(claim, place, None, deadline)
             key = engine.new_key(digest)
@@ -98,7 +101,7 @@ class Entrance:
         lane = self._lanes.get((kind, model))
         if lane is None:
             lane = self._lanes[kind, model] = Lane(kind, model.removeprefix("models/"))
-        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now)
+        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now, ladder, limit)
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._awaiters.append(place, future)
         if engine.spilled:
@@ -119,6 +122,10 @@ class Entrance:
                 "what was accepted before goes on by itself",
                 key=key,
             )
+
+    def has_failed(self, key: str) -> bool:
+        """Return whether all that is known of an explicit key is an error."""
+        return self._engine.has_failed(key)
 
     def find(self, key: str) -> Asked | None:
         """Join the request of an explicit key; ``None`` if nobody ever gave it."""
@@ -174,18 +181,20 @@ class Entrance:
             self._engine.leave(asked.place, self._now())
         self._wake()
 
-    def undelivered(self, place: Place, body: bytes, facts: Facts) -> None:
+    def undelivered(self, place: Place, key: str, body: bytes, facts: Facts) -> None:
         """Note that the only awaiter of an automatic key was cancelled before its answer was handed over."""
-        self._keep(place, self._engine.book.key_at(place), body, facts)
+        self._keep(place, key, body, facts)
 
     def _keep(self, place: Place, key: str, body: bytes, facts: Facts) -> None:
         digest = bytes.fromhex(key[1:33])
-        self._undelivered.append(Undelivered([(place, key, digest, body)], Lane(facts.kind, facts.model), facts.job))
+        lane = Lane(facts.kind, facts.model)
+        route = cast("Route", facts.route)
+        self._undelivered.append(Undelivered([(place, key, digest, body)], lane, facts.job, route))
         self._wake()
 
     def nobody_left(self, place: Place) -> None:
-        """Note that the last awaiter of a request ended otherwise."""
-        self._engine.leave(place, self._now())
+        """Note that the deadline of the last awaiter of a request has passed."""
+        self._engine.leave(place, self._now(), late=True)
         self._wake()
 
     def begin_turn(self) -> list[Event]:

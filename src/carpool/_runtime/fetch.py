@@ -7,14 +7,15 @@ are stored before they count as settled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from carpool._core.book import Book
 from carpool._core.messages import RowsFetched
-from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault, Tokens
+from carpool._core.meter import NO_CHARGE, Charge, Meter
+from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault
 from carpool._runtime.awaiters import Awaiters, Waiter
-from carpool.responses import view_usage
 from carpool.types import Facts
 
 ASIDE_ROWS_MAX: Final = 100
@@ -28,6 +29,8 @@ class Sorted(NamedTuple):
     handovers: list[tuple[Waiter, Place, bytes]]
     """Answers that go straight to awaiters, once the engine has taken the event."""
     facts: Facts
+    keys: Mapping[Place, str] = MappingProxyType({})
+    """Keys of requests that may be forgotten by the time they are handed over; jobs keep theirs."""
 
 
 class RowSorter:
@@ -43,6 +46,9 @@ class RowSorter:
         facts: what all answers of the job share.
         keys: gives all keys of the job, those answered before included.
         answered: keys of the job that were answered by an earlier fetch, which broke off.
+        meter: prices the answers, those to ``answered`` too; ``None``: whoever sorts does that.
+        overtaken: of ``answered``, those that a live call answered, by key: what the job says of them is new money.
+            They are taken out as they come.
     """
 
     def __init__(
@@ -54,7 +60,10 @@ class RowSorter:
         *,
         keys: Callable[[], list[str]],
         answered: set[str],
+        meter: Meter | None = None,
+        overtaken: dict[str, Place] | None = None,
     ) -> None:
+        self._overtaken = {} if overtaken is None else overtaken
         self._book = book
         self._columns = awaiters.columns
         self._index = index
@@ -62,6 +71,7 @@ class RowSorter:
         self._keys = keys
         self._job_keys: frozenset[str] | None = None
         self._answered = answered
+        self._meter = meter
         self.doubled: set[str] = set()
         """Keys that came more than once."""
         self._firsts: dict[str, int | None] = {}
@@ -80,12 +90,18 @@ class RowSorter:
         kept: list[tuple[Place, bytes]] = []
         failed: list[RowFault] = []
         bodies: list[bytes] = []
-        facts, future_type = self._facts, asyncio.Future
+        again: list[bytes] = []
+        facts, future_type, overtaken = self._facts, asyncio.Future, self._overtaken
         try:
             for row in block.rows:
                 place = pop(row.key, -1)
                 if place < 0:
-                    self._judge(row)
+                    if row.key in overtaken and row.error is None:
+                        self._answered.discard(row.key)
+                        del overtaken[row.key]
+                        bodies.append(bytes(row.response))
+                    elif self._judge(row):
+                        again.append(bytes(row.response))
                     continue
                 if row.error is not None:
                     failed.append(RowFault(place, row.error))
@@ -103,12 +119,16 @@ class RowSorter:
                         delivered.append(place)
                         continue
                 kept.append((place, body))
-            tokens = Tokens(len(bodies)) if facts.input_picousd is None else count_tokens(bodies)
+            charge, repeated = self._charge(bodies), self._charge(again)
         except BaseException:
             self.take_back(handovers)
             raise
         self.strangers += block.unreadable
-        return Sorted(RowsFetched(job_id, op, delivered, kept, failed, tokens), handovers, facts)
+        event = RowsFetched(job_id, op, delivered, kept, failed, charge, again=repeated)
+        return Sorted(event, handovers, facts)
+
+    def _charge(self, bodies: list[bytes]) -> Charge:
+        return self._meter.charge(bodies) if bodies and self._meter is not None else NO_CHARGE
 
     def take_back(self, handovers: list[tuple[Waiter, Place, bytes]]) -> None:
         """Let those who were to be handed answers wait like the others: a bug came between, and they are to be told."""
@@ -129,17 +149,18 @@ class RowSorter:
             if self._firsts.setdefault(row.key, told) != told and told is not None:
                 self._set_aside(row)
 
-    def _judge(self, row: Row) -> None:
-        """Judge a row that is the answer to nothing that waits for one."""
+    def _judge(self, row: Row) -> bool:
+        """Judge a row that is the answer to nothing that waits for one; return whether it was settled before."""
         if row.key in self._answered:
             self._answered.discard(row.key)
-            return
+            return row.error is None
         if self._job_keys is None:
             self._job_keys = frozenset(self._keys())
         if row.key in self._job_keys:
             self.doubled.add(row.key)
         else:
             self._set_aside(row)
+        return False
 
     def _set_aside(self, row: Row) -> None:
         body = bytes(row.response)
@@ -150,11 +171,21 @@ class RowSorter:
 
 
 class StrangerSorter:
-    """Sorts the output of a job that this store did not know: all of it is stored before anybody hears of it."""
+    """Sorts the output of a job that this store did not know: all of it is stored before anybody hears of it.
 
-    def __init__(self, index: dict[str, Place], facts: Facts) -> None:
+    Args:
+        index: places of the requests that its rows may answer.
+        facts: what all its answers share.
+        meter: prices them.
+        charged: keys of the answers that an earlier fetch, which broke off, has charged; those of this one are added.
+    """
+
+    def __init__(self, index: dict[str, Place], facts: Facts, meter: Meter, charged: set[str]) -> None:
         self._index = index
         self._facts = facts
+        self._meter = meter
+        self._charged = charged
+        self._seen: set[str] = set()
         self.strangers = 0
         self.aside: list[tuple[str, bytes]] = []
 
@@ -162,18 +193,25 @@ class StrangerSorter:
         """Sort one block; rows that came back as errors are left out: their requests, if any, get a verdict later."""
         kept: list[tuple[Place, bytes]] = []
         unclaimed: list[tuple[str, bytes]] = []
+        new: list[bytes] = []
+        again: list[bytes] = []
+        charge, charged, seen = self._meter.charge, self._charged, self._seen
         for row in block.rows:
             if row.error is not None:
                 continue
+            body = bytes(row.response)
             place = self._index.pop(row.key, -1)
             if place < 0:
-                unclaimed.append((row.key, bytes(row.response)))
+                unclaimed.append((row.key, body))
             else:
-                kept.append((place, bytes(row.response)))
+                kept.append((place, body))
+            if not row.key or row.key not in seen:  # the same again costs nothing
+                (again if row.key in charged else new).append(body)
+                seen.add(row.key)
+        charged |= seen
         self.strangers += block.unreadable
-        bodies = [body for _, body in (*kept, *unclaimed)]
-        tokens = Tokens(len(bodies)) if self._facts.input_picousd is None else count_tokens(bodies)
-        return Sorted(RowsFetched(job_id, op, [], kept, [], tokens, unclaimed), [], self._facts)
+        event = RowsFetched(job_id, op, [], kept, [], charge(new), unclaimed, charge(again))
+        return Sorted(event, [], self._facts)
 
 
 def name_by_position(rows: list[Row], keys: list[str]) -> bool:
@@ -186,18 +224,3 @@ def name_by_position(rows: list[Row], keys: list[str]) -> bool:
     for row, key in zip(rows, keys, strict=True):
         row.key = key
     return True
-
-
-def count_tokens(bodies: list[bytes]) -> Tokens:
-    """Return the token sums of some answers."""
-    prompt = output = uncounted = 0
-    for body in bodies:
-        view = view_usage(body)
-        usage = view.usage_metadata
-        used = usage.prompt_token_count or view.token_count
-        if not used or usage.cached_content_token_count:
-            uncounted += 1
-            continue
-        prompt += used
-        output += usage.candidates_token_count + usage.thoughts_token_count
-    return Tokens(len(bodies), uncounted, prompt, output)

@@ -39,7 +39,8 @@ class Handover:
             facts = block.facts
             for waiter, place, body in block.handovers:
                 if waiter.done():
-                    self._entrance.undelivered(place, body, facts)
+                    key = block.keys.get(place) or self._engine.book.key_at(place)
+                    self._entrance.undelivered(place, key, body, facts)
                 else:
                     waiter.set_result((body, facts))
         self._blocks.clear()  # last: what a bug leaves here, ``dismiss`` hands over
@@ -53,7 +54,8 @@ class Handover:
 
     def deliver(self, action: Deliver) -> None:
         """Hand stored results to their awaiters."""
-        facts = facts_of(self._engine.book, action.lane, action.job, self._now())
+        book = self._engine.book
+        facts = facts_of(book, action.lane, action.job, self._now(), action.route, text_only=action.text_only)
         for place, body in action.rows:
             for waiter in self._awaiters.take(place):
                 waiter.set_result((body, facts))
@@ -69,5 +71,5 @@ class Handover:
     def expire(self, action: Expire) -> None:
         """Tell awaiters that their deadline has passed."""
         segment, row = self._engine.book.at(action.place)
-        if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row]):
+        if segment and self._awaiters.expire(action.place, action.deadline, segment.keys[row], action.why):
             self._entrance.nobody_left(action.place)

@@ -100,7 +100,8 @@ class KeptReads:
         if head.failed[row]:
             future.set_exception(exception_for(_decoder.decode(body), head.keys[row]))
             return
-        future.set_result((body, facts_of(self._engine.book, head.lane, head.job, head.kept_at)))
+        book, text_only = self._engine.book, head.text_only
+        future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at, head.route, text_only=text_only)))
         if not head.flags[row] & EXPLICIT:
             self._engine.took(place)
 

@@ -32,6 +32,7 @@ from carpool._runtime.fetch import Sorted
 from carpool._runtime.gate import Gate
 from carpool._runtime.handover import Handover
 from carpool._runtime.kept import KeptReads
+from carpool._runtime.livecalls import LiveCalls
 from carpool._runtime.milestones import Milestones
 from carpool._runtime.opening import recover
 from carpool._runtime.watch import OnAlarm, Watch, log_bug
@@ -130,9 +131,18 @@ class Runtime:
             heard=lambda fault: self._watch.heard(fault, self.now()),
             now=self.now,
         )
+        live_calls = LiveCalls(
+            provider=self._provider,
+            store=self._store,
+            engine=self.engine,
+            awaiters=self._awaiters,
+            heard=lambda fault: self._watch.heard(fault, self.now()),
+            now=self.now,
+        )
         self._deeds = Deeds(
             provider=self._provider,
             calls=self._calls,
+            live_calls=live_calls,
             awaiters=self._awaiters,
             handover=self._handover,
             watch=self._watch,

@@ -11,8 +11,10 @@ from typing import Any, Final, cast
 from carpool._core.model import Failure, Fault
 from carpool._showing import shown, status_word
 from carpool.errors import (
+    BudgetExceeded,
     CarpoolError,
     DeadlineExceeded,
+    QuotaExceeded,
     RequestFailed,
     RequestRejected,
     RequestTooLarge,
@@ -43,6 +45,14 @@ VERDICTS: Final[dict[str, tuple[type[CarpoolError], str]]] = {
         ),
     ),
     "too_large": (RequestTooLarge, "request {key} is too large for a batch ({said}). Upload its media as files"),
+    "quota": (
+        QuotaExceeded,
+        (
+            "the server refused request {key} for want of quota ({said}), again and again, although nothing else "
+            "of its model was enqueued. It is likely larger than the quota of enqueued tokens: split it, or call "
+            "the live API"
+        ),
+    ),
     "credentials": (
         RequestRejected,
         "the server refused the API key ({said}). Nothing was sent; check the key and its rights",
@@ -70,6 +80,10 @@ def exception_for(failure: Failure, key: str, line: bytes = b"") -> CarpoolError
     words = shown(error.message, *request_texts(line) if line else ()) if known else ""
     said = " ".join(str(part) for part in (error.code or "", status_word(error.status)) if part)
     said = f"{said}: {words}" if said and words else said or words
+    if failure.kind == "budget":
+        return BudgetExceeded(f"request {key!r}: {error.message}", key=key)
+    if failure.kind == "overdue":
+        return deadline_exceeded(key, error.message, withdrawn=True)
     kind, wording = VERDICTS[failure.kind]
     text = wording.format(key=repr(key), said=said)
     if failure.job:
@@ -98,13 +112,21 @@ def fault_words(fault: Fault, body: bytes = b"") -> str:
     return f"{_FATES[fault.kind]} ({said})"
 
 
-def deadline_exceeded(key: str) -> DeadlineExceeded:
-    """Return the error of an awaiter whose deadline has passed."""
-    return DeadlineExceeded(
-        f"the deadline of request {key!r} passed before its answer came. If it was sent, its answer is kept for "
-        "whoever asks the same again",
-        key=key,
+def deadline_exceeded(key: str, why: str = "", *, withdrawn: bool = False) -> DeadlineExceeded:
+    """Return the error of an awaiter whose deadline has passed.
+
+    Args:
+        key: the request's.
+        why: what forbade to send it over another route in time, if anything did.
+        withdrawn: whether nothing of it was under way then, and it was taken out.
+    """
+    held = f" It waited for its job alone, since another route was not allowed: {why}." if why else ""
+    fate = (
+        "Nothing of it was under way then, and it was withdrawn: ask the same again, and it is sent"
+        if withdrawn
+        else "If it was sent, its answer is kept for whoever asks the same again"
     )
+    return DeadlineExceeded(f"the deadline of request {key!r} passed before its answer came.{held} {fate}", key=key)
 
 
 def request_texts(body: bytes) -> tuple[list[str], list[str]]:

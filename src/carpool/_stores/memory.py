@@ -17,13 +17,17 @@ from typing import Final, TypeAlias, assert_never
 import msgspec
 
 from carpool._core.messages import (
+    DropDays,
     DropJob,
     DropResults,
     DropSegments,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
     PutResults,
+    PutSeen,
     PutSegment,
     PutTaken,
     Record,
@@ -121,6 +125,14 @@ class MemoryStore:
                 return [(segments.taken_name(taken.no), (_encoded(taken), ()))]
             case DropResults(numbers):
                 return [(name(no), None) for no in numbers for name in (segments.results_name, segments.taken_name)]
+            case PutDay(account):
+                return [(segments.day_name(account.base_url, account.day), (_encoded(account), ()))]
+            case DropDays(days, base_url):
+                return [(segments.day_name(base_url, day), None) for day in days]
+            case PutHabit(habit):
+                return [(segments.habit_name(habit.base_url, habit.model), (_encoded(habit), ()))]
+            case PutSeen(seen):
+                return [(segments.seen_name(seen.base_url, seen.model, seen.route), (_encoded(seen), ()))]
             case _:
                 assert_never(write)
 

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
 from carpool._core.messages import Record
 from carpool._core.model import (
     DIGEST_BYTES,
@@ -32,8 +34,10 @@ from carpool._core.model import (
     Taken,
     place_of,
 )
+from carpool._core.routing import Seen
 from carpool._stores import segments
 from carpool._stores.cache import BUSY_S, check_row, database_path, meaning, part_of
+from carpool._stores.slots import is_free
 from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreVersion
 
 _WHOLE_BYTES: Final = 65_536
@@ -49,6 +53,9 @@ _ROWS: Final = (
     "SELECT key, raw, mode, filename, expire_time, typeof(key), typeof(value), rowid, store_time, length(value)"
     " FROM Cache"
 )
+_DAYS: Final = f"key = '{segments.META}' OR key GLOB 'd[0-9]*'"
+_LEARNED: Final = f"key = '{segments.META}' OR key GLOB '[hu]*'"
+_HAS_TABLE: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'Cache'"
 _VALUE: Final = "SELECT value FROM Cache WHERE key = ? AND raw = 1"
 
 _Part: TypeAlias = tuple[int, int, float, int]
@@ -224,6 +231,32 @@ class Peek:
             raise self._meaning(error) from error
         return Bodies(head, value.body) if value is not None and isinstance(head, ResultsHead) else None
 
+    def accounts(self) -> list[DayAccount]:
+        """Return the accounts of days as they are on disk now, the oldest first. Takes little time; any thread may ask.
+
+        Raises:
+            StoreError: or one of its kinds: it cannot be read.
+        """
+        days = [record for record in self._found(_DAYS) if isinstance(record, DayAccount)]
+        return sorted(days, key=lambda account: account.day)
+
+    def learned(self) -> list[Habit | Seen]:
+        """Return what answers taught, as it is on disk now.
+
+        Raises:
+            StoreError: or one of its kinds: it cannot be read.
+        """
+        return [record for record in self._found(_LEARNED) if isinstance(record, Habit | Seen)]
+
+    def _found(self, which: str) -> list[Record | None]:
+        if not _file_stamp(self._files[0]):
+            return []
+        try:
+            with self._snapshot() as connection:
+                return [_record(connection, name, parts) for name, parts in _named_parts(connection, which).items()]
+        except Exception as error:
+            raise self._meaning(error) from error
+
     def _look(self) -> _Stamp:
         return _file_stamp(self._files[0]), _file_stamp(self._files[1])
 
@@ -296,7 +329,7 @@ class Peek:
                 return record.origin == self._origin
             case Marks() | Taken():
                 return True
-            case Meta():
+            case Meta() | DayAccount() | Habit() | Seen():
                 return False
             case _:
                 assert_never(record)
@@ -354,6 +387,18 @@ def _value(connection: sqlite3.Connection, name: str, parts: Iterable[_Part]) ->
     return segments.decode(name, rows[0] if len(rows) == 1 else b"".join(rows))
 
 
+def _named_parts(connection: sqlite3.Connection, which: str) -> dict[str, list[_Part]]:
+    """Return the parts of the values whose names a condition finds."""
+    named: dict[str, list[_Part]] = {}
+    if not connection.execute(_HAS_TABLE).fetchone():
+        return named
+    for key, *columns, rowid, stored_at, length in connection.execute(f"{_ROWS} WHERE {which}"):
+        check_row(*columns)
+        name, number = part_of(key)
+        named.setdefault(name, []).append((number, rowid, stored_at, length))
+    return {name: sorted(parts) for name, parts in named.items()}
+
+
 def _checked(name: str, record: Record) -> Record:
     """Return a record whose columns are as long as each other, of a format that is known.
 
@@ -375,3 +420,13 @@ def _checked(name: str, record: Record) -> Record:
     if any(len(column) != len(record.keys) * size for column, size in columns):
         raise StoreCorrupt(f"{name} is damaged: its columns are not as long as each other")
     return record
+
+
+def accounts_of(peek: Peek) -> list[DayAccount]:
+    """Return the accounts of days of a slot; what a process that is gone had granted to live calls is lost.
+
+    Raises:
+        StoreError: or one of its kinds: it cannot be read.
+    """
+    accounts = peek.accounts()
+    return [account.left() for account in accounts] if is_free(peek.folder) else accounts

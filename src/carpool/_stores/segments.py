@@ -9,29 +9,40 @@ a body (the lines of a segment, the bodies of results; nothing for other records
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import sha256
 from typing import Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 
+from carpool._core.budget import DayAccount
+from carpool._core.estimate import Habit
 from carpool._core.messages import (
+    DropDays,
     DropJob,
     DropResults,
     DropSegments,
+    PutDay,
+    PutHabit,
     PutJob,
     PutMarks,
     PutMeta,
     PutResults,
+    PutSeen,
     PutSegment,
     PutTaken,
     Record,
     Write,
 )
 from carpool._core.model import Job, Marks, Meta, ResultsHead, SegmentHead, Taken
+from carpool._core.routing import Seen
 from carpool.errors import StoreCorrupt, StoreError, StoreVersion
+from carpool.settings import Route
 
 Changes: TypeAlias = dict[str, bytearray | None]
 """What is to be stored by name; ``None``: nothing."""
@@ -51,9 +62,15 @@ _TYPES: Final[dict[str, type[Record]]] = {
     "j": Job,
     "r": ResultsHead,
     "t": Taken,
+    "d": DayAccount,
+    "h": Habit,
+    "u": Seen,
 }
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(record) for kind, record in _TYPES.items()}
 _RANKS: Final = {kind: rank for rank, kind in enumerate(_TYPES)}
+_NUMBERED_KINDS: Final = frozenset("smrtd")
+"""Kinds whose names have a number."""
+_NUMBERED: Final = re.compile(r"[smrt]([0-9]+)|d([0-9]+):[0-9a-f]{12}")
 
 
 class Value(NamedTuple):
@@ -83,6 +100,27 @@ def taken_name(no: int) -> str:
     return f"t{no}"
 
 
+def day_name(base_url: str, day: int) -> str:
+    """Return the name of the value of a day's account with a service."""
+    return f"d{day}:{_short(base_url)}"
+
+
+def habit_name(base_url: str, model: str) -> str:
+    """Return the name of the value of what was learned of a model of a service; a slash would part it."""
+    return f"h{_short(base_url)}:{model.replace('/', ':')}"
+
+
+def seen_name(base_url: str, model: str, route: Route) -> str:
+    """Return the name of the value that says how long a route took for a model of a service."""
+    return f"u{_short(base_url)}:{route}:{model.replace('/', ':')}"
+
+
+@lru_cache
+def _short(base_url: str) -> str:
+    """Return what stands for a base URL in a name, which may have no slash: always as long."""
+    return sha256(base_url.encode()).hexdigest()[:12]
+
+
 def job_name(job_id: str) -> str:
     """Return the name of a job's value."""
     if "/" in job_id:
@@ -91,7 +129,9 @@ def job_name(job_id: str) -> str:
 
 
 def order(name: str) -> tuple[int, int, str]:
-    """Return where a value comes when all are loaded: identity, segments by number, marks, jobs, results, taken.
+    """Return where a value comes when all are loaded.
+
+    Identity, segments by number, marks, jobs, results, what was taken of them, days, habits, durations.
 
     Raises:
         StoreCorrupt: no value has such a name.
@@ -99,9 +139,10 @@ def order(name: str) -> tuple[int, int, str]:
     kind = _kind(name)
     rank = _RANKS.get(kind)
     number = name[1:]
-    if rank is None or (kind in {"s", "m", "r", "t"} and not (number.isascii() and number.isdecimal())):
+    numbered = _NUMBERED.fullmatch(name)
+    if rank is None or (kind in _NUMBERED_KINDS and numbered is None):
         raise StoreCorrupt(f"the store holds {name[:80]!r}, which carpool did not write")
-    return (rank, 0, number) if kind in {META, "j"} else (rank, int(number), "")
+    return (rank, 0, number) if numbered is None else (rank, int(numbered[1] or numbered[2]), number)
 
 
 def _kind(name: str) -> str:
@@ -200,6 +241,12 @@ def _name_of(found: Record) -> str:
             return results_name(found.no)
         case Taken():
             return taken_name(found.no)
+        case DayAccount():
+            return day_name(found.base_url, found.day)
+        case Habit():
+            return habit_name(found.base_url, found.model)
+        case Seen():
+            return seen_name(found.base_url, found.model, found.route)
         case _:
             assert_never(found)
 
@@ -235,31 +282,42 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
     Raises:
         StoreError: one of them cannot be stored; then none should be.
     """
-    changes: Changes = {}
+    # Whole records are encoded last: a commit of many steps replaces some of them again and again.
+    changes: dict[str, Record | bytearray | None] = {}
     for write in writes:
         match write:
             case PutMeta(meta):
                 check_identity(meta, store_id)
-                changes[META] = encode(META, meta)
+                changes[META] = meta
             case PutSegment(head, rows):
                 changes[segment_name(head.no)] = _encode_rows(segment_name(head.no), head, rows)
             case PutMarks(marks):
-                changes[marks_name(marks.no)] = encode(marks_name(marks.no), marks)
+                changes[marks_name(marks.no)] = marks
             case DropSegments(numbers):
                 changes.update((name(no), None) for no in numbers for name in (segment_name, marks_name))
             case PutJob(job):
-                changes[job_name(job.id)] = encode(job_name(job.id), job)
+                changes[job_name(job.id)] = job
             case DropJob(job_id):
                 changes[job_name(job_id)] = None
             case PutResults(head, rows):
                 changes[results_name(head.no)] = _encode_rows(results_name(head.no), head, rows)
             case PutTaken(taken):
-                changes[taken_name(taken.no)] = encode(taken_name(taken.no), taken)
+                changes[taken_name(taken.no)] = taken
             case DropResults(numbers):
                 changes.update((name(no), None) for no in numbers for name in (results_name, taken_name))
+            case PutDay(account):
+                changes[_name_of(account)] = account
+            case DropDays(days, base_url):
+                changes.update((day_name(base_url, day), None) for day in days)
+            case PutHabit(habit):
+                changes[_name_of(habit)] = habit
+            case PutSeen(seen):
+                changes[_name_of(seen)] = seen
             case _:
                 assert_never(write)
-    return changes
+    return {
+        name: encode(name, change) if isinstance(change, msgspec.Struct) else change for name, change in changes.items()
+    }
 
 
 def _encode_rows(name: str, head: SegmentHead | ResultsHead, rows: Sequence[bytes]) -> bytearray:

@@ -37,7 +37,7 @@ Answer every row of a file; rerun the same command after a kill, and it goes on:
 Try your own program against an emulated service first:
 
     carpool emulate --port 8700
-    export CARPOOL_BASE_URL=http://127.0.0.1:8700
+    export CARPOOL_BASE_URL=http://127.0.0.1:8700 CARPOOL_HOME=$PWD/emulated
 
 Every command explains itself: carpool COMMAND --help"""
 
@@ -121,12 +121,16 @@ def _commands() -> dict[str, Callable[..., int]]:
     from carpool.cli.demo import demo
     from carpool.cli.emulate import emulate
     from carpool.cli.map import map_rows
+    from carpool.cli.quote import quote_rows
+    from carpool.cli.receipt import show_receipt
     from carpool.cli.watch import watch_jobs
 
     return {
         "demo": demo,
         "emulate": emulate,
         "map": map_rows,
+        "quote": quote_rows,
+        "receipt": show_receipt,
         "results": results.show_results,
         "gc": collect_garbage,
         "completion": print_completion,

@@ -15,14 +15,16 @@ import time
 import traceback
 import warnings
 from collections.abc import Coroutine, Generator
-from decimal import Decimal
 from enum import IntEnum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from carpool._showing import shown, status_word
 from carpool.types import BatchJob, File, ServerError
+
+if TYPE_CHECKING:
+    from carpool.settings import Ladder
 
 T = TypeVar("T", BatchJob, File)
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
@@ -74,12 +76,6 @@ def lose_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def usd(amount: Decimal, beside: Decimal) -> str:
-    """Return an amount for people: the smaller the largest amount beside it is, the more digits."""
-    digits = 2 if beside >= 100 or not beside else 4 if beside >= 1 else 6 if beside >= Decimal("0.01") else 9
-    return f"${amount:,.{digits}f}"
-
-
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it is due."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -94,6 +90,18 @@ def deadline_of(text: str | None) -> float | None:
     from carpool._deadline import parse_deadline
 
     return None if text is None else parse_deadline(text, now := time.time()) - now
+
+
+def ladder_of(text: str | None) -> Ladder | None:
+    """Return the ladder that the command line names; ``None`` for none.
+
+    Raises:
+        ConfigurationError: it is no ladder.
+    """
+    from carpool.settings import CHEAP, FAST, check_ladder
+
+    named = {None: None, "cheap": CHEAP, "fast": FAST}
+    return named[text] if text in named else check_ladder([route.strip() for route in str(text).split(",")])
 
 
 def run(command: Coroutine[Any, Any, int]) -> int:

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from carpool.cli.console import Exit, UsageError, counted, print_json, run, say
-from carpool.cli.progress import Counts, display, jobs_in_words, ticking
+from carpool.cli.progress import counts_of, display, jobs_in_words, ticking
 from carpool.cli.receipt import print_receipt, receipt_data
 
 if TYPE_CHECKING:
@@ -156,15 +156,10 @@ async def _ask_all(client: Client, requests: int, embeds: int) -> int:
                 states[job.state] += 1
             stats = client.stats()
             done = len(verdicts)
-            in_jobs = max(0, min(stats.sent, total - done - stats.waiting))
+            jobs, receipt = jobs_in_words(states), client.receipt()
             shown.show(
-                Counts(
-                    total=total,
-                    done=done,
-                    failed=stats.failed,
-                    waiting=total - done - in_jobs,
-                    in_jobs=in_jobs,
-                    jobs=jobs_in_words(states),
+                counts_of(
+                    stats, receipt, total=total, done=done, failed=stats.failed, outstanding=total - done, jobs=jobs
                 )
             )
 

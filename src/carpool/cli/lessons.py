@@ -56,10 +56,25 @@ LESSONS: Final[dict[str, Lesson]] = {
     "map": Lesson(
         examples=(
             "carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash",
+            "carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash --ladder fast",
             "carpool map texts.jsonl - --model gemini-embedding-001 --kind embed --deadline 6h > vectors.jsonl",
         ),
         failed="a row has an error",
         late="a row has no answer by its deadline",
+    ),
+    "quote": Lesson(
+        examples=(
+            "carpool quote questions.jsonl --model gemini-3.5-flash",
+            "carpool quote texts.jsonl --model gemini-embedding-001 --kind embed --json | jq .money.batch",
+        ),
+        failed="a row could not be sent",
+        usage="wrong usage, or no row that could be sent",
+    ),
+    "receipt": Lesson(
+        examples=(
+            "carpool receipt",
+            "carpool receipt --day yesterday --json | jq '.services[] | [.base_url, .total.paid_usd]'",
+        ),
     ),
     "results": Lesson(
         examples=(

@@ -18,13 +18,14 @@ import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from carpool.cli.console import Exit, UsageError, counted, deadline_of, print_json, run, say
-from carpool.cli.progress import Counts, Display, display, jobs_open, ticking
+from carpool.cli.console import Exit, UsageError, counted, deadline_of, ladder_of, print_json, run, say
+from carpool.cli.progress import Display, counts_of, display, jobs_open, ticking
 
 if TYPE_CHECKING:
     from carpool import Client, Outcome, Receipt, Request, Settings, Stats
     from carpool.cli.output import Output
     from carpool.cli.rows import RowReader
+    from carpool.settings import Ladder
     from carpool.types import Kind
 
 _CLOSE_S: Final = 5.0
@@ -41,6 +42,7 @@ class _Order(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str | None
     window: int
     deadline: datetime | None
+    ladder: Ladder | None
 
 
 class _Tally(msgspec.Struct, kw_only=True):
@@ -71,6 +73,7 @@ def map_rows(
     base_url: str | None = None,
     window: Annotated[int, Parameter(validator=Number(gte=1))] = 10_000,
     deadline: str | None = None,
+    ladder: str | None = None,
     json: bool = False,
 ) -> int:
     """Answer every row of a file through batch jobs.
@@ -91,6 +94,8 @@ def map_rows(
         base_url: where to call, instead of Google.
         window: how many rows may be under way at once.
         deadline: give up then on rows that have no answer: 90m, 4h, or 06:00. What was sent is kept for the next run.
+        ladder: routes that a row may take, in order: batch, flex, standard, with commas between them; cheap for all
+            three, fast for standard,batch. Without it: cheap with a deadline, else batch.
         json: print one JSON object at the end (to stderr where the rows go to stdout).
     """
     order = _Order(
@@ -102,6 +107,7 @@ def map_rows(
         base_url=base_url,
         window=window,
         deadline=None if (wait_s := deadline_of(deadline)) is None else datetime.now(UTC) + timedelta(seconds=wait_s),
+        ladder=ladder_of(ladder),
     )
     tally = _Tally()
     try:
@@ -199,7 +205,7 @@ async def _requests(reader: RowReader, order: _Order, output: Output, tally: _Ta
                 tally.skipped += 1
             else:
                 tally.asked += 1
-                yield request if order.deadline is None else msgspec.structs.replace(request, deadline=order.deadline)
+                yield msgspec.structs.replace(request, deadline=order.deadline, ladder=order.ladder)
     except BadRow as error:
         tally.bad_row = str(error)
         say(f"{error}. Nothing behind this line is asked; the rows before it are")
@@ -211,12 +217,12 @@ def _take(outcome: Outcome, output: Output, tally: _Tally) -> None:
     Raises:
         CarpoolError: the client itself has failed: this is no verdict on a row.
     """
-    from carpool import ConfigurationError, DeadlineExceeded, FileError, JobError, RequestError
+    from carpool import BudgetExceeded, ConfigurationError, DeadlineExceeded, FileError, JobError, RequestError
 
     error = outcome.error
     if error is None:
         tally.answered += 1
-    elif isinstance(error, RequestError | JobError | FileError | ConfigurationError):
+    elif isinstance(error, RequestError | JobError | FileError | ConfigurationError | BudgetExceeded):
         tally.failed += 1
         tally.late += isinstance(error, DeadlineExceeded)
         if tally.failed == 1:
@@ -228,15 +234,14 @@ def _take(outcome: Outcome, output: Output, tally: _Tally) -> None:
 
 def _show(shown: Display, client: Client, tally: _Tally) -> None:
     stats = client.stats()
-    outstanding = tally.asked - tally.answered - tally.failed
-    in_jobs = max(0, min(stats.sent, outstanding - stats.waiting))
     shown.show(
-        Counts(
+        counts_of(
+            stats,
+            client.receipt(),
             total=tally.total,
             done=tally.done,
             failed=tally.failed,
-            waiting=outstanding - in_jobs,
-            in_jobs=in_jobs,
+            outstanding=tally.asked - tally.answered - tally.failed,
             jobs=jobs_open(stats.jobs, stats.jobs_created),
         )
     )

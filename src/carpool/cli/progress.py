@@ -11,15 +11,19 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from carpool._tables import usd
 from carpool.cli.console import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.text import Text
+
+    from carpool import Receipt, Stats
 
 _TICK_S = 0.25
 _PAUSE_MIN_S = 1.0
@@ -35,19 +39,62 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """With an answer or an error, earlier runs included."""
     failed: int
     waiting: int
-    """Not yet in a job."""
+    """Neither in a job nor on a live route."""
     in_jobs: int
+    live: int = 0
+    """On a live route."""
     jobs: str
     """What is known of the jobs, in words."""
+    paid_usd: dict[str, Decimal] = {}
+    """So far, by route."""
 
     def words(self) -> str:
         """Return all but the number done."""
         parts = [f"{self.waiting:,} waiting", f"{self.in_jobs:,} in jobs"]
+        if self.live:
+            parts.append(f"{self.live:,} live")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         if self.jobs:
             parts.append(f"jobs: {self.jobs}")
+        if self.paid_usd:
+            parts.append(f"paid: {self._paid()}")
         return ", ".join(parts)
+
+    def _paid(self) -> str:
+        whole = sum(self.paid_usd.values(), Decimal(0))
+        if len(self.paid_usd) == 1:
+            return f"{usd(whole, whole)} ({next(iter(self.paid_usd))})"
+        routes = " + ".join(f"{route} {usd(amount, whole)}" for route, amount in self.paid_usd.items())
+        return f"{usd(whole, whole)} ({routes})"
+
+
+def counts_of(
+    stats: Stats, receipt: Receipt, *, total: int | None, done: int, failed: int, outstanding: int, jobs: str
+) -> Counts:
+    """Return where the requests of a command are.
+
+    Args:
+        stats: of the client.
+        receipt: of the client.
+        total: requests, if that is known.
+        done: of them, those with an answer or an error.
+        failed: of those, the ones with an error.
+        outstanding: requests that the client was given and has not answered; it may have others too.
+        jobs: what is known of the jobs, in words.
+    """
+    in_jobs = max(0, min(stats.sent, outstanding - stats.waiting))
+    live = min(stats.live, outstanding - in_jobs)
+    return Counts(
+        total=total,
+        done=done,
+        failed=failed,
+        waiting=outstanding - in_jobs - live,
+        in_jobs=in_jobs,
+        live=live,
+        jobs=jobs,
+        paid_usd={route: totals.paid_usd for route, totals in receipt.by_route.items()},
+    )
 
 
 class Display(Protocol):
@@ -71,7 +118,8 @@ class Lines:
         """Print a line, if it says something new and the last one was long enough ago; the end is always told."""
         now = self._clock()
         ended = counts.done == counts.total
-        if (now < self._next_at and not ended) or not (counts.done or counts.waiting or counts.in_jobs):
+        begun = counts.done or counts.waiting or counts.in_jobs or counts.live
+        if (now < self._next_at and not ended) or not begun:
             return
         of = "" if counts.total is None else f" of {counts.total:,}"
         line = f"{counts.done:,}{of} done, {counts.words()}"

@@ -6,6 +6,7 @@ must not know what becomes of a request; what a request may hold is checked by t
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -71,6 +72,8 @@ class RowReader:
             BadRow: it is not a row.
         """
         self._line_no += 1
+        if self._line_no == 1:
+            line = without_mark(line)
         if len(line) > self.line_bytes_max:
             raise self.bad(f"it is longer than {self.line_bytes_max} bytes (CARPOOL_LINE_BYTES_MAX)")
         if not line.strip():
@@ -106,6 +109,11 @@ class RowReader:
         if not self._seen.add(digest):
             number = self._repeated[digest] = self._repeated.get(digest, 1) + 1
         return f"c{digest}.{number}"
+
+
+def without_mark(line: bytes) -> bytes:
+    """Return the first line of a file without the byte order mark that some editors write before it."""
+    return line.removeprefix(BOM_UTF8)
 
 
 def _canonical(content: bytes) -> bytes:

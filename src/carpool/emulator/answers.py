@@ -82,6 +82,7 @@ class EmbedTask(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     dimensions: int
     tokens: int
+    by_modality: dict[str, int] = {}
 
 
 def expected_text(prompt: str) -> str:
@@ -265,4 +266,5 @@ def embed(request: JsonObject, suffix: str = "") -> EmbedTask | RowError:
     dimensions = as_int(request.get("outputDimensionality", nested))
     if dimensions is None or not 1 <= dimensions <= _DIMENSIONS_MAX:
         return RowError(code=3, message=f"outputDimensionality must be from 1 to {_DIMENSIONS_MAX}.")
-    return EmbedTask(text="\n".join(prompt.texts) + suffix, dimensions=dimensions, tokens=prompt.tokens_total)
+    text = "\n".join(prompt.texts) + suffix
+    return EmbedTask(text=text, dimensions=dimensions, tokens=prompt.tokens_total, by_modality=prompt.tokens)

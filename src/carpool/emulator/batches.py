@@ -90,6 +90,8 @@ class BatchService:
             rows_failed=len(failed),
             prompt_tokens=sum(rows.prompt_tokens[index] for index in billed),
             output_tokens=sum(rows.output_tokens[index] for index in billed),
+            picousd=sum(max(0, rows.costs[index]) for index in billed),
+            unpriced=sum(rows.costs[index] < 0 for index in billed),
             **_extras(rows, failed, done),
         )
         keys = [key for index in billed if (key := rows.keys[index]) is not None]
@@ -152,8 +154,7 @@ class BatchService:
             raise quota_exceeded(None, 0.0)
 
     def _check_tokens(self, model: str, tokens: int) -> None:
-        limit = self._state.plan.enqueued_tokens_max
-        limit = limit.get(model) if isinstance(limit, dict) else limit
+        limit = self._state.plan.enqueued_tokens(model, self._state.faults.passed_s)
         if limit is not None and self._enqueued.get(model, 0) + tokens > limit:
             raise quota_exceeded(None, 0.0)
 

@@ -146,7 +146,8 @@ def _refused(call_fault: CallFault, fault: Fault, model: str | None) -> Reply:
         headers = {"Content-Type": call_fault.content_type}
         return Reply(status=call_fault.code, body=call_fault.body, headers=headers)
     code = fault.code or call_fault.code
-    return usual_error(code, model=model, message=fault.message, retry_s=_or(fault.seconds, _RETRY_S)).reply()
+    retry_s = _or(fault.seconds, _RETRY_S)
+    return usual_error(code, model=model, message=fault.message, retry_s=retry_s, quota=fault.quota).reply()
 
 
 def _redirected(call: Call, fault: Fault) -> Reply:

@@ -27,6 +27,8 @@ class JobBill(msgspec.Struct, frozen=True, kw_only=True):
         thought_tokens: of the output tokens, those spent on thinking.
         image_tokens: of the output tokens, those of pictures.
         audio_tokens: of the output tokens, those of sound.
+        picousd: what was charged, in 1e-12 USD.
+        unpriced: of the rows billed, those whose model or use has no list price; they are not in the sum.
     """
 
     name: str
@@ -41,6 +43,8 @@ class JobBill(msgspec.Struct, frozen=True, kw_only=True):
     thought_tokens: int = 0
     image_tokens: int = 0
     audio_tokens: int = 0
+    picousd: int = 0
+    unpriced: int = 0
 
 
 class LiveBill(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,8 @@ class LiveBill(msgspec.Struct, frozen=True, kw_only=True):
         thought_tokens: as for a job.
         image_tokens: as for a job.
         audio_tokens: as for a job.
+        picousd: as for a job.
+        unpriced: as for a job, in calls.
     """
 
     model: str
@@ -67,6 +73,8 @@ class LiveBill(msgspec.Struct, frozen=True, kw_only=True):
     thought_tokens: int = 0
     image_tokens: int = 0
     audio_tokens: int = 0
+    picousd: int = 0
+    unpriced: int = 0
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +99,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         image_tokens: of the output tokens of all jobs, those of pictures.
         audio_tokens: of the output tokens of all jobs, those of sound.
         cache_token_s: storage of caches: tokens times seconds.
+        picousd: what was charged for jobs and live calls, in 1e-12 USD; storage of caches is not in it.
+        unpriced: rows and live calls without a list price; they are not in the sum.
     """
 
     jobs: list[JobBill]
@@ -111,6 +121,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     image_tokens: int = 0
     audio_tokens: int = 0
     cache_token_s: float = 0.0
+    picousd: int = 0
+    unpriced: int = 0
 
 
 class LedgerBook:
@@ -173,6 +185,8 @@ class LedgerBook:
             image_tokens=sum(bill.image_tokens for bill in self._jobs),
             audio_tokens=sum(bill.audio_tokens for bill in self._jobs),
             cache_token_s=cache_token_s,
+            picousd=sum(bill.picousd for bill in self._jobs) + sum(bill.picousd for bill in live),
+            unpriced=sum(bill.unpriced for bill in self._jobs) + sum(bill.unpriced for bill in live),
         )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 JsonObject: TypeAlias = dict[str, Json]
+Quota: TypeAlias = Literal["requests_minute", "tokens_minute", "requests_day", "tokens_day"]
+"""What a live call can be refused for."""
 
 JSON_TYPE: Final = "application/json; charset=UTF-8"
 TYPE_PREFIX: Final = "type.googleapis.com/"
@@ -248,33 +250,71 @@ _QUOTA_TEXT: Final = (
 )
 
 
-def quota_exceeded(model: str | None, retry_s: float) -> ApiError:
+# By quota: metric, name, and what it allows where nothing else is planned.
+_QUOTAS: Final[dict[Quota, tuple[str, str, int]]] = {
+    "requests_minute": (
+        "generate_content_paid_tier_requests",
+        "GenerateRequestsPerMinutePerProjectPerModel-PaidTier",
+        1_000,
+    ),
+    "tokens_minute": (
+        "generate_content_paid_tier_input_token_count",
+        "GenerateContentPaidTierInputTokensPerModelPerMinute",
+        1_000_000,
+    ),
+    "requests_day": (
+        "generate_requests_per_model_per_day",
+        "GenerateRequestsPerDayPerProjectPerModel",
+        10_000,
+    ),
+    "tokens_day": (
+        "generate_content_input_token_count_per_day",
+        "GenerateContentInputTokensPerModelPerDay",
+        100_000_000,
+    ),
+}
+
+
+def quota_exceeded(
+    model: str | None, retry_s: float, quota: Quota = "requests_minute", limit: int | None = None
+) -> ApiError:
     """Return a 429.
 
     Args:
         model: the model of a live call, whose refusal names the quota and when to try again; None for anything else:
             such refusals (batch creation above all) carry nothing but a help link.
         retry_s: seconds after which a live call may try again.
+        quota: which one is used up.
+        limit: what it allows; None is its usual value.
     """
     if model is None:
         return ApiError(429, _QUOTA_TEXT, details=[_HELP])
-    metric = "generativelanguage.googleapis.com/generate_content_paid_tier_requests"
+    name, quota_id, usual = _QUOTAS[quota]
+    metric = f"generativelanguage.googleapis.com/{name}"
+    value = usual if limit is None else limit
     violation: JsonObject = {
         "quotaMetric": metric,
-        "quotaId": "GenerateRequestsPerMinutePerProjectPerModel-PaidTier",
+        "quotaId": quota_id,
         "quotaDimensions": {"location": "global", "model": model},
-        "quotaValue": "1000",
+        "quotaValue": str(value),
     }
     details: list[Json] = [
         _HELP,
         {"@type": TYPE_PREFIX + "google.rpc.QuotaFailure", "violations": [violation]},
         {"@type": TYPE_PREFIX + "google.rpc.RetryInfo", "retryDelay": f"{int(retry_s)}s"},
     ]
-    message = f"{_QUOTA_TEXT}\n* Quota exceeded for metric: {metric}, limit: 1000, model: {model}\n"
+    message = f"{_QUOTA_TEXT}\n* Quota exceeded for metric: {metric}, limit: {value}, model: {model}\n"
     return ApiError(429, f"{message}Please retry in {retry_s:g}s.", details=details)
 
 
-def usual_error(code: int, *, model: str | None = None, message: str | None = None, retry_s: float = 12.0) -> ApiError:
+def usual_error(
+    code: int,
+    *,
+    model: str | None = None,
+    message: str | None = None,
+    retry_s: float = 12.0,
+    quota: Quota = "requests_minute",
+) -> ApiError:
     """Return the error that the service usually gives for an HTTP code.
 
     Args:
@@ -282,9 +322,10 @@ def usual_error(code: int, *, model: str | None = None, message: str | None = No
         model: the model of a live call, None for anything else.
         message: replaces the usual words.
         retry_s: seconds after which a live call may try again, where it is told that.
+        quota: which one a live call's 429 says is used up.
     """
     if code == 429 and message is None:
-        return quota_exceeded(model, retry_s)
+        return quota_exceeded(model, retry_s, quota)
     usual = {
         400: "Request contains an invalid argument.",
         403: "The caller does not have permission",

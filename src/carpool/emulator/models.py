@@ -28,6 +28,7 @@ from .messages import (
     no_such_model,
     ok,
 )
+from .prices import charge_picousd, embedding_picousd, usage_of
 from .prompts import RowError
 from .resources import NOTHING, Found, Resources, may_need
 from .rows import Kind
@@ -87,6 +88,16 @@ class Live:
         check(message, body)
         return as_object(camelise(body) if needs_camel(self.call.body) else body)
 
+    def _check_quota(self, requests: int = 1) -> None:
+        """Refuse the call if the last minute leaves no room for it.
+
+        Raises:
+            ApiError: 429.
+        """
+        plan = self._state.plan
+        limits = {"requests": plan.live_requests_per_minute, "tokens": plan.live_tokens_per_minute}
+        self._state.quotas.check(self._model, self._now, asked=requests, **limits)
+
     def _found(self, request: JsonObject) -> Found:
         """Return what a request needs.
 
@@ -114,15 +125,20 @@ class Live:
         if tier not in _TIERS | {"", "unspecified"}:
             kind = f"{TYPE_PREFIX}google.ai.generativelanguage.v1beta.ServiceTier"
             raise ApiError(400, f"Invalid value at 'service_tier' ({kind}), \"{request['serviceTier']}\"")
+        self._check_quota()
         outcome = answers.generate(
             self._model, request, cache=self._found(request).cache, tokens_max=self._state.plan.input_tokens_max
         )
         if isinstance(outcome, RowError):
             raise refusal_of(outcome)
+        billed_tier = tier if tier in _TIERS else "standard"
+        cost = charge_picousd(self._model, billed_tier, usage_of(outcome.response), self._now)
         bill = LiveBill(
             model=self._model,
-            tier=tier if tier in _TIERS else "standard",
+            tier=billed_tier,
             calls=1,
+            picousd=cost or 0,
+            unpriced=int(cost is None),
             prompt_tokens=outcome.prompt_tokens,
             output_tokens=outcome.output_tokens,
             cached_tokens=outcome.cached_tokens,
@@ -131,6 +147,7 @@ class Live:
             audio_tokens=outcome.audio_tokens,
         )
         self._state.ledger.bill_live(camel_digest(self._model, request), bill)
+        self._state.quotas.took(self._model, self._now, outcome.prompt_tokens)
         return outcome, {"x-gemini-service-tier": tier} if tier in _TIERS else {}
 
     def generate(self) -> Reply:
@@ -152,15 +169,28 @@ class Live:
         request = as_object(body.get("generateContentRequest")) or body
         return ok(answers.count_tokens(request, self._found(request).cache))
 
-    def _embedding(self, request: JsonObject) -> tuple[bytes, EmbedTask]:
-        """Return one ``{"values": [...]}`` and bill it."""
+    def _task(self, request: JsonObject) -> EmbedTask:
+        """Return what an embedding is made of."""
         self._found(request)
         task = answers.embed(request)
         if isinstance(task, RowError):
             raise refusal_of(task)
-        bill = LiveBill(model=self._model, tier="standard", calls=1, prompt_tokens=task.tokens)
+        return task
+
+    def _embedding(self, request: JsonObject, task: EmbedTask) -> bytes:
+        """Return one ``{"values": [...]}`` and bill it."""
+        cost = embedding_picousd(self._model, "standard", task.by_modality, self._now)
+        bill = LiveBill(
+            model=self._model,
+            tier="standard",
+            calls=1,
+            prompt_tokens=task.tokens,
+            picousd=cost or 0,
+            unpriced=int(cost is None),
+        )
         self._state.ledger.bill_live(camel_digest(self._model, request), bill)
-        return b'{"values":' + vector_json(task.text, task.dimensions) + b"}", task
+        self._state.quotas.took(self._model, self._now, task.tokens)
+        return b'{"values":' + vector_json(task.text, task.dimensions) + b"}"
 
     def _usage(self, tasks: list[EmbedTask]) -> bytes:
         """Return the end of an answer, which tells the tokens for newer models alone."""
@@ -175,7 +205,10 @@ class Live:
         Raises:
             ApiError: unknown fields, or an embedding that is an error.
         """
-        values, task = self._embedding(self._body("EmbedContentRequest"))
+        request = self._body("EmbedContentRequest")
+        self._check_quota()
+        task = self._task(request)
+        values = self._embedding(request, task)
         return Reply(body=b'{"embedding":' + values + self._usage([task]))
 
     def embed_many(self) -> Reply:
@@ -190,6 +223,8 @@ class Live:
             raise ApiError(400, f"{words}at most {_EMBEDS_MAX} requests can be in one batch\n")
         if not requests:
             raise ApiError(400, f"{words}requests is not specified\n")
-        embedded = [self._embedding(as_object(request)) for request in requests]
-        values = b",".join(one for one, _ in embedded)
-        return Reply(body=b'{"embeddings":[' + values + b"]" + self._usage([task for _, task in embedded]))
+        self._check_quota(len(requests))
+        objects = [as_object(request) for request in requests]
+        tasks = [self._task(request) for request in objects]  # all of them first: one that is bad costs nothing
+        values = b",".join(map(self._embedding, objects, tasks))
+        return Reply(body=b'{"embeddings":[' + values + b"]" + self._usage(tasks))

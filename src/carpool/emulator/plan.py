@@ -9,6 +9,7 @@ A fault is a name and a :class:`Fault` that says how often::
         "create.dropped_after_apply": Fault(count=1),        # the first create takes effect, nobody is told
         "get.503": Fault(probability=0.1),                   # one poll in ten
         "row.error": Fault(every=100, code=13),              # every hundredth row
+    "generate.503": Fault(probability=0.8, from_s=60, until_s=180),  # a storm of two minutes over live calls
         "job.partially_succeeded": Fault(after=1, count=1, share=0.5),   # the second job delivers half
     })
 
@@ -31,7 +32,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from .messages import Op
+from .messages import Op, Quota
 
 
 class Effect(StrEnum):
@@ -148,10 +149,13 @@ FAULT_NAMES: Final[frozenset[str]] = frozenset(
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often a fault fires, and with what.
 
-    Of the occasions that its name stands for, the first ``after`` are spared; of the rest every ``every``-th fires
-    with ``probability``, at most ``count`` times. ``Fault()`` fires always.
+    Of the occasions that its name stands for, only those from ``from_s`` on and before ``until_s`` count; the first
+    ``after`` of them are spared; of the rest every ``every``-th fires with ``probability``, at most ``count`` times.
+    ``Fault()`` fires always.
 
     Attributes:
+        from_s: from when on, in seconds after the first call that comes while its plan is in force.
+        until_s: until when, counted likewise; None is for ever.
         count: fires at most so many times; None is no limit.
         after: occasions spared at the start.
         every: only every so-many-th occasion.
@@ -161,11 +165,14 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         status: status word in a row's error; left out when None.
         seconds: how long, where the fault takes time; None is the fault's own default. Of the 429 of a live call, after
             how long it may be tried again.
+        quota: which one the 429 of a live call says is used up.
         share: part of the rows, 0 to 1, where the fault has one.
         bytes: how much or where, where the fault has a size or a place; None is the fault's own default.
         origin: scheme and authority that a redirect or a foreign URL leads to.
     """
 
+    from_s: float = 0.0
+    until_s: float | None = None
     count: int | None = None
     after: int = 0
     every: int = 1
@@ -174,6 +181,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     message: str | None = None
     status: str | None = None
     seconds: float | None = None
+    quota: Quota = "requests_minute"
     share: float = 0.5
     bytes: int | None = None
     origin: str = "https://elsewhere.invalid"
@@ -184,6 +192,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 raise ValueError(f"Fault.{name} must be from 0 to 1, not {getattr(self, name)!r}")
         if (self.count is not None and self.count < 0) or self.after < 0 or self.every < 1:
             raise ValueError("Fault.count and Fault.after must be 0 or more, Fault.every 1 or more")
+        if self.from_s < 0 or (self.until_s is not None and self.until_s < self.from_s):
+            raise ValueError("Fault.from_s must be 0 or more, and Fault.until_s not below it")
         if self.seconds is not None and self.seconds < 0:
             raise ValueError(f"Fault.seconds must be 0 or more, not {self.seconds!r}")
         if self.bytes is not None and self.bytes < 0:
@@ -229,6 +239,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         storage_bytes_max: all files together, in bytes.
         enqueued_tokens_max: input tokens that the jobs of a model may hold while they wait or run, for all models alike
             or by model; one more job is refused with 429. None is no limit.
+        enqueued_tokens_steps: ``(seconds, tokens)``, in the order of time: so long after the first call that comes
+            while the plan is in force the limit of every model becomes that many tokens.
+        live_requests_per_minute: live calls of a model that are answered within a minute, for all models alike or by
+            model, whatever their tier; one more is refused with 429. None is no limit. Each content of a
+            batchEmbedContents counts.
+        live_tokens_per_minute: input tokens of the live calls of a model that are answered within a minute, likewise: a
+            call is refused once they are used up.
         input_tokens_max: tokens that a prompt may have; None is as many as its model reads.
         cache_tokens_min: tokens that a cache must have.
         file_processing_s: seconds from a file's upload during which it is PROCESSING and cannot be used in prompts.
@@ -260,6 +277,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     jobs_max: int = 100
     storage_bytes_max: int = 21_474_836_480
     enqueued_tokens_max: int | dict[str, int] | None = None
+    enqueued_tokens_steps: tuple[tuple[float, int], ...] = ()
+    live_requests_per_minute: int | dict[str, int] | None = None
+    live_tokens_per_minute: int | dict[str, int] | None = None
     input_tokens_max: int | None = None
     cache_tokens_min: int = 1024
     file_processing_s: float = 0.0
@@ -282,8 +302,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"Plan.{name} must be 0 or more, not {getattr(self, name)!r}")
+        times = [at for at, _ in self.enqueued_tokens_steps]
+        if times != sorted(times) or any(at < 0 or tokens < 0 for at, tokens in self.enqueued_tokens_steps):
+            raise ValueError("Plan.enqueued_tokens_steps must be in the order of time, and 0 or more")
         if self.upload_granularity_bytes < 1:
             raise ValueError("Plan.upload_granularity_bytes must be 1 or more")
+
+    def enqueued_tokens(self, model: str, passed_s: float) -> int | None:
+        """Return how many tokens the jobs of a model may hold; None is no limit.
+
+        Args:
+            model: which.
+            passed_s: seconds since the first call.
+        """
+        limit = self.enqueued_tokens_max
+        steps = [tokens for at, tokens in self.enqueued_tokens_steps if at <= passed_s]
+        return steps[-1] if steps else limit.get(model) if isinstance(limit, dict) else limit
 
 
 class FaultBook:
@@ -294,6 +328,14 @@ class FaultBook:
         self._rng = rng
         self._seen: dict[str, int] = {}
         self._fired: dict[str, int] = {}
+        self._began_at: float | None = None
+        self._now = 0.0
+
+    def advance(self, now: float) -> None:
+        """Tell the time; the first time is that from which the faults count theirs."""
+        if self._began_at is None:
+            self._began_at = now
+        self._now = now
 
     def planned(self, name: str) -> bool:
         """Return whether the plan has this fault at all."""
@@ -302,7 +344,7 @@ class FaultBook:
     def draw(self, name: str) -> Fault | None:
         """Count one occasion of a fault; return the fault if it fires."""
         fault = self._faults.get(name)
-        if fault is None:
+        if fault is None or not self._is_time_of(fault):
             return None
         seen = self._seen[name] = self._seen.get(name, 0) + 1
         fired = self._fired.get(name, 0)
@@ -314,6 +356,14 @@ class FaultBook:
             return None
         self._fired[name] = fired + 1
         return fault
+
+    @property
+    def passed_s(self) -> float:
+        """Seconds since the first call."""
+        return self._now - (self._now if self._began_at is None else self._began_at)
+
+    def _is_time_of(self, fault: Fault) -> bool:
+        return fault.from_s <= self.passed_s and (fault.until_s is None or self.passed_s < fault.until_s)
 
     def draw_for_call(self, op: Op, flex: Callable[[], bool] = lambda: False) -> tuple[CallFault, Fault] | None:
         """Count one call; return the first call fault that fires on it.

@@ -20,6 +20,7 @@ from . import answers
 from .blobs import Blob
 from .fields import as_int, as_object, as_str, camel, camel_digest, camelise, needs_camel
 from .messages import ApiError, Json, JsonObject, bad_payload
+from .prices import charge_picousd, embedding_picousd, usage_of
 from .prompts import CachedPrompt, RowError
 from .resources import Resources, conflict_of, may_need
 from .validation import Wrong, is_clean, line_refusal, refusal, unknown_names, wrongs
@@ -112,6 +113,7 @@ class Rows:
         digests: of the requests.
         prompt_tokens: by row; 0 where the row has an error.
         output_tokens: by row; 0 where the row has an error.
+        costs: in pico-dollars, by row; -1 where there is no price.
         extras: what tokens were spent on, for rows where it is not the usual.
         errors: rows that cannot be answered.
         needs: caches and files that must be there when a row is answered.
@@ -128,6 +130,7 @@ class Rows:
         self.digests: list[str] = []
         self.prompt_tokens = array("Q")
         self.output_tokens = array("Q")
+        self.costs = array("q")
         self.extras: dict[int, Extra] = {}
         self.errors: dict[int, RowError] = {}
         self.needs: dict[int, tuple[str, ...]] = {}
@@ -142,6 +145,7 @@ class Rows:
         index = len(self.offsets)
         key = row.key if row.key is not None else as_object(row.metadata).get("key")
         prompt_tokens = output_tokens = 0
+        cost: int | None = 0
         unmet = self._unmet(index, row.request) if may_need(raw) else None
         outcome = self.outcome(row.request) if unmet is None else unmet
         match outcome:
@@ -149,15 +153,18 @@ class Rows:
                 self.errors[index] = outcome
             case answers.Answer():
                 prompt_tokens, output_tokens = outcome.prompt_tokens, outcome.output_tokens
+                cost = charge_picousd(self.model, "batch", usage_of(outcome.response), self.settings.now)
                 self._note(index, outcome)
             case answers.EmbedTask():
                 prompt_tokens = outcome.tokens
+                cost = embedding_picousd(self.model, "batch", outcome.by_modality, self.settings.now)
         self.offsets.append(offset)
         self.sizes.append(len(raw))
         self.keys.append(key if isinstance(key, str) else None)
         self.digests.append(camel_digest(self.model, row.request))
         self.prompt_tokens.append(prompt_tokens)
         self.output_tokens.append(output_tokens)
+        self.costs.append(-1 if cost is None else cost)
 
     def _unmet(self, index: int, request: JsonObject) -> RowError | None:
         """Look for what a row needs, and return the error if something is not there."""

@@ -18,6 +18,7 @@ from .fields import as_int
 from .ledger import LedgerBook
 from .messages import ApiError
 from .plan import FaultBook, Plan
+from .quotas import LiveQuotas
 
 _ALPHABET: Final = string.ascii_lowercase + string.digits
 
@@ -30,6 +31,7 @@ class State:
         faults: the count of its faults.
         rng: the only source of chance.
         ledger: the books.
+        quotas: what live calls used within a minute.
         data_dir: directory for temporary files, None for the system's.
     """
 
@@ -38,6 +40,7 @@ class State:
         self.plan = plan
         self.faults = FaultBook(plan, self.rng)
         self.ledger = LedgerBook()
+        self.quotas = LiveQuotas()
         self.data_dir = data_dir
         self._serial = 0
 

@@ -128,6 +128,7 @@ class World:
             now: seconds since the epoch.
         """
         self.advance(now)
+        self._state.faults.advance(now)
         target = target_of(call)
         try:
             reply = yield from self._faulted(call, target, now)
