@@ -242,7 +242,9 @@ def _watch(book: Book, one: Rider, rung: int, now: float) -> None:
 
 def leave_at(book: Book, one: Rider, rung: int) -> float:
     """Return when a request has to leave a rung, as far as is known now."""
-    return book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
+    trip = book.live.trips.get(one.place)
+    waits = trip is not None and trip.rung == rung and not trip.op
+    return book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline, waits=waits)
 
 
 def flee(book: Book, now: float) -> None:
