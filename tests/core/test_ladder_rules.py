@@ -84,9 +84,10 @@ def test_a_rung_with_no_quicker_one_below_is_entered_however_little_time_is_left
     assert Durations().enter("m", ("flex", "batch", "standard"), 0, 1.0) == 2
 
 
-def test_a_refused_call_stays_on_its_route_if_the_next_would_be_too_late() -> None:
+@pytest.mark.parametrize("left_s", [50.0, HOUR])
+def test_a_refused_call_stays_on_its_route_if_the_next_would_be_too_late(left_s: float) -> None:
     desk = Desk()
-    place = desk.admit(ladder=FAST, deadline=START + HOUR)
+    place = desk.admit(ladder=FAST, deadline=START + left_s)
     desk.shed(only(desk.wait().actions, Call))
     assert state(desk, place) == LIVE
     again = only(desk.wake().actions, Call)

@@ -20,7 +20,7 @@ from carpool._core.breaker import (
 from carpool._core.concurrency import START as IN_FLIGHT
 from carpool._core.messages import Call, Refused, Step
 from carpool._core.model import SENT, Fault
-from carpool._core.routing import Durations
+from carpool._core.routing import PRIOR_S, Durations
 from carpool._core.throttle import Throttle
 from carpool.settings import CHEAP, Ladder, Price
 from carpool.types import ServerError
@@ -73,8 +73,16 @@ def test_on_the_last_rung_one_request_alone_is_tried_every_two_seconds_to_the_en
     assert max(within) == pytest.approx(URGENT_PAUSE_S)
 
 
-def test_flex_is_tried_every_five_seconds_once_its_last_reserve_has_begun() -> None:
+def of_many_lengths() -> Desk:
+    """Return a desk that knows flex: half of the calls take seconds, some as long as one thinks before."""
     desk = Desk()
+    for duration_s in [5.0] * 5 + [PRIOR_S["flex"]] * 5:
+        desk.engine.book.durations.saw(LANE.model, "flex", duration_s)
+    return desk
+
+
+def test_flex_is_tried_every_five_seconds_once_its_last_reserve_has_begun() -> None:
+    desk = of_many_lengths()
     desk.admit(ladder=FLEX, deadline=START + HOUR)
     sent = tries(desk, desk.wait(), START + HOUR - LAST_S)
     before = gaps([at for at in sent if at < START + HOUR - FLEX_S], START)
@@ -86,7 +94,7 @@ def test_flex_is_tried_every_five_seconds_once_its_last_reserve_has_begun() -> N
 
 
 def test_flex_is_left_alone_for_as_long_as_the_server_asks_for_in_its_last_reserve_too() -> None:
-    desk = Desk()
+    desk = of_many_lengths()
     desk.admit(ladder=FLEX, deadline=START + FLEX_S)
     sent = tries(desk, desk.wait(), START + FLEX_S - LAST_S, asks(40.0))
     assert len(sent) > 10
@@ -98,6 +106,19 @@ def test_standard_is_not_left_alone_for_it_in_the_last_reserve() -> None:
     desk = Desk()
     desk.admit(ladder=("standard",), deadline=START + 60.0)
     assert len(tries(desk, desk.wait(), START + 60.0, asks(40.0))) > 20
+
+
+def test_who_waits_for_flex_leaves_once_it_would_not_be_entered_any_more_and_a_call_in_the_air_goes_on() -> None:
+    left_s = PRIOR_S["flex"] + PRIOR_S["standard"]
+    desk = Desk(prices=PRICES)
+    waits, flies = (desk.admit(str(n), ladder=FLEX, deadline=START + left_s + 60.0) for n in range(2))
+    first, second = every(desk.wait().actions, Call)
+    desk.shed(first if first.places == [waits] else second, 429)
+    step = desk.wait(60.0)
+    assert [(call.route, call.places) for call in every(step.actions, Call)] == [("standard", [waits])]
+    assert desk.engine.book.live.trips[flies].route == "flex"
+    step = desk.wait(left_s - LAST_S)
+    assert [(call.route, call.places) for call in every(step.actions, Call)] == [("standard", [flies])]
 
 
 # -- the breaker and the throttle

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from carpool._core.descent import descend, rider
+from carpool._core.keys import Claim
 from carpool._core.live import SHARED_BYTES_MAX, WAIT_MAX_S
 from carpool._core.messages import (
     Answered,
@@ -24,6 +25,7 @@ from carpool._core.meter import Charge
 from carpool._core.model import DONE, LIVE, QUEUED, ROW_BITS, SENT, Fault, Lane
 from carpool._core.routing import PRIOR_S
 from carpool.settings import CHEAP, FAST, Ladder, Price
+from carpool.types import ServerError
 
 from .desk import LANE, START, Desk, digest_of, error, every, only
 
@@ -107,6 +109,45 @@ def test_what_is_in_the_air_can_be_read_although_its_job_has_answered(refused: b
     step = desk.shed(call) if refused else desk.answered(call, kept=[(place, b"live")])
     assert only(step.writes, DropSegments).numbers == [place >> ROW_BITS]
     assert desk.engine.book.live.carried == {}
+
+
+# -- a call whose caller's deadline passes
+
+
+def missed(desk: Desk, key: str | None) -> tuple[int, Call]:
+    """Return a request whose deadline has passed while its call was in the air, and that call."""
+    place = desk.admit(key=key, ladder=STANDARD, deadline=desk.now + 60.0)
+    call = only(desk.wait().actions, Call)
+    desk.wait(60.0)
+    desk.leave(place)
+    return place, call
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_a_call_that_fails_after_its_deadline_is_not_made_again_for_nobody(key: str | None) -> None:
+    desk = Desk(prices=PRICES)
+    _, call = missed(desk, key)
+    desk.tell(Refused(call.op, Fault(kind="unknown", error=ServerError(message="timed out"))))
+    assert (desk.engine.book.live.trips, desk.engine.stats().waiting) == ({}, 0)
+    assert every(desk.wait(600.0).actions, Call) == []
+    if key is not None:
+        assert desk.engine.has_failed(key), "whoever asks for it is told so"
+        assert desk.claim(key)[0] is Claim.NEW
+
+
+def test_its_answer_is_kept_all_the_same() -> None:
+    desk = Desk(prices=PRICES)
+    place, call = missed(desk, "k")
+    desk.answered(call, kept=[(place, b"late")])
+    assert desk.claim("k")[0] is Claim.KEPT
+
+
+def test_it_is_made_again_for_whoever_has_asked_again_meanwhile() -> None:
+    desk = Desk(prices=PRICES)
+    place, call = missed(desk, "k")
+    assert desk.claim("k") == (Claim.LIVE, place)
+    desk.shed(call)
+    assert only(desk.wake().actions, Call).places == [place]
 
 
 # -- a call that its request has left

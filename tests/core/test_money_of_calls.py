@@ -172,8 +172,8 @@ def test_a_double_counts_once_however_often_the_server_turns_it_away() -> None:
     [call] = hurried(desk)
     for _ in range(2):
         assert desk.engine.receipt().doubles == 0
-        desk.tell(Refused(call.op, Fault(kind="unknown", error=error(503, "overloaded", "UNAVAILABLE"))))
-        call = only(desk.wait(60.0).actions, Call)
+        step = desk.tell(Refused(call.op, Fault(kind="unknown", error=error(503, "overloaded", "UNAVAILABLE"))))
+        call = only([*step.actions, *desk.wait(60.0).actions], Call)
     answer(desk, call, 100)
     assert (desk.engine.receipt().doubles, desk.engine.receipt().double_usd) == (1, usd(100))
     assert desk.restart().engine.book.ledger.receipt_of(TODAY, TODAY).doubles == 1

@@ -263,7 +263,7 @@ class Admission:
             self._unswept.append(segment.no)
         elif state in (SENT, LIVE):
             if overdue or not flags & TICKET:
-                descent.stop(book, place)
+                descent.stop(book, place, late=overdue)
             if not flags & (EXPLICIT | ABANDONED):
                 segment.flags[row] |= ABANDONED
                 book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
@@ -295,6 +295,9 @@ class Admission:
 
     def _wake_row(self, segment: Segment, row: int, now: float) -> None:
         """Let a parked row begin, and leave its job in time if it is in one: somebody asked for it."""
+        trip = self.book.live.trips.get(place_of(segment.no, row))
+        if trip is not None:
+            trip.late = False
         if segment.states and segment.states[row] == PARKED:
             descent.wake(self.book, segment, row, now)
         elif segment.states and segment.states[row] == SENT:

@@ -242,7 +242,9 @@ def _watch(book: Book, one: Rider, rung: int, now: float) -> None:
 
 def leave_at(book: Book, one: Rider, rung: int) -> float:
     """Return when a request has to leave a rung, as far as is known now."""
-    return book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline)
+    trip = book.live.trips.get(one.place)
+    waits = trip is not None and trip.rung == rung and not trip.op
+    return book.durations.leave_at(one.segment.lane.model, one.ladder, rung, one.deadline, waits=waits)
 
 
 def flee(book: Book, now: float) -> None:
@@ -270,10 +272,20 @@ def descend(book: Book, one: Rider, rung: int, now: float) -> None:
         _watch(book, one, rung, now)
 
 
-def stop(book: Book, place: Place) -> None:
-    """Let a request that is in a job as well go on there alone, since nobody waits for it any more."""
+def stop(book: Book, place: Place, *, late: bool) -> None:
+    """Let a request for which nobody waits any more go on where it is under way, and nowhere else.
+
+    Args:
+        book: the state.
+        place: of the request, which is in a job, in a live call, or in both.
+        late: whether its deadline has passed: then a live call is not made again if it fails.
+    """
     trip = book.live.trips.get(place)
-    if trip is not None and not trip.op:
+    if trip is None:
+        return
+    if trip.op:
+        trip.late = late
+    else:
         book.live.drop(place)
 
 

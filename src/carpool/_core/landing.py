@@ -142,22 +142,28 @@ def _part(book: Book, flight: Flight, fault: Fault, now: float) -> None:
             continue
         if number in named:
             _failed(book, trip, fault, Pushback(), now)
-        elif not _is_unwanted(book, trip):
+        elif not _is_unwanted(book, trip, now):
             if not named:
                 trip.company = max(1, count // _PARTS)
             trip.wake_at = now
             book.live.push(trip)
 
 
-def _is_unwanted(book: Book, trip: Trip) -> bool:
-    """Return whether nobody waits for a request any more; it ends then, or goes on in its job alone."""
+def _is_unwanted(book: Book, trip: Trip, now: float) -> bool:
+    """Return whether nobody waits for a request any more; it ends then, or goes on in its job alone.
+
+    A key that somebody named goes on without him, but not beyond its deadline.
+    """
     one = rider(book, trip.place)
-    if not one.segment.flags[one.row] & ABANDONED:
+    is_abandoned = one.segment.flags[one.row] & ABANDONED
+    if not is_abandoned and not trip.late:
         return False
     if one.state == SENT:
         book.live.drop(trip.place)
-    else:
+    elif is_abandoned:
         book.finish(*one)
+    else:
+        _end(book, trip, Failure(kind="overdue"), now)
     return True
 
 
@@ -166,7 +172,7 @@ def _failed(book: Book, trip: Trip, fault: Fault, pushback: Pushback, now: float
     one = rider(book, trip.place)
     trip.tries += 1
     is_last = trip.rung + 1 == len(one.ladder)
-    if _is_unwanted(book, trip):
+    if _is_unwanted(book, trip, now):
         return
     if fault.kind == "refused" and not pushback.refuses:
         # What flex cannot do the next rung may; what the request has wrong it will say too.

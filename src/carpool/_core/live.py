@@ -60,6 +60,8 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """Whether its row is in a running job too, or in a call that it has left: what both answer is paid for twice."""
     over: bool = False
     """Whether it was answered elsewhere, or left."""
+    late: bool = False
+    """Whether its deadline has passed while its call was in the air, and nobody waits for it."""
     ready: bool = False
     """Whether it stands in line."""
     line: bytes | None = None

@@ -234,9 +234,22 @@ class Durations:
         """Return whether a route may well be done in the time that is left."""
         return self._within_s(model, route, ENTER_SHARE[route]) <= left_s
 
-    def leave_at(self, model: str, ladder: Ladder, rung: int, deadline: float) -> float:
-        """Return when a rung has to be left, so that the quicker rungs below have the time that they usually take."""
-        return deadline - self.reserve_s(model, ladder, rung)
+    def leave_at(self, model: str, ladder: Ladder, rung: int, deadline: float, *, waits: bool = False) -> float:
+        """Return when a rung has to be left, so that the quicker rungs below have the time that they usually take.
+
+        Args:
+            model: which.
+            ladder: which.
+            rung: of the ladder.
+            deadline: of the request.
+            waits: whether nothing of it is under way there: then it leaves as soon as it would not be entered any more.
+        """
+        left_s = self.reserve_s(model, ladder, rung)
+        below = quicker_below(ladder, rung)
+        if waits and below:
+            route = ladder[rung]
+            left_s = max(left_s, self._within_s(model, route, ENTER_SHARE[route]) + self._sum_s(model, below))
+        return deadline - left_s
 
     def _sum_s(self, model: str, routes: tuple[Route, ...]) -> float:
         return sum(self.usual_s(model, route) for route in routes)
