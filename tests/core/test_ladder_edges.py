@@ -147,7 +147,8 @@ def test_those_that_wait_for_a_route_that_refuses_all_go_to_a_batch_together() -
     assert only([action for step in steps for action in step.actions], Create)
 
 
-def test_who_waits_for_a_batch_after_a_call_that_is_still_in_the_air_ends_with_that_call() -> None:
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_waits_for_a_batch_after_a_call_that_is_still_in_the_air_ends_with_that_call(leaves: bool) -> None:
     ladder: Ladder = ("flex", "standard", "batch")
     desk = Desk(prices=PRICES, jobs_max=1, attempts_max=1)
     other = desk.running("other")
@@ -157,8 +158,9 @@ def test_who_waits_for_a_batch_after_a_call_that_is_still_in_the_air_ends_with_t
     desk.now = START + HOUR + 1.0
     desk.shed(second)
     assert (state(desk, place), list(desk.engine.book.live.flights)) == (QUEUED, [call.op])
-    desk.leave(place)
-    assert (state(desk, place), desk.engine.stats().waiting) == (LIVE, 1)
+    if leaves:
+        desk.leave(place)
+    assert (state(desk, place), desk.engine.stats().waiting) == (LIVE if leaves else QUEUED, 1)
     desk.answered(call, kept=[(place, b"body")])
     desk.polled()
     desk.fetched(*other)

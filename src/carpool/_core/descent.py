@@ -190,6 +190,7 @@ def has_next(book: Book, place: Place, route: Route) -> bool:
 
 
 def first_rung(book: Book, one: Rider, rung: int, now: float) -> int:
+    """Return the first rung, from this one on, that fits into the time that a request has left."""
     left_s = one.deadline - now
     if left_s == NEVER or left_s <= 0:
         return rung  # one that has passed hurries nobody: what is still to be answered need not cost the full price

@@ -75,7 +75,7 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     for place in (*delivered, *(place for place, _ in kept)):
         book.overtake(place)
         book.durations.saw(model, route, now - entered_at[place])
-        book.finish(*rider(book, place))
+        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a batch
     faults = {fault.place: fault.error for fault in event.failed}
     for trip in flight.trips:
         if not trip.over:
