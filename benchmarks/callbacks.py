@@ -32,6 +32,7 @@ from carpool._stores.disk import DiskStore
 WORST = 5
 LONG_S = 0.02
 QUIET_S = 1.0
+DROPPED_WITHIN_S = 60.0
 LOOK_S = 0.01
 
 
@@ -175,8 +176,9 @@ async def drop(watch: Watch, options: harness.Options, home: Path) -> float:
     store = DiskStore(home, settings)
     async with carpool.Client(api_key="benchmark", base_url=options.base_url, store=store, settings=settings):
         watch.begin("retention")
-        quiet_since, room = time.monotonic(), store.room_bytes
-        while time.monotonic() - quiet_since < QUIET_S:
+        quiet_since = time.monotonic()
+        room = store.room_bytes
+        while time.monotonic() - quiet_since < (QUIET_S if room > full else DROPPED_WITHIN_S):
             await asyncio.sleep(LOOK_S)
             if store.room_bytes != room:
                 quiet_since, room = time.monotonic(), store.room_bytes
