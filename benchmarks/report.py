@@ -153,6 +153,36 @@ def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
     return lines
 
 
+def laps(report: Report) -> list[tuple[str, ...]]:
+    """Return where the microseconds of a call go: the accept phase, and all after it."""
+    runs, n = goals.Runs(report), report["sizes"]["middle"]
+    rows = []
+    for gc, mode in goals.MODES.items():
+        for role in ("floor", "automatic", "explicit"):
+            lines = runs.lines("floor", role, n=n, gc=gc, **goals.MODELESS)
+            if lines:
+                accept, net = (goals.median_of(lines, of) for of in (goals.accepted_s, goals.of("net_wall_s")))
+                name = "the floor" if role == "floor" else f"{role} keys"
+                rows.append((f"{name}, {mode}", *(f"{s / n * 1e6:.1f}" for s in (accept, net - accept, net))))
+    return rows
+
+
+def million(report: Report) -> list[tuple[str, ...]]:
+    """Return what the largest size needs of time, memory and disk."""
+    runs, n = goals.Runs(report), report["sizes"]["large"]
+    rows: list[tuple[str, ...]] = []
+    for role in goals.COST:
+        for gc, mode in goals.MODES.items():
+            lines = runs.lines("floor", role, n=n, gc=gc, **goals.MODELESS)
+            if lines:
+                accept, net, memory = (
+                    goals.median_of(lines, of)
+                    for of in (goals.accepted_s, goals.of("net_wall_s"), goals.of("memory_mb"))
+                )
+                rows.append((f"{role} keys, {mode}", f"{accept:.1f} s", f"{net:.1f} s", f"{memory / 1e3:.2f} GB"))
+    return rows
+
+
 def page(report: Report) -> str:
     """Return what stands between the marks of the page."""
     found = goals.results(report)
@@ -163,6 +193,13 @@ def page(report: Report) -> str:
     if table := combinations(report):
         lines += ["", "Every combination that was measured, net time in microseconds a call:", ""]
         lines += markdown([COMBINATIONS, *table])
+    n = report["sizes"]
+    if rows := laps(report):
+        lines += ["", f"Microseconds a call at {n['middle']:,} calls, by phase:", ""]
+        lines += markdown([("", "until all is accepted (carpool: on disk)", "after that", "together"), *rows])
+    if rows := million(report):
+        lines += ["", f"What {n['large']:,} calls need:", ""]
+        lines += markdown([("", "until all is on disk", "net time in all", "memory over base"), *rows])
     if missing := failures(report):
         lines += ["", "Not measured:", "", *(f"- {line.splitlines()[0]}" for line in missing)]
     return "\n".join(lines)
@@ -171,8 +208,8 @@ def page(report: Report) -> str:
 def renew(path: Path, report: Report) -> None:
     """Write the figures of a page anew, and its picture."""
     old = path.read_text("utf-8")
-    marked = re.compile(r"(<!-- figures: begin -->\n).*(\n<!-- figures: end -->)", re.DOTALL)
-    new, count = marked.subn(lambda match: match[1] + page(report) + match[2], old)
+    marked = re.compile(r"(<!-- figures: begin -->\n).*(<!-- figures: end -->)", re.DOTALL)
+    new, count = marked.subn(lambda match: f"{match[1]}{page(report)}\n{match[2]}", old)
     if count != 1:
         raise SystemExit(f"{path} does not have the marks of figures once")
     path.write_text(new, "utf-8")

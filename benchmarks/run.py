@@ -124,10 +124,13 @@ def measure_live(python: str, kind: str, found: dict[str, Any]) -> None:
             found["live"] = json.loads(target.read_text("utf-8"))["summary"]
 
 
-def begin(kind: str, python: str, sizes: plan.Sizes, planned: Sequence[plan.Group]) -> dict[str, Any]:
+def begin(
+    kind: str, suites: list[str], python: str, sizes: plan.Sizes, planned: Sequence[plan.Group]
+) -> dict[str, Any]:
     """Return a report that holds no figures yet."""
     return {
         "kind": f"{kind} run",
+        "suites": suites,
         "circumstances": circumstances(python),
         "commit": commit(),
         "sizes": sizes._asdict(),
@@ -165,7 +168,7 @@ def main() -> None:
     python = sys.executable if args.here or args.kind == "smoke" else own_environment(args.environments)
     uvloop = "uvloop" in circumstances(python)["versions"]
     planned = plan.smoke(sizes, uvloop=uvloop) if args.kind == "smoke" else plan.groups(sizes, args.only, uvloop=uvloop)
-    found = begin(args.kind, python, sizes, planned)
+    found = begin(args.kind, args.only, python, sizes, planned)
     if not uvloop:
         found["left_out"].append("uvloop: it is not installed in this interpreter")
     with stub_server(python) as base_url:
