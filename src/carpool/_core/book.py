@@ -122,9 +122,7 @@ class Book:
         self.waiting_requests = 0
         self.waiting_bytes = 0
         self.answered = self.failed = self.retried = self.reused = 0
-        self.jobs_created = 0
-        self.foreign = 0
-        self.quarantined = 0
+        self.jobs_created = self.foreign = self.quarantined = 0
         self.late: set[str] = set()
         """Jobs of which an alarm has told that they run or wait too long."""
         self.closing = False
