@@ -53,8 +53,6 @@ class Admission:
         self._key_infix = f".{meta.epoch:x}."
         self._told_at = 0.0
         """The time of the last step, or of what was told since."""
-        self._unswept: list[int] = []
-        """Segments of which rows were withdrawn since the last step."""
         self._late: dict[Lane, list[shelf.KeptRow]] = {}
         """Verdicts on explicit keys that were withdrawn at their deadline, until the next question or step."""
 
@@ -291,7 +289,7 @@ class Admission:
                 self._late.setdefault(segment.lane, []).append(shelf.row_of(segment, row, body, failed=True))
                 self._told_at = max(self._told_at, now)
             book.withdraw(segment, row)
-            self._unswept.append(segment.no)
+            book.sweep_segments((segment.no,))
         elif state in (SENT, LIVE):
             if overdue or not flags & TICKET:
                 descent.stop(book, place, late=overdue)

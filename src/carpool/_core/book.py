@@ -121,19 +121,20 @@ class Book:
         self.waiting_requests = 0
         self.waiting_bytes = 0
         self.answered = self.failed = self.retried = self.reused = 0
-        self.jobs_created = 0
-        self.foreign = 0
-        self.quarantined = 0
+        self.jobs_created = self.foreign = self.quarantined = 0
         self.late: set[str] = set()
         """Jobs of which an alarm has told that they run or wait too long."""
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
+        self._unswept: set[int] = set()
+        """Segments of which rows ended in this step."""
 
     # -- the step being answered
 
     def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
+        self._sweep()
         self.step.writes += [PutDay(account=self._of_here(account)) for account in self.ledger.budget.changes()]
         if self.step.writes or self.closing:
             durations = self.durations.changes(now, at_once=self.closing)
@@ -288,9 +289,15 @@ class Book:
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
-        """Drop segments that nothing needs any more, and record the state of the others."""
+        """Let segments be dropped with this step if nothing needs them then, else let their state be recorded.
+
+        Not at once: many rows of a segment may end in one step, and a record has all of them.
+        """
+        self._unswept.update(numbers)
+
+    def _sweep(self) -> None:
         dropped: list[int] = []
-        for no in sorted(set(numbers)):
+        for no in sorted(self._unswept):
             segment = self.segments.get(no)
             if segment is None:
                 continue
@@ -300,6 +307,7 @@ class Book:
             else:
                 done = bytes(segment.states.translate(_DONE_BYTES))
                 self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
+        self._unswept.clear()
         if dropped:
             self.write(DropSegments(numbers=dropped))
             if not self.closing:

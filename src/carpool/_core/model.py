@@ -420,7 +420,7 @@ def limit_of(cap: int, *, searches: bool) -> int:
 def caps_of(limits: Iterable[int]) -> tuple[tuple[int, ...], int]:
     """Return the caps of requests, 0 where none is named, and how many of them may search: see ``limit_of``."""
     limits = list(limits)
-    return tuple(limit >> 1 for limit in limits), sum(limit & 1 for limit in limits)
+    return tuple([limit >> 1 for limit in limits]), sum([limit & 1 for limit in limits])
 
 
 def base_url_of(origin: str) -> str:

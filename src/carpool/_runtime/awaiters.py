@@ -80,6 +80,14 @@ class Awaiters:
         futures = [future for future, _ in cell] if isinstance(cell, list) else [cell]
         return [future for future in futures if not future.done()]
 
+    def take_only(self, place: Place) -> Waiter | None:
+        """Return the awaiter of a row if there is one alone and he is still there, and let go of him."""
+        cell = self._cell(place)
+        if cell is None or isinstance(cell, list) or cell.done():
+            return None
+        self.columns[place >> ROW_BITS][place & ROW_MASK] = None
+        return cell
+
     def drop(self, place: Place, future: Waiter) -> bool:
         """Let go of one awaiter; return whether others are left."""
         cell = self._cell(place)

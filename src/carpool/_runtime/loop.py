@@ -19,7 +19,7 @@ import msgspec
 
 from carpool._core.alarms import standing
 from carpool._core.engine import Engine
-from carpool._core.messages import Action, Closing, Event, Flushed, Woken, Write
+from carpool._core.messages import Action, Closing, Event, Flushed
 from carpool._core.model import Place
 from carpool._ports import Provider, Store
 from carpool._runtime.awaiters import Awaiters
@@ -440,7 +440,7 @@ class Runtime:
             self._handover.expire(action)
 
     async def _turn(self) -> None:
-        """Take everything that came since the last turn: one step an event, one commit, then the actions."""
+        """Take everything that came since the last turn: one step, one commit, then the actions."""
         self._wake_event.clear()
         events, self._inbox = self._inbox, []
         events += self.entrance.begin_turn()
@@ -448,16 +448,13 @@ class Runtime:
             events.append(Flushed())  # after the events: what they queue again is not to linger
         after = self._milestones.begin_turn()
         now = self.now()
-        writes: list[Write] = []
-        actions, self._undone = self._undone, []
+        undone, self._undone = self._undone, []
         try:
-            for event in (*events, Woken()):
-                step = self.engine.step(event, now)
-                writes += step.writes
-                actions += step.actions
+            step = self.engine.turn(events, now)
+            actions = undone + step.actions
             self._handover.booked()
             lines = await self._calls.lines_of_failed(actions)
-            await self._commits.commit(writes)
+            await self._commits.commit(step.writes)
             self.entrance.end_turn(room_bytes := self._commits.room_bytes)
             self._watch.saw_room(room_bytes)
             for action in actions:
