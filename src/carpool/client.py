@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import warnings
-from asyncio import _get_running_loop
+from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] - asyncio lists it for libraries
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from functools import partial
 from pathlib import Path
