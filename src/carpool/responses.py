@@ -133,7 +133,9 @@ class _Response(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What both kinds of answers share: the server's bytes, untouched, and where they came from."""
 
     key: str
+    """Identity of the request."""
     raw: bytes
+    """The server's JSON, untouched."""
     _facts: Facts
     _accepted_at: float
     _reused: bool = False
