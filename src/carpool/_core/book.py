@@ -8,7 +8,6 @@ must survive a crash adds its write here. It must not know why a change is made:
 from __future__ import annotations
 
 import heapq
-from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
@@ -46,10 +45,10 @@ from carpool._core.model import (
     QUEUED,
     ROW_BITS,
     ROW_MASK,
-    ROWS_MAX,
     SENT,
     TRANSITIONS,
     Framing,
+    Fresh,
     Job,
     JobState,
     Lane,
@@ -122,19 +121,20 @@ class Book:
         self.waiting_requests = 0
         self.waiting_bytes = 0
         self.answered = self.failed = self.retried = self.reused = 0
-        self.jobs_created = 0
-        self.foreign = 0
-        self.quarantined = 0
+        self.jobs_created = self.foreign = self.quarantined = 0
         self.late: set[str] = set()
         """Jobs of which an alarm has told that they run or wait too long."""
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
+        self._unswept: set[int] = set()
+        """Segments of which rows ended in this step."""
 
     # -- the step being answered
 
     def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
+        self._sweep()
         self.step.writes += [PutDay(account=self._of_here(account)) for account in self.ledger.budget.changes()]
         if self.step.writes or self.closing:
             durations = self.durations.changes(now, at_once=self.closing)
@@ -163,19 +163,7 @@ class Book:
 
     def open_segment(self, lane: Lane, now: float) -> Segment:
         """Start a segment for new requests of a lane."""
-        segment = Segment(
-            no=self.next_segment,
-            lane=lane,
-            origin=self.origin,
-            accepted_at=now,
-            keys=[],
-            ends=array("Q"),
-            tokens=array("Q"),
-            flags=bytearray(),
-            digests=bytearray(),
-            deadlines=array("d"),
-            lines=[],
-        )
+        segment = Segment(no=self.next_segment, lane=lane, origin=self.origin, accepted_at=now, fresh=Fresh())
         self.next_segment += 1
         self.open[lane] = segment
         self.segments[segment.no] = segment
@@ -184,13 +172,7 @@ class Book:
     def close_segment(self, segment: Segment) -> PutSegment:
         """End a segment: queue its rows, and return the write that makes them durable."""
         del self.open[segment.lane]
-        count = len(segment.keys)
-        segment.states = bytearray(count)
-        segment.attempts = bytearray(count)
-        segment.open_rows = count
-        if segment.deadlines:
-            segment.deadlines.extend([NEVER] * (count - len(segment.deadlines)))
-        lines, segment.lines = segment.lines, []
+        lines = segment.close()
         return PutSegment(head=segment.head(), lines=lines)
 
     def set_deadline(self, segment: Segment, row: int, deadline: float) -> None:
@@ -307,9 +289,15 @@ class Book:
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
-        """Drop segments that nothing needs any more, and record the state of the others."""
+        """Let segments be dropped with this step if nothing needs them then, else let their state be recorded.
+
+        Not at once: many rows of a segment may end in one step, and a record has all of them.
+        """
+        self._unswept.update(numbers)
+
+    def _sweep(self) -> None:
         dropped: list[int] = []
-        for no in sorted(set(numbers)):
+        for no in sorted(self._unswept):
             segment = self.segments.get(no)
             if segment is None:
                 continue
@@ -319,6 +307,7 @@ class Book:
             else:
                 done = bytes(segment.states.translate(_DONE_BYTES))
                 self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
+        self._unswept.clear()
         if dropped:
             self.write(DropSegments(numbers=dropped))
             if not self.closing:
@@ -465,11 +454,6 @@ class Book:
     def report(self, event: str, job: str = "", count: int = 1, detail: str = "") -> None:
         """Tell the log."""
         self.act(Report(event=event, job=job, count=count, detail=detail))
-
-
-def room_for(segment: Segment, segment_bytes: int) -> bool:
-    """Return whether another row may be added to an open segment."""
-    return segment.size_bytes < segment_bytes and len(segment.keys) < ROWS_MAX
 
 
 def spans_of(places: Iterable[Place]) -> tuple[Span, ...]:

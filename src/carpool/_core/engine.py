@@ -1,11 +1,12 @@
 """The engine: told what happened, it answers with what to write down, what to do, and when to ask again.
 
-Owns the order of a step: close what was admitted, take the event, then do what has become due. How requests come in is
+Owns the order of a step: close what was admitted, take the events, then do what has become due. How requests come in is
 for ``admission``. One task owns an engine; nothing in it waits, and the same events give the same steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeAlias, assert_never
 
 from carpool._core import alarms, descent, landing, leaving, lifecycle, settlement, shelf, sweeping
@@ -65,22 +66,29 @@ _REPLIES: Final[dict[JobState, tuple[type, ...]]] = {
 
 
 class Engine(Admission):
-    """Decides everything about requests and jobs; see ``step``."""
+    """Decides everything about requests and jobs; see ``turn``."""
 
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
         super().__init__(settings, framing, origin, meta)
         self._next_expiry = 0.0
 
     def step(self, event: Event, now: float) -> Step:
-        """Answer an event. Total: every event in every state; a reply to a question no longer asked changes nothing."""
-        book, self._told_at = self.book, now
+        """Answer one event; see ``turn``."""
+        return self.turn((event,), now)
+
+    def turn(self, events: Iterable[Event], now: float) -> Step:
+        """Answer what happened since the last step, in its order; without an event, that time passed.
+
+        Total: every event in every state; a reply to a question no longer asked changes nothing. What has become due is
+        looked for once, after all of them: that costs more than most events do.
+        """
+        self._told_at = now
         self._gather(now)
-        self._take(event, now)
+        for event in events:
+            self._take(event, now)
         self._keep_late(now)
-        book.sweep_segments(self._unswept)
-        self._unswept.clear()
         self._advance(now)
-        return book.take_step(now)
+        return self.book.take_step(now)
 
     def fetch_index(self, job_id: str) -> dict[str, Place]:
         """Return the places of a job's unanswered rows by their keys: its output is about to be read from the start."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from carpool._core.book import Book
-from carpool._core.messages import RowsFetched
+from carpool._core.messages import Answered, RowsFetched
 from carpool._core.meter import NO_CHARGE, Charge, Meter
 from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault
 from carpool._runtime.awaiters import Awaiters, Waiter
@@ -23,9 +23,9 @@ ASIDE_BYTES_MAX: Final = 1_048_576
 
 
 class Sorted(NamedTuple):
-    """A block of output, sorted."""
+    """A block of a job's output, or what a live call brought, sorted."""
 
-    event: RowsFetched
+    event: RowsFetched | Answered
     handovers: list[tuple[Waiter, Place, bytes]]
     """Answers that go straight to awaiters, once the engine has taken the event."""
     facts: Facts

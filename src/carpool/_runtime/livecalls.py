@@ -1,4 +1,4 @@
-"""Live calls: requests read back, sent once, and their answers sorted as those of a job are.
+"""Live calls: requests read back, sent once, and their answers sorted: straight to live awaiters, or to be stored.
 
 Owns the way of one live call. Whether it may go, and what its end means, is the engine's business.
 """
@@ -8,19 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from carpool._core.book import spans_of
 from carpool._core.engine import Engine
 from carpool._core.messages import Answered, Call, Refused
 from carpool._core.meter import Charge, Meter
-from carpool._core.model import ROW_BITS, ROW_MASK, Block, Fault, Place, Row
+from carpool._core.model import DONE, EXPLICIT, ROW_BITS, ROW_MASK, Fault, Place
 from carpool._ports import Answers, Provider, ProviderError, Store
-from carpool._runtime.awaiters import Awaiters
-from carpool._runtime.calls import facts_of
-from carpool._runtime.fetch import RowSorter, Sorted
+from carpool._runtime.awaiters import Awaiters, Waiter
+from carpool._runtime.fetch import Sorted
 from carpool._runtime.watch import log_bug
-from carpool.types import ServerError
+from carpool.types import Facts, ServerError
 
 NEVER: Final = float("inf")
 
@@ -54,8 +51,8 @@ class LiveCalls:
         self._heard = heard
         self._now = now
 
-    async def make(self, call: Call) -> tuple[Answered | Refused, Sorted | None]:
-        """Make a call; return what to tell the engine, and what goes to awaiters once it has heard that.
+    async def make(self, call: Call) -> Sorted | Refused:
+        """Make a call; return what it brought: its event is for the engine, and then its answers are for awaiters.
 
         Raises:
             StoreError: the requests cannot be read.
@@ -70,11 +67,11 @@ class LiveCalls:
             told = self._sorted(call, answers)
         except ProviderError as error:
             self._heard(error.fault)
-            return Refused(call.op, error.fault), None
+            return Refused(call.op, error.fault)
         except Exception as error:  # noqa: BLE001 - whatever it is, the call's requests are told of it
             log_bug(f"a bug of carpool in a live call of {call.lane.model}", error)
             fault = Fault(kind="unknown", error=ServerError(message=f"a bug of carpool: {type(error).__name__}"))
-            return Refused(call.op, fault, broken=True), None
+            return Refused(call.op, fault, broken=True)
         self._heard(None)
         return told
 
@@ -82,27 +79,31 @@ class LiveCalls:
         no, row = place >> ROW_BITS, place & ROW_MASK
         return b"".join([part async for part in self._store.read([(no, row, row + 1)])])
 
-    def _sorted(self, call: Call, answers: Answers) -> tuple[Answered, Sorted]:
-        """Sort answers: straight to live awaiters, or to be stored first. What was answered elsewhere is only paid."""
-        book = self._engine.book
-        now, text_only = self._now(), book.is_text_only(call.lane, spans_of(call.places))
-        facts = facts_of(book, call.lane, "", now, call.route, text_only=text_only)
-        meter = book.ledger.meter(call.route, call.lane, now, text_only=text_only)
-        flight = book.live.flights[call.op]
-        index: dict[str, Place] = {}
+    def _sorted(self, call: Call, answers: Answers) -> Sorted:
+        """Sort answers as those of a job are. What was answered elsewhere meanwhile is only paid."""
+        book, lane, now = self._engine.book, call.lane, self._now()
+        text_only = book.is_text_only(lane, spans_of(call.places)) if lane.kind == "embed" else False
+        meter = book.ledger.meter(call.route, lane, now, text_only=text_only)
+        facts = Facts(route=call.route, job="", kind=lane.kind, model=lane.model, answered_at=now, cost=meter.cost)
+        charge = _charge(meter, answers)
+        trips = book.live.flights[call.op].trips
+        pairs = list(zip(trips, answers.bodies, strict=True))
+        # From here on nothing raises: an answer that has left its awaiter behind would reach nobody.
+        handovers: list[tuple[Waiter, Place, bytes]] = []
         keys: dict[Place, str] = {}
-        rows: list[Row] = []
-        for trip, body in zip(flight.trips, answers.bodies, strict=True):
-            if book.is_open(trip.place):  # also one that has left this call meanwhile: the first answer is its answer
-                key = book.key_at(trip.place)
-                index[key] = trip.place
-                keys[trip.place] = key
-                rows.append(Row(key, msgspec.Raw(body)))
-        charge = _charge(meter, answers)  # first: a bug in it is to leave no answer without its awaiter
-        sorter = RowSorter(book, self._awaiters, index, facts, keys=list, answered=set())
-        found = sorter.sort("", call.op, Block(rows=rows))
-        event = found.event
-        return Answered(call.op, event.delivered, event.kept, event.failed, charge), found._replace(keys=keys)
+        kept: list[tuple[Place, bytes]] = []
+        for trip, body in pairs:
+            place = trip.place
+            segment, row = book.at(place)
+            if segment is None or segment.states[row] == DONE:
+                continue  # one that has left this call is not: the first answer is its answer
+            waiter = None if segment.flags[row] & EXPLICIT else self._awaiters.take_only(place)
+            if waiter is None:
+                kept.append((place, body))
+            else:
+                handovers.append((waiter, place, body))
+                keys[place] = segment.keys[row]
+        return Sorted(Answered(call.op, list(keys), kept, [], charge), handovers, facts, keys)
 
 
 def _charge(meter: Meter, answers: Answers) -> Charge:
