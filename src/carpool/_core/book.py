@@ -8,7 +8,6 @@ must survive a crash adds its write here. It must not know why a change is made:
 from __future__ import annotations
 
 import heapq
-from array import array
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final, TypeVar
@@ -49,10 +48,10 @@ from carpool._core.model import (
     QUEUED,
     ROW_BITS,
     ROW_MASK,
-    ROWS_MAX,
     SENT,
     TRANSITIONS,
     Framing,
+    Fresh,
     Job,
     JobState,
     Lane,
@@ -168,19 +167,7 @@ class Book:
 
     def open_segment(self, lane: Lane, now: float) -> Segment:
         """Start a segment for new requests of a lane."""
-        segment = Segment(
-            no=self.next_segment,
-            lane=lane,
-            origin=self.origin,
-            accepted_at=now,
-            keys=[],
-            ends=array("Q"),
-            tokens=array("Q"),
-            flags=bytearray(),
-            digests=bytearray(),
-            deadlines=array("d"),
-            lines=[],
-        )
+        segment = Segment(no=self.next_segment, lane=lane, origin=self.origin, accepted_at=now, fresh=Fresh())
         self.next_segment += 1
         self.open[lane] = segment
         self.segments[segment.no] = segment
@@ -189,13 +176,7 @@ class Book:
     def close_segment(self, segment: Segment) -> PutSegment:
         """End a segment: queue its rows, and return the write that makes them durable."""
         del self.open[segment.lane]
-        count = len(segment.keys)
-        segment.states = bytearray(count)
-        segment.attempts = bytearray(count)
-        segment.open_rows = count
-        if segment.deadlines:
-            segment.deadlines.extend([NEVER] * (count - len(segment.deadlines)))
-        lines, segment.lines = segment.lines, []
+        lines = segment.close()
         return PutSegment(head=segment.head(), lines=lines)
 
     def set_deadline(self, segment: Segment, row: int, deadline: float) -> None:
@@ -485,11 +466,6 @@ class Book:
     def report(self, event: str, job: str = "", count: int = 1, detail: str = "") -> None:
         """Tell the log."""
         self.act(Report(event=event, job=job, count=count, detail=detail))
-
-
-def room_for(segment: Segment, segment_bytes: int) -> bool:
-    """Return whether another row may be added to an open segment."""
-    return segment.size_bytes < segment_bytes and len(segment.keys) < ROWS_MAX
 
 
 def spans_of(places: Iterable[Place]) -> tuple[Span, ...]:

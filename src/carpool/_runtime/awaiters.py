@@ -50,12 +50,9 @@ class Awaiters:
         self.columns: dict[int, list[Cell]] = {}
         """By segment; a column may be shorter than its segment."""
 
-    def append(self, place: Place, future: Waiter) -> None:
-        """Let a future await the newest row of a segment."""
-        column = self.columns.get(place >> ROW_BITS)
-        if column is None:
-            column = self.columns[place >> ROW_BITS] = []
-        column.append(future)
+    def open(self, no: int) -> None:
+        """Have a column for a segment: who awaits a new row is appended to it."""
+        self.columns.setdefault(no, [])
 
     def attach(self, place: Place, future: Waiter, deadline: float | None, first_deadline: float | None) -> None:
         """Let another future await a row, whose first awaiter had a deadline of its own."""

@@ -41,6 +41,7 @@ from carpool.settings import Settings
 from carpool.types import Alarm, Health, Stats
 
 logger: Final = logging.getLogger("carpool")
+_NOBODY: Final = object()
 
 
 class Runtime:
@@ -68,6 +69,9 @@ class Runtime:
         self._stopping = False
         self._failed: CarpoolError | None = None
         self._runner: asyncio.Task[None] | None = None
+        self.taking: object = _NOBODY
+        """The event loop whose callers are taken in as they come. Nobody's while a call has to look closer: before
+        opening, at and after the end, and while too much waits."""
         self._closing = self._closed = self._released = False
 
     @property
@@ -106,6 +110,7 @@ class Runtime:
                     await asyncio.wait((self._runner,))
                 await self._release()
             raise
+        self._look_up()
         self._wake()
 
     async def _recover(self) -> None:
@@ -120,6 +125,7 @@ class Runtime:
             wake=self._wake,
             spill=self._spill,
             room=lambda: self._commits.room_bytes,
+            crowded=self._look_up,
         )
         self._handover = Handover(self.engine, self.entrance, self._awaiters, self.now)
         self._calls = Calls(
@@ -170,6 +176,7 @@ class Runtime:
                 return  # and the store has noticed
             raise ConfigurationError("this client was opened on another event loop; leave it there")
         self._closing = True
+        self.taking = _NOBODY
         try:
             if self._failed is None:
                 with anyio.CancelScope(shield=not clean):  # what is left behind is put on record even so
@@ -250,6 +257,23 @@ class Runtime:
         """Whether a caller must wait its turn before encoding."""
         book = self.engine.book
         return self._gate.is_shut(book.waiting_requests, book.waiting_bytes)
+
+    async def come_in(self) -> None:
+        """Wait until a call may be encoded and taken in: first come, first served.
+
+        Raises:
+            ConfigurationError, ClientClosed, CarpoolError: as ``check``.
+        """
+        self.check()
+        if self.crowded:
+            await self.wait_turn()
+
+    def _look_up(self) -> None:
+        """Find out whether callers are taken in as they come."""
+        if self._closing or self._stopping or self._failed is not None or self.crowded:
+            self.taking = _NOBODY
+        else:
+            self.taking = self._loop
 
     async def wait_turn(self) -> None:
         """Wait until there is room: first come, first served."""
@@ -358,6 +382,7 @@ class Runtime:
             raise
         finally:
             self._stopping = True
+            self.taking = _NOBODY
             if not self._loop.is_closed():
                 self._gate.shut_down()
                 self._dismiss()
@@ -378,6 +403,7 @@ class Runtime:
             return
         self._failed = error
         self._stopping = True
+        self.taking = _NOBODY
         self._gate.shut_down()
         self._dismiss()
         self._wake()
@@ -444,6 +470,7 @@ class Runtime:
         self._milestones.end_turn(after)
         book = self.engine.book
         self._gate.release(book.waiting_requests, book.waiting_bytes)
+        self._look_up()
         self._milestones.look()
 
     def _start_vital(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
