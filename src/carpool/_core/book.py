@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from carpool._core.accumulator import NEVER, Accumulator, Batch
 from carpool._core.budget import DayAccount
 from carpool._core.census import Census
+from carpool._core.disposal import Disposal
 from carpool._core.estimate import Habit
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ask, Ledger
@@ -29,7 +30,6 @@ from carpool._core.messages import (
     PutDay,
     PutHabit,
     PutJob,
-    PutMarks,
     PutMeta,
     PutSeen,
     PutSegment,
@@ -52,7 +52,6 @@ from carpool._core.model import (
     Job,
     JobState,
     Lane,
-    Marks,
     Meta,
     Place,
     ResultsHead,
@@ -70,7 +69,6 @@ from carpool.settings import Settings
 from carpool.types import ServerError
 
 _Learned = TypeVar("_Learned", DayAccount, Habit, Seen)
-_DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 
 
 class Book:
@@ -127,7 +125,7 @@ class Book:
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
-        self._unswept: set[int] = set()
+        self.disposal = Disposal()
         """Segments of which rows ended in this step."""
 
     # -- the step being answered
@@ -289,29 +287,15 @@ class Book:
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
-        """Let segments be dropped with this step if nothing needs them then, else let their state be recorded.
-
-        Not at once: many rows of a segment may end in one step, and a record has all of them.
-        """
-        self._unswept.update(numbers)
+        """Let segments be dropped with this step if nothing needs them then, else let their state be recorded."""
+        self.disposal.note(numbers)
 
     def _sweep(self) -> None:
-        dropped: list[int] = []
-        for no in sorted(self._unswept):
-            segment = self.segments.get(no)
-            if segment is None:
-                continue
-            if segment.open_rows == 0 and segment.jobs == 0 and no not in self.live.carried:
-                del self.segments[no]
-                dropped.append(no)
-            else:
-                done = bytes(segment.states.translate(_DONE_BYTES))
-                self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
-        self._unswept.clear()
-        if dropped:
-            self.write(DropSegments(numbers=dropped))
-            if not self.closing:
-                self.act(Forget(numbers=dropped))
+        writes = self.disposal.sweep(self.segments, self.live.carried)
+        self.step.writes += writes
+        for write in writes:
+            if isinstance(write, DropSegments) and not self.closing:
+                self.act(Forget(numbers=write.numbers))
 
     # -- jobs
 

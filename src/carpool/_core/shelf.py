@@ -30,6 +30,9 @@ from carpool._core.model import (
 from carpool.settings import Route, Settings
 
 ASIDE_KEY_CHARS: Final = 256
+ROWS_A_STEP: Final = 5_000
+"""How many rows that are past their time a step goes through: some 10 ms."""
+_EXPLICIT_BYTES: Final = bytes(flags & EXPLICIT for flags in range(256))
 
 
 class KeptRow(msgspec.Struct, frozen=True, gc=False):
@@ -123,28 +126,39 @@ def offer(book: Book, place: Place) -> None:
     book.keys.abandon(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
 
 
-def release_handed(book: Book, now: float, age_s: float) -> None:
-    """Let go of results handed to awaiters some time ago."""
-    for request, place in list(book.handed.items()):
-        if now - book.results[place >> ROW_BITS].kept_at >= age_s:
-            del book.handed[request]
-            release(book, place)
+def release_handed(book: Book, now: float, age_s: float) -> bool:
+    """Let go of results handed to awaiters some time ago; return whether there are more of them."""
+    due: list[Place] = []
+    for request, place in book.handed.items():  # the oldest first
+        if len(due) > ROWS_A_STEP or now - book.results[place >> ROW_BITS].kept_at < age_s:
+            break
+        due.append(request)
+    _release(book, [book.handed.pop(request) for request in due])
+    return len(due) > ROWS_A_STEP
 
 
 def release(book: Book, place: Place) -> None:
     """Note that a stored result is needed no more; the last one of its record drops it."""
-    no, row = place >> ROW_BITS, place & ROW_MASK
-    if no not in book.results:
-        return  # too old meanwhile
-    taken = book.taken.setdefault(no, bytearray(len(book.results[no].keys)))
-    if taken[row]:
-        return
-    taken[row] = 1
-    book.results_open[no] -= 1
-    if book.results_open[no] == 0:
-        drop(book, [no])
-    else:
-        book.write(PutTaken(taken=Taken(no=no, rows=bytes(taken))))
+    _release(book, [place])
+
+
+def _release(book: Book, places: list[Place]) -> None:
+    touched: dict[int, None] = {}
+    for place in places:
+        no, row = place >> ROW_BITS, place & ROW_MASK
+        if no not in book.results:
+            continue  # too old meanwhile
+        taken = book.taken.setdefault(no, bytearray(len(book.results[no].keys)))
+        if not taken[row]:
+            taken[row] = 1
+            book.results_open[no] -= 1
+            touched[no] = None
+    ended = [no for no in touched if not book.results_open[no]]
+    for no in touched:
+        if book.results_open[no]:
+            book.write(PutTaken(taken=Taken(no=no, rows=bytes(book.taken[no]))))
+    if ended:
+        drop(book, ended)
 
 
 def index_taken(book: Book, record: Taken) -> None:
@@ -161,15 +175,26 @@ def index_taken(book: Book, record: Taken) -> None:
         book.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
 
 
-def drop_old(book: Book, now: float) -> None:
-    """Forget stored results past their time."""
-    old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, book.settings)]
+def drop_old(book: Book, now: float) -> bool:
+    """Forget stored results past their time; return whether there are more of them."""
+    old: list[int] = []
+    rows = 0
+    for no, head in book.results.items():
+        if now - head.kept_at <= _keep_s(head, book.settings):
+            continue
+        if rows >= ROWS_A_STEP:
+            break
+        old.append(no)
+        rows += len(head.keys)
+    else:
+        rows = 0
     if old:
         drop(book, old)
+    return rows > 0
 
 
 def _keep_s(head: ResultsHead, settings: Settings) -> float:
-    explicit = any(flags & EXPLICIT for flags in head.flags)
+    explicit = any(head.flags.translate(_EXPLICIT_BYTES))
     return settings.keep_results_s if explicit else settings.reuse_window_s
 
 
