@@ -291,9 +291,8 @@ class Book:
         self.disposal.note(numbers)
 
     def _sweep(self) -> None:
-        writes = self.disposal.sweep(self.segments, self.live.carried)
-        self.step.writes += writes
-        for write in writes:
+        for write in self.disposal.sweep(self.segments, self.live.carried):
+            self.write(write)
             if isinstance(write, DropSegments) and not self.closing:
                 self.act(Forget(numbers=write.numbers))
 
