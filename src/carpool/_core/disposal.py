@@ -1,6 +1,6 @@
 """Segments whose rows ended: those that nothing needs any more are dropped, of the others the state is recorded.
 
-Owns which are to be looked at with the next step, and how many may be dropped in one: what is dropped is overwritten on
+Owns what is to be looked at with the next step, and how much may be dropped in one: what is dropped is overwritten on
 disk, and whatever else is to be written waits for that.
 """
 
@@ -24,6 +24,8 @@ class Disposal:
     def __init__(self) -> None:
         self.in_slices = True
         """Whether much goes in several steps."""
+        self.taken: set[int] = set()
+        """Stored results of which rows were taken since the last step."""
         self._unswept: set[int] = set()
         self._ended: set[int] = set()
         """Those of them that nothing needs any more, and that are on record as such."""
@@ -36,7 +38,7 @@ class Disposal:
     def note(self, numbers: Iterable[int]) -> None:
         """Let segments be swept with this step.
 
-        Not at once: many rows of a segment may end in one step, and a record has all of them.
+        Not at once: many rows of one may end in a step, and its record has all of them.
         """
         self._unswept.update(numbers)
 

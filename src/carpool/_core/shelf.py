@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from carpool._core.book import Book, spans_of
-from carpool._core.messages import DropResults, PutResults, PutTaken
+from carpool._core.messages import DropResults, PutResults
 from carpool._core.model import (
     ABANDONED,
     EXPLICIT,
@@ -133,32 +133,25 @@ def release_handed(book: Book, now: float, age_s: float) -> bool:
         if len(due) > ROWS_A_STEP or now - book.results[place >> ROW_BITS].kept_at < age_s:
             break
         due.append(request)
-    _release(book, [book.handed.pop(request) for request in due])
+    for request in due:
+        release(book, book.handed.pop(request))
     return len(due) > ROWS_A_STEP
 
 
 def release(book: Book, place: Place) -> None:
     """Note that a stored result is needed no more; the last one of its record drops it."""
-    _release(book, [place])
-
-
-def _release(book: Book, places: list[Place]) -> None:
-    touched: dict[int, None] = {}
-    for place in places:
-        no, row = place >> ROW_BITS, place & ROW_MASK
-        if no not in book.results:
-            continue  # too old meanwhile
-        taken = book.taken.setdefault(no, bytearray(len(book.results[no].keys)))
-        if not taken[row]:
-            taken[row] = 1
-            book.results_open[no] -= 1
-            touched[no] = None
-    ended = [no for no in touched if not book.results_open[no]]
-    for no in touched:
-        if book.results_open[no]:
-            book.write(PutTaken(taken=Taken(no=no, rows=bytes(book.taken[no]))))
-    if ended:
-        drop(book, ended)
+    no, row = place >> ROW_BITS, place & ROW_MASK
+    if no not in book.results:
+        return  # too old meanwhile
+    taken = book.taken.setdefault(no, bytearray(len(book.results[no].keys)))
+    if taken[row]:
+        return
+    taken[row] = 1
+    book.results_open[no] -= 1
+    if book.results_open[no] == 0:
+        drop(book, [no])
+    else:
+        book.took(no)
 
 
 def index_taken(book: Book, record: Taken) -> None:
