@@ -6,11 +6,12 @@ Owns the futures. A request usually has one awaiter, held as its bare future; a 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
-from carpool._core.model import ROW_BITS, ROW_MASK, Place
+from carpool._core.model import ROW_BITS, ROW_MASK, Place, Run
 from carpool._runtime.verdicts import deadline_exceeded
 from carpool.responses import EmbedResponse, GenerateResponse, Response
 from carpool.types import Facts, Kind
@@ -74,14 +75,23 @@ class Awaiters:
         """Return whether anybody awaits a row."""
         return self._cell(place) is not None
 
-    def take(self, place: Place) -> list[Waiter]:
+    def take(self, place: Place) -> Sequence[Waiter]:
         """Return the live awaiters of a row, and let go of them."""
         cell = self._cell(place)
         if cell is None:
             return []
+        waiters = live_of(cell)  # first: whom a bug leaves here is told of it
         self.columns[place >> ROW_BITS][place & ROW_MASK] = None
-        futures = [future for future, _ in cell] if isinstance(cell, list) else [cell]
-        return [future for future in futures if not future.done()]
+        return waiters
+
+    def cells(self, run: Run) -> list[Cell]:
+        """Return the cells of rows that follow each other, as far as there are any."""
+        return self.columns.get(run.no, [])[run.start : run.stop]
+
+    def let_go(self, run: Run) -> None:
+        """Let go of the awaiters of rows that follow each other, who have been told."""
+        column = self.columns.get(run.no, [])
+        column[run.start : run.stop] = [None] * len(column[run.start : run.stop])
 
     def drop(self, place: Place, future: Waiter) -> bool:
         """Let go of one awaiter; return whether others are left."""
@@ -125,3 +135,10 @@ class Awaiters:
         column = self.columns.get(place >> ROW_BITS)
         row = place & ROW_MASK
         return column[row] if column is not None and row < len(column) else None
+
+
+def live_of(cell: Cell) -> Sequence[Waiter]:
+    """Return the live awaiters in a cell."""
+    if isinstance(cell, list):
+        return [future for future, _ in cell if not future.done()]
+    return () if cell is None or cell.done() else (cell,)

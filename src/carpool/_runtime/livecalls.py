@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from carpool._core.book import spans_of
 from carpool._core.engine import Engine
 from carpool._core.messages import Answered, Call, Refused
 from carpool._core.meter import Charge, Meter
-from carpool._core.model import ROW_BITS, ROW_MASK, Block, Fault, Place, Row
+from carpool._core.model import ROW_BITS, ROW_MASK, Fault, Place
 from carpool._ports import Answers, Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import facts_of
-from carpool._runtime.fetch import RowSorter, Sorted
+from carpool._runtime.fetch import Parting, Sorted
 from carpool._runtime.watch import log_bug
 from carpool.types import ServerError
 
@@ -89,20 +87,19 @@ class LiveCalls:
         facts = facts_of(book, call.lane, "", now, call.route, text_only=text_only)
         meter = book.ledger.meter(call.route, call.lane, now, text_only=text_only)
         flight = book.live.flights[call.op]
-        index: dict[str, Place] = {}
-        keys: dict[Place, str] = {}
-        rows: list[Row] = []
-        for trip, body in zip(flight.trips, answers.bodies, strict=True):
-            if book.is_open(trip.place):  # also one that has left this call meanwhile: the first answer is its answer
-                key = book.key_at(trip.place)
-                index[key] = trip.place
-                keys[trip.place] = key
-                rows.append(Row(key, msgspec.Raw(body)))
         charge = _charge(meter, answers)  # first: a bug in it is to leave no answer without its awaiter
-        sorter = RowSorter(book, self._awaiters, index, facts, keys=list, answered=set())
-        found = sorter.sort("", call.op, Block(rows=rows))
-        event = found.event
-        return Answered(call.op, event.delivered, event.kept, event.failed, charge), found._replace(keys=keys)
+        # Also of those that have left this call meanwhile: the first answer is its answer.
+        answered = [
+            (trip.place, body)
+            for trip, body in zip(flight.trips, answers.bodies, strict=True)
+            if book.is_open(trip.place)
+        ]
+        keys = {place: book.key_at(place) for place, _ in answered}
+        parting = Parting(book.segments, self._awaiters.columns)
+        for place, body in answered:
+            parting.take(place >> ROW_BITS, place & ROW_MASK, body)
+        event = Answered(call.op, parting.delivered, parting.kept, [], charge)
+        return event, Sorted(event, parting.handovers, facts, keys)
 
 
 def _charge(meter: Meter, answers: Answers) -> Charge:
