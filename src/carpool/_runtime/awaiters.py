@@ -6,7 +6,6 @@ Owns the futures. A request usually has one awaiter, held as its bare future; a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -75,14 +74,14 @@ class Awaiters:
         """Return whether anybody awaits a row."""
         return self._cell(place) is not None
 
-    def take(self, place: Place) -> Sequence[Waiter]:
+    def take(self, place: Place) -> list[Waiter]:
         """Return the live awaiters of a row, and let go of them."""
         cell = self._cell(place)
         if cell is None:
             return []
-        waiters = live_of(cell)  # first: whom a bug leaves here is told of it
         self.columns[place >> ROW_BITS][place & ROW_MASK] = None
-        return waiters
+        futures = [future for future, _ in cell] if isinstance(cell, list) else [cell]
+        return [future for future in futures if not future.done()]
 
     def cells(self, run: Run) -> list[Cell]:
         """Return the cells of rows that follow each other, as far as there are any."""
@@ -135,10 +134,3 @@ class Awaiters:
         column = self.columns.get(place >> ROW_BITS)
         row = place & ROW_MASK
         return column[row] if column is not None and row < len(column) else None
-
-
-def live_of(cell: Cell) -> Sequence[Waiter]:
-    """Return the live awaiters in a cell."""
-    if isinstance(cell, list):
-        return [future for future, _ in cell if not future.done()]
-    return () if cell is None or cell.done() else (cell,)

@@ -12,7 +12,7 @@ from copy import copy
 from carpool._core.engine import Engine
 from carpool._core.messages import Deliver, Expire, Fail
 from carpool._core.model import Place
-from carpool._runtime.awaiters import Awaiters, live_of
+from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import facts_of
 from carpool._runtime.entrance import Entrance
 from carpool._runtime.fetch import Sorted
@@ -64,8 +64,12 @@ class Handover:
         for run in action.runs:
             assert run.bodies is not None, "what is delivered was stored"
             for cell, body in zip(self._awaiters.cells(run), run.bodies, strict=False):
-                for waiter in live_of(cell):
-                    waiter.set_result((body, facts))
+                if isinstance(cell, list):
+                    for waiter, _ in cell:
+                        if not waiter.done():
+                            waiter.set_result((body, facts))
+                elif cell is not None and not cell.done():
+                    cell.set_result((body, facts))
             self._awaiters.let_go(run)  # last: whom a bug leaves here is told of it
 
     def fail(self, action: Fail, lines: dict[Place, bytes]) -> None:
