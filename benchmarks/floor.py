@@ -155,11 +155,16 @@ async def settle(http: aiohttp.ClientSession, results: str, futures: dict[str, a
                 pop(answer.key).set_result(bytes(answer.response))
 
 
+def session(options: harness.Options) -> aiohttp.ClientSession:
+    """Return a session for the stub; its buffer is as large as pays for large bodies."""
+    return aiohttp.ClientSession(
+        options.base_url, auto_decompress=False, read_bufsize=1 << 20, timeout=aiohttp.ClientTimeout(total=None)
+    )
+
+
 async def carry(options: harness.Options, waiting: Waiting, path: Path, clock: harness.Stopwatch) -> None:
     """Carry all waiting calls through one job."""
-    async with aiohttp.ClientSession(
-        options.base_url, auto_decompress=False, read_bufsize=1 << 20, timeout=aiohttp.ClientTimeout(total=None)
-    ) as http:
+    async with session(options) as http:
         file_name = await upload(http, path)
         clock.lap("upload")
         results = await run_job(http, options, file_name)

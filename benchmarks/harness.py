@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
@@ -70,6 +71,15 @@ def cpu_s() -> float:
 def peak_rss_mb() -> float:
     per_mb = 1 << 20 if sys.platform == "darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb
+
+
+def held_rss_mb() -> float:
+    """Return the resident size now, or where the system does not tell it the peak, which is more."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except FileNotFoundError:
+        return peak_rss_mb()
+    return pages * resource.getpagesize() / (1 << 20)
 
 
 def ask_stub(base_url: str, path: str, method: str = "GET") -> dict[str, Any]:
@@ -137,6 +147,27 @@ def set_up_gc(mode: str) -> None:
         gc.set_threshold(100_000, 50, 1_000)
 
 
+def prepare(options: Options) -> None:
+    """Let the stub forget what was, and set the collector up."""
+    ask_stub(options.base_url, "/reset", "POST")
+    set_up_gc(options.gc)
+
+
+def in_loop(options: Options, run: Callable[[Options], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
+    """Run a coroutine in the loop that was asked for."""
+    if options.uvloop:
+        import uvloop  # noqa: PLC0415 - only for those who ask for it
+
+        return uvloop.run(run(options))
+    return asyncio.run(run(options))
+
+
+def tell(line: dict[str, Any]) -> None:
+    """Print the one JSON line of a measured program."""
+    rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}
+    print(json.dumps(rounded), flush=True)
+
+
 def measure(options: Options, subject: str, run: Callable[[Options], Coroutine[Any, Any, dict[str, Any]]]) -> None:
     """Run a measured coroutine in a loop of its own and print one JSON line.
 
@@ -145,15 +176,9 @@ def measure(options: Options, subject: str, run: Callable[[Options], Coroutine[A
     hands, the same per call, memory, and the circumstances.
     """
     base = peak_rss_mb()
-    ask_stub(options.base_url, "/reset", "POST")
+    prepare(options)
     before = ask_stub(options.base_url, "/stats")
-    set_up_gc(options.gc)
-    if options.uvloop:
-        import uvloop  # noqa: PLC0415 - only for those who ask for it
-
-        measured = uvloop.run(run(options))
-    else:
-        measured = asyncio.run(run(options))
+    measured = in_loop(options, run)
     peak = peak_rss_mb()
     after = ask_stub(options.base_url, "/stats")
     ask_stub(options.base_url, "/reset", "POST")
@@ -177,4 +202,4 @@ def measure(options: Options, subject: str, run: Callable[[Options], Coroutine[A
         "jobs": after["jobs"],
         "stub_cpu_s": after["cpu_s"] - before["cpu_s"],
     }
-    print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}))
+    tell(line)

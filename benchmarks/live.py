@@ -28,7 +28,7 @@ import aiohttp
 
 import carpool
 import harness
-from run import circumstances, stub_server
+from stage import circumstances, stub_server
 
 MODEL = "gemini-2.5-flash"
 CONFIG = {"temperature": 0.2, "max_output_tokens": 256}

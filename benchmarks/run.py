@@ -1,175 +1,190 @@
-"""Compare carpool with the floor: runs of both in turn, each in a fresh process, against one stub server.
+"""Measure everything, and print one table in which every goal stands: met or not, and by how much.
 
-    python benchmarks/run.py [--n 100000] [--pairs 5] [--gc on|freeze] [--uvloop] [--json FILE]
-    python benchmarks/run.py --smoke
+    python benchmarks/run.py                          # all of it, in an environment of its own: about an hour
+    python benchmarks/run.py --quick                  # smaller sizes, two rounds: some minutes
+    python benchmarks/run.py --only floor,memory      # some of it
+    python benchmarks/run.py --smoke                  # does every program run? seconds; installs nothing
 
-Machines are noisy, so no time means anything alone: what is reported is the ratio of carpool to the floor within a
-pair of neighbouring runs, its median over the pairs and its spread. Both sides of a pair make the same calls with the
-same prompts in the same loop and GC mode. Compared are
-
-net time     wall time from the first call to the last result, less the time during which the job was in the stub's
-             hands: from its answer to the create until a poll of the client was first told that the job is done (the
-             stub's own clock, the same for both sides)
-CPU time     of all threads of the process, in the same interval, polling included
-memory       peak resident size over what the process had before the first call
-
-Opening a client (reading its store) and leaving it are outside all three and listed with the runs. With
-`--subject floor` the floor is compared with itself: the spread that this shows is the machine's own.
+It makes a virtual environment outside of the checkout, with carpool as it is in this checkout and uvloop, and one for
+each library that carpool is compared with (`peers/`). Programs are run in turn, each in a fresh process, against a stub
+server that does next to nothing; times mean nothing alone, so what counts is the ratio of neighbouring runs, the median
+over all rounds, and its spread. Everything that was measured goes into a JSON file as it comes; `report.py` makes the
+tables, the page of the documentation and its picture of it. To compare in one way only: `compare.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime as dt
-import importlib.metadata
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-SUBJECTS = {"carpool": "carpool_client.py", "floor": "floor.py"}
-METRICS = {
-    "net_us_per_call": "net time, us a call",
-    "cpu_us_per_call": "CPU time, us a call",
-    "memory_mb": "memory over base, MB",
-}
-LIBRARIES = ("aiohttp", "anyio", "carpool", "diskcache", "msgspec", "uvloop")
-SMOKE_CALLS = 2_000
-RUN_TIMEOUT_S = 1_800
+import picture
+import plan
+import report
+from stage import ProgramFailed, circumstances, run_program, stub_server
 
-Run = dict[str, Any]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PEERS, LIVE = "peers", "live"
+SUITES = (*plan.SUITES, PEERS, LIVE)
+KINDS = {"full": plan.FULL, "quick": plan.QUICK, "smoke": plan.SMOKE}
 
 
-@contextlib.contextmanager
-def stub_server() -> Iterator[str]:
-    """Run the stub in a process of its own and yield its base URL."""
-    command = [sys.executable, str(HERE / "stub_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line.startswith("listening on "):
-                raise SystemExit(f"the stub server did not start: {line!r}")
-            yield line.removeprefix("listening on ").strip()
-        finally:
-            process.terminate()
-
-
-def run_once(subject: str, arguments: Sequence[str]) -> Run:
-    """Run a measured program to its end and return the line it printed."""
-    command = [sys.executable, str(HERE / SUBJECTS[subject]), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
-    if done.returncode:
-        raise SystemExit(f"{subject} ended with {done.returncode}:\n{done.stderr}")
-    run: Run = json.loads(done.stdout)
-    if run["jobs"] != 1:
-        raise SystemExit(f"{subject} used {run['jobs']} jobs, but the floor uses one: these do not compare")
-    return run
-
-
-def compare(args: argparse.Namespace, base_url: str) -> list[dict[str, Run]]:
-    """Make the pairs of runs, in turn."""
-    common = [str(args.n), "--size", str(args.size), "--gc", args.gc, "--embed", args.embed, "--base-url", base_url]
-    common += ["--uvloop"] if args.uvloop else []
-    own = ["--keys", args.keys, "--read", args.read] if args.subject == "carpool" else []
-    pairs = []
-    for number in range(1, args.pairs + 1):
-        pair = {"floor": run_once("floor", common), "subject": run_once(args.subject, [*common, *own])}
-        pairs.append(pair)
-        figures = ", ".join(
-            f"{label}: {pair['floor'][key]:.2f} / {pair['subject'][key]:.2f}" for key, label in METRICS.items()
-        )
-        print(f"pair {number} of {args.pairs}, floor / {args.subject}: {figures}", file=sys.stderr, flush=True)
-    return pairs
-
-
-def summarise(pairs: list[dict[str, Run]]) -> dict[str, dict[str, float]]:
-    """Return, for each metric, the medians of both sides and the median and extremes of the ratios."""
-    summary = {}
-    for metric in METRICS:
-        floor, subject = ([pair[side][metric] for pair in pairs] for side in ("floor", "subject"))
-        ratios = [b / a for a, b in zip(floor, subject, strict=True)]
-        summary[metric] = {
-            "floor": statistics.median(floor),
-            "subject": statistics.median(subject),
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
+def measure(
+    planned: Sequence[plan.Group], python: str, base_url: str, found: dict[str, Any], target: Path | None
+) -> None:
+    """Run the programs in turn, and add what each told to what was found."""
+    schedule = list(plan.schedule(planned))
+    began = time.monotonic()
+    for done, (number, group, program) in enumerate(schedule):
+        arguments = [*program.arguments, *(("--base-url", base_url) if program.needs_stub else ())]
+        record = {
+            "suite": group.suite,
+            "facts": group.facts,
+            "role": program.role,
+            "round": number,
+            "load": os.getloadavg()[0],
         }
-    return summary
+        say(f"{done + 1} of {len(schedule)}, {time.monotonic() - began:.0f} s: {group.name}: {program.role}")
+        try:
+            line = run_program(program.script, arguments, python)
+            if group.suite == "floor" and line["jobs"] != 1:
+                record["failed"] = f"{line['jobs']} jobs, but the floor uses one: these do not compare"
+            else:
+                record["line"] = line
+        except ProgramFailed as error:
+            record["failed"] = str(error)
+            say(record["failed"])
+        found["runs"].append(record)
+        write(found, target)
 
 
-def circumstances() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    versions = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+def say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def write(found: dict[str, Any], target: Path | None) -> None:
+    """Write what was found so far; whoever breaks a long run off keeps it."""
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def own_environment(folder: Path) -> str:
+    """Make, or bring up to date, the environment that carpool is measured in; return its interpreter."""
+    home = folder / "carpool-py{}.{}.{}".format(*sys.version_info[:3])
+    python = home / "bin" / "python"
+    say(f"making the environment {home}")
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(ROOT), "uvloop"], check=True)
+    return str(python)
+
+
+def default_folder() -> Path:
+    """Return where environments are kept if nobody says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carpool-benchmarks"
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with a + if something was changed since; empty if git does not know."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"],  # noqa: S607 - whichever git there is
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def measure_live(python: str, kind: str, found: dict[str, Any]) -> None:
+    """Let `live.py` make its pairs of live calls."""
+    arguments = {"full": [], "quick": ["--n", "2000", "--pairs", "2"], "smoke": ["--smoke"]}[kind]
+    say("live calls")
+    with tempfile.TemporaryDirectory(prefix="carpool-bench-") as folder:
+        target = Path(folder) / "live.json"
+        command = [python, str(HERE / "live.py"), *arguments, "--json", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            say(done.stderr)
+            found["left_out"].append(f"live calls: {done.stderr.strip().splitlines()[-1]}")
+        else:
+            found["live"] = json.loads(target.read_text("utf-8"))["summary"]
+
+
+def begin(
+    kind: str, suites: list[str], python: str, sizes: plan.Sizes, planned: Sequence[plan.Group]
+) -> dict[str, Any]:
+    """Return a report that holds no figures yet."""
     return {
-        "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "versions": versions,
+        "kind": f"{kind} run",
+        "suites": suites,
+        "circumstances": circumstances(python),
+        "commit": commit(),
+        "sizes": sizes._asdict(),
+        "groups": [{"suite": group.suite, "facts": group.facts} for group in planned],
+        "left_out": [],
+        "runs": [],
     }
 
 
-def table(args: argparse.Namespace, report: dict[str, Any]) -> str:
-    """Return the summary as text."""
-    here = report["circumstances"]
-    loop = "uvloop" if args.uvloop else "asyncio"
-    rows = [("", "floor", args.subject, "ratio", "spread")]
-    for metric, label in METRICS.items():
-        figures = report["summary"][metric]
-        spread = f"{figures['ratio_min']:.2f} to {figures['ratio_max']:.2f}"
-        rows.append((label, f"{figures['floor']:.2f}", f"{figures['subject']:.2f}", f"{figures['ratio']:.2f}", spread))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    head = f"{args.n:,} calls of {args.size} bytes, pairs: {args.pairs}, GC: {args.gc}, loop: {loop}"
-    if args.subject == "carpool":
-        head += f", keys: {args.keys}, answers read: {args.read}"
-    lines = [head, f"{here['python']}, {here['system']}, {here['cpus']} CPUs"]
-    for label, *cells in rows:
-        right = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append(f"{label.ljust(widths[0])}  {right}".rstrip())
-    return "\n".join(lines)
-
-
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Compare carpool with the least that the same calls can cost.")
-    parser.add_argument("--n", type=int, default=100_000, help="calls in a run")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of runs; 5 or more for a figure worth telling")
-    parser.add_argument("--size", type=int, default=300, help="bytes of a prompt")
-    parser.add_argument("--gc", choices=["on", "freeze"], default="on")
-    parser.add_argument("--uvloop", action="store_true", help="needs uvloop installed")
-    parser.add_argument("--embed", choices=["no", "yes"], default="no", help="embed instead of generate")
-    parser.add_argument("--keys", choices=["automatic", "explicit"], default="automatic")
-    parser.add_argument("--read", choices=["raw", "typed"], default="raw", help="what each caller reads of its answer")
-    parser.add_argument("--subject", choices=sorted(SUBJECTS), default="carpool")
-    parser.add_argument("--json", type=Path, help="write everything there too")
-    parser.add_argument("--smoke", action="store_true", help=f"one pair of {SMOKE_CALLS:,} calls: does it run?")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--quick", dest="kind", action="store_const", const="quick", help="smaller sizes, two rounds")
+    kind.add_argument("--smoke", dest="kind", action="store_const", const="smoke", help="does every program run?")
+    parser.set_defaults(kind="full")
+    parser.add_argument("--only", default=",".join(SUITES), help=f"suites out of {', '.join(SUITES)}; with commas")
+    parser.add_argument("--here", action="store_true", help="measure in the interpreter that runs this")
+    parser.add_argument("--environments", type=Path, default=default_folder(), help="where environments are kept")
+    parser.add_argument("--json", type=Path, help="where all figures go; bench-data/results.json if not a smoke run")
+    parser.add_argument("--pairs", type=int, help="rounds, of the largest size too")
     args = parser.parse_args()
-    if args.smoke:
-        args.n, args.pairs = SMOKE_CALLS, 1
+    args.only = args.only.split(",")
+    if unknown := set(args.only) - set(SUITES):
+        parser.error(f"there is no suite {', '.join(sorted(unknown))}")
+    if args.json is None and args.kind != "smoke":
+        args.json = ROOT / "bench-data" / "results.json"
     return args
 
 
 def main() -> None:
     args = parse()
-    before = circumstances()
-    with stub_server() as base_url:
-        pairs = compare(args, base_url)
-    report = {"circumstances": before, "summary": summarise(pairs), "pairs": pairs}
-    print(table(args, report))
-    if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    sizes = KINDS[args.kind]
+    if args.pairs:
+        sizes = sizes._replace(pairs=args.pairs, large_pairs=args.pairs)
+    python = sys.executable if args.here or args.kind == "smoke" else own_environment(args.environments)
+    uvloop = "uvloop" in circumstances(python)["versions"]
+    planned = plan.smoke(sizes, uvloop=uvloop) if args.kind == "smoke" else plan.groups(sizes, args.only, uvloop=uvloop)
+    found = begin(args.kind, args.only, python, sizes, planned)
+    if not uvloop:
+        found["left_out"].append("uvloop: it is not installed in this interpreter")
+    with stub_server(python) as base_url:
+        measure(planned, python, base_url, found, args.json)
+    if LIVE in args.only:
+        measure_live(python, args.kind, found)
+    write(found, args.json)
+    failed = sum("failed" in record for record in found["runs"]) + (LIVE in args.only and LIVE not in found)
+    if args.kind == "smoke":
+        report.page(found)  # it is made, and not shown: so few calls say nothing
+        picture.draw(found)
+        print(f"{len(found['runs'])} programs ran, and live calls; {failed} failed")
+    else:
+        print(report.text(found))
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ once, and a job is done when its answers are written. What is right and wrong on
 
 ``GET /stats`` tells what a measurement must subtract or report: CPU seconds and peak memory of this process, and
 ``provider_s``, the time during which jobs were in this server's hands: from the moment a create was answered to the
-moment a client was first told that the job is done (jobs that overlap are counted once). ``POST /reset`` forgets
+moment a client was first told that the job is done (jobs that overlap are counted once). ``upload_s`` and
+``upload_bytes`` are of the upload that ended last, from its start call to its last byte. ``POST /reset`` forgets
 everything.
 """
 
@@ -75,6 +76,7 @@ class Upload:
     file: BinaryIO
     size_bytes: int = 0
     final: bool = False
+    started_at: float = field(default_factory=time.monotonic)
 
     def resource(self) -> dict[str, str]:
         return {
@@ -160,6 +162,7 @@ class Stub:
         self._jobs: dict[str, Job] = {}
         self._intervals: list[tuple[float, float]] = []
         self._serial = 0
+        self._uploaded = {"upload_s": 0.0, "upload_bytes": 0}
 
     def routes(self) -> list[web.RouteDef]:
         version = "/{version:v1|v1beta|v1alpha}"
@@ -214,6 +217,10 @@ class Stub:
             upload.file.close()
             upload.final = True
             self._files[upload.name] = upload
+            self._uploaded = {
+                "upload_s": time.monotonic() - upload.started_at,
+                "upload_bytes": upload.size_bytes,
+            }
         if upload.final:
             return web.json_response({"file": upload.resource()}, headers={"X-Goog-Upload-Status": "final"})
         return web.Response(
@@ -319,6 +326,7 @@ class Stub:
                 "peak_rss_mb": usage.ru_maxrss / 1024,
                 "provider_s": total_s(self._intervals),
                 "jobs": len(self._intervals),
+                **self._uploaded,
             }
         )
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 import warnings
+from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] - asyncio lists it for libraries
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -162,13 +163,14 @@ class Client:
                 StoreFull, StoreError, BudgetExceeded: as they say.
             DeadlineExceeded, ClientClosed: no answer came in time, or the client was closed first.
         """
-        runtime = self._ready()
-        if runtime.crowded:
-            await runtime.wait_turn()
+        runtime = self._runtime
+        if _get_running_loop() is not runtime.gate.serves:
+            await self._come_in()
         encoded = self._encoder.generate(model, contents, config)
         schema = encoded.schema
         if encoded.uses is None and (key is None or not self._siblings):
-            asked = self._ask("generate", model, encoded, key, 0, self._until(deadline, key), ladder)
+            until = None if deadline is None else self._until(deadline, key)
+            asked = self._ask("generate", model, encoded, key, 0, until, ladder)
         else:
             asked = await self._ask_around("generate", model, encoded, key, 0, deadline, ladder)
         del contents, config, encoded  # a suspended frame would pin them: bodies live on disk, not here
@@ -190,12 +192,13 @@ class Client:
         ladder: Ladder | None = None,
     ) -> EmbedResponse:
         """Await the vector of one content; a list of several is refused. Arguments and errors as ``generate``."""
-        runtime = self._ready()
-        if runtime.crowded:
-            await runtime.wait_turn()
+        runtime = self._runtime
+        if _get_running_loop() is not runtime.gate.serves:
+            await self._come_in()
         encoded = self._encoder.embed(model, content, config)
         if encoded.uses is None and (key is None or not self._siblings):
-            asked = self._ask("embed", model, encoded, key, 0, self._until(deadline, key), ladder)
+            until = None if deadline is None else self._until(deadline, key)
+            asked = self._ask("embed", model, encoded, key, 0, until, ladder)
         else:
             asked = await self._ask_around("embed", model, encoded, key, 0, deadline, ladder)
         del content, config, encoded
@@ -214,9 +217,8 @@ class Client:
         Raises:
             ConfigurationError, FileError, RequestTooLarge, NotBatchable, KeyConflict, StoreError: as ``generate``.
         """
-        runtime = self._ready()
-        if runtime.crowded:
-            await runtime.wait_turn()
+        await self._come_in()
+        runtime = self._runtime
         asked, schema = await self._ask_request(request, EXPLICIT | TICKET, None)
         asked.future.add_done_callback(_retrieve)
         await runtime.turn()
@@ -320,6 +322,12 @@ class Client:
             raise ConfigurationError("this client is not open; use 'async with carpool.Client() as client:'")
         self._runtime.check()
         return self._runtime
+
+    async def _come_in(self) -> None:
+        """Look closer at whether a call can be taken: it cannot, or has to wait its turn."""
+        if not self._entered:
+            raise ConfigurationError("this client is not open; use 'async with carpool.Client() as client:'")
+        await self._runtime.come_in()
 
     def _ask(  # noqa: PLR0917 - keywords would cost on the hot path
         self,

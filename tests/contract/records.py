@@ -53,7 +53,6 @@ def put_segment(no: int, rows: Sequence[bytes] | None = None, *, accepted_at: fl
         flags=bytearray((row % 2 * EXPLICIT) | TICKET for row in range(count)),
         digests=bytearray(b"".join(row.to_bytes(DIGEST_BYTES, "big") for row in range(count))),
         deadlines=array("d", (float(row) for row in range(count))),
-        lines=rows,
     )
     return PutSegment(segment.head(), rows)
 

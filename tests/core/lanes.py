@@ -46,7 +46,6 @@ class Lanes:
             flags=bytearray(rows),
             digests=bytearray(DIGEST_BYTES * rows),
             deadlines=array("d", deadlines or []),
-            lines=[],
             states=bytearray(rows),
             attempts=bytearray(rows),
             open_rows=rows,

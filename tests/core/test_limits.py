@@ -7,7 +7,6 @@ from decimal import Decimal
 import pytest
 
 from carpool._core.accumulator import Batch
-from carpool._core.book import room_for
 from carpool._core.ledger import Ledger, expected_output_bytes
 from carpool._core.messages import Create, DropResults, DropSegments, PutMarks, Step
 from carpool._core.model import DONE, ROWS_MAX, Lane, place_of
@@ -158,15 +157,16 @@ def test_what_waits_is_the_sum_over_all_lanes() -> None:
 
 
 def test_a_segment_takes_rows_until_its_bytes_or_its_numbers_are_spent() -> None:
-    desk = Lanes()
-    segment = desk.segment(100)
-    segment.size_bytes = 100
-    assert room_for(segment, 101)
-    assert not room_for(segment, 100)
-    segment.keys = ["k"] * (ROWS_MAX - 1)
-    assert room_for(segment, 101)
+    desk = Desk(segment_bytes=8_192)
+    segment = desk.engine.open_for(LANE, START)
+    segment.size_bytes = 8_191
+    assert not desk.engine.is_full(segment)
+    segment.size_bytes = 8_192
+    assert desk.engine.is_full(segment)
+    segment.size_bytes, segment.keys = 1, ["k"] * (ROWS_MAX - 1)
+    assert not desk.engine.is_full(segment)
     segment.keys.append("k")
-    assert not room_for(segment, 101)
+    assert desk.engine.is_full(segment)
 
 
 def test_what_waits_is_counted_over_segments_and_lanes_and_goes_to_nothing() -> None:

@@ -76,7 +76,7 @@ def reading(callers: list[str], *, segment_rows: int = 1_000, answered: tuple[in
         if number and number % segment_rows == 0:
             desk.tell(Woken())  # closes the segment
         place = desk.admit(f"p{number}", key=None if caller in ("waits", "left", "two") else f"k{number}")
-        awaiters.append(place, waiters.setdefault(place, loop.create_future()))
+        awaiters.columns.setdefault(place >> ROW_BITS, []).append(waiters.setdefault(place, loop.create_future()))
         segment, row = desk.engine.book.at(place)
         assert segment is not None
         places[segment.keys[row]] = place

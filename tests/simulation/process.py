@@ -35,7 +35,6 @@ from carpool._core.messages import (
     Step,
     Sweep,
     Upload,
-    Woken,
     Write,
 )
 from carpool._core.messages import (
@@ -226,12 +225,8 @@ class Process:
         self._turning = True
         events, self.inbox = self.inbox, []
         after, self.after_turn = self.after_turn, []
-        writes: list[Write] = []
-        actions: list[Action] = []
-        for event in (*events, Woken()):
-            step = self.step(event)
-            writes += step.writes
-            actions += step.actions
+        step = self.step(events)
+        writes, actions = step.writes, step.actions
         answered = [event.op for event in events if isinstance(event, Answered)]
         serials = [serial for op in answered for serial in self.live_calls.bills.pop(op, ())]
         if serials:
@@ -260,16 +255,18 @@ class Process:
         else:
             durable()
 
-    def step(self, event: Event) -> Step:
-        """Tell the engine."""
+    def step(self, events: list[Event]) -> Step:
+        """Tell the engine what came since its last step."""
         book = self.engine.book
-        looking = book.jobs.get(event.job) if isinstance(event, Found) else None
-        if isinstance(event, Found) and looking is not None and looking.op == event.op and looking.wake_at is None:
-            self.calls.note_look(event, looking)
-        step = self.engine.step(event, self.now)
-        if isinstance(event, Found) and len(event.remotes) > 1:
+        found = [event for event in events if isinstance(event, Found)]
+        for event in found:
+            looking = book.jobs.get(event.job)
+            if looking is not None and looking.op == event.op and looking.wake_at is None:
+                self.calls.note_look(event, looking)
+        step = self.engine.turn(events, self.now)
+        for event in found:
             named = [write.job.name for write in step.writes if isinstance(write, PutJob) and write.job.id == event.job]
-            if named:
+            if named and len(event.remotes) > 1:
                 others = [remote for remote in event.remotes if remote.name != named[-1]]
                 cancelled = {action.name for action in step.actions if isinstance(action, CancelRemote)}
                 expect(all(other.ended or other.name in cancelled for other in others), f"a twin goes on: {others}")

@@ -11,7 +11,7 @@ import heapq
 import msgspec
 
 from carpool._core import descent, shelf
-from carpool._core.book import Book, room_for
+from carpool._core.book import Book
 from carpool._core.keys import Claim
 from carpool._core.messages import (
     PutSegment,
@@ -25,6 +25,7 @@ from carpool._core.model import (
     QUEUED,
     ROW_BITS,
     ROW_MASK,
+    ROWS_MAX,
     SENT,
     TICKET,
     UNKNOWN_DIGEST,
@@ -52,16 +53,13 @@ class Admission:
         self._key_infix = f".{meta.epoch:x}."
         self._told_at = 0.0
         """The time of the last step, or of what was told since."""
-        self._unswept: list[int] = []
-        """Segments of which rows were withdrawn since the last step."""
         self._late: dict[Lane, list[shelf.KeptRow]] = {}
         """Verdicts on explicit keys that were withdrawn at their deadline, until the next question or step."""
 
     def new_key(self, digest: bytes) -> str:
         """Return an automatic key: unique in this slot, and telling its request's digest."""
-        book = self.book
-        book.next_key += 1
-        return f"a{digest.hex()}{self._key_infix}{book.next_key:x}"
+        number = self.book.next_key = self.book.next_key + 1
+        return f"a{digest.hex()}{self._key_infix}{number}"
 
     def admit(  # noqa: PLR0917 - keywords would cost on the hot path
         self,
@@ -90,37 +88,68 @@ class Admission:
             ladder: code of the routes that it may take.
             limit: what bounds its cost, as ``limit_of`` gives it.
         """
-        book = self.book
-        segment = book.open.get(lane)
-        if segment is None:
-            segment = book.open_segment(lane, now)
-        keys = segment.keys
-        row = len(keys)
-        place = segment.no << ROW_BITS | row
-        size = len(line)
+        segment = self.open_for(lane, now)
+        place = self.add(segment, key, digest, line, tokens, flags, deadline, ladder, limit)
+        if self.is_full(segment):
+            self.spill(segment, now)
+        return place
+
+    def is_full(self, segment: Segment) -> bool:
+        """Return whether nothing more may be added to an open segment."""
+        return segment.size_bytes >= self._segment_bytes or len(segment.keys) == ROWS_MAX
+
+    def spill(self, segment: Segment, now: float) -> None:
+        """Close a segment before the next step does."""
+        self.spilled.append(self._close_segment(segment, now))
+
+    def open_for(self, lane: Lane, now: float) -> Segment:
+        """Return the segment to which requests of a lane are added now, until it has ``states``."""
+        return self.book.open.get(lane) or self.book.open_segment(lane, now)
+
+    def add(  # noqa: PLR0917 - as admit
+        self,
+        segment: Segment,
+        key: str,
+        digest: bytes,
+        line: bytes,
+        tokens: int,
+        flags: int,
+        deadline: float | None,
+        ladder: int,
+        limit: int,
+    ) -> Place:
+        """Take a new request into an open segment, which is to be spilled once it is full; see ``admit``."""
+        fresh, keys = segment.fresh, segment.keys
+        assert fresh is not None, "rows are added to open segments"
+        row, size = len(keys), len(line)
         keys.append(key)
-        segment.lines.append(line)
+        fresh.lines.append(line)
+        fresh.digests.append(digest)
+        fresh.tokens.append(tokens)
+        if limit:
+            limits = segment.limits
+            if len(limits) < row:
+                limits.extend([0] * (row - len(limits)))
+            limits.append(limit)
+        if flags or ladder or deadline is not None:
+            self._add_terms(segment, row, flags, deadline, ladder)
+        book = self.book
+        book.waiting_requests += 1
+        book.waiting_bytes += size
         segment.size_bytes += size
-        segment.ends.append(segment.size_bytes)
-        segment.token_count += tokens
-        segment.tokens.append(segment.token_count)
-        segment.flags.append(flags)
-        segment.digests += digest
+        return segment.no << ROW_BITS | row
+
+    def _add_terms(self, segment: Segment, row: int, flags: int, deadline: float | None, ladder: int) -> None:
+        """Note what most requests do not have."""
         if flags:
-            book.keys.live[key] = place
-        if deadline is not None:
-            book.set_deadline(segment, row, deadline)
+            segment.flags.extend(bytes(row - len(segment.flags)))
+            segment.flags.append(flags)
+            self.book.keys.live[segment.keys[row]] = place_of(segment.no, row)
         if ladder:
             segment.ladders.extend(bytes(row - len(segment.ladders)))
             segment.ladders.append(ladder)
-        if limit:
-            segment.limits.extend([0] * (row - len(segment.limits)))
-            segment.limits.append(limit)
-        book.waiting_requests += 1
-        book.waiting_bytes += size
-        if not room_for(segment, self._segment_bytes):
-            self.spilled.append(self._close_segment(segment, now))
-        return place
+        if deadline is not None:
+            self.book.set_deadline(segment, row, deadline)
 
     def claim(self, key: str, digest: bytes, now: float) -> tuple[Claim, Place]:
         """Ask what an explicit key names.
@@ -260,7 +289,7 @@ class Admission:
                 self._late.setdefault(segment.lane, []).append(shelf.row_of(segment, row, body, failed=True))
                 self._told_at = max(self._told_at, now)
             book.withdraw(segment, row)
-            self._unswept.append(segment.no)
+            book.sweep_segments((segment.no,))
         elif state in (SENT, LIVE):
             if overdue or not flags & TICKET:
                 descent.stop(book, place, late=overdue)

@@ -8,16 +8,18 @@ must survive a crash adds its write here. It must not know why a change is made:
 from __future__ import annotations
 
 import heapq
-from array import array
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar
+from itertools import chain
+from typing import TypeVar
 
 import msgspec
 
 from carpool._core.accumulator import NEVER, Accumulator, Batch
 from carpool._core.budget import DayAccount
 from carpool._core.census import Census
+from carpool._core.disposal import Disposal
 from carpool._core.estimate import Habit
+from carpool._core.holders import Holders
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ask, Ledger
 from carpool._core.live import Live
@@ -30,10 +32,10 @@ from carpool._core.messages import (
     PutDay,
     PutHabit,
     PutJob,
-    PutMarks,
     PutMeta,
     PutSeen,
     PutSegment,
+    PutTaken,
     Report,
     Step,
     Write,
@@ -47,20 +49,20 @@ from carpool._core.model import (
     QUEUED,
     ROW_BITS,
     ROW_MASK,
-    ROWS_MAX,
     SENT,
     TRANSITIONS,
     Framing,
+    Fresh,
     Job,
     JobState,
     Lane,
-    Marks,
     Meta,
     Place,
     ResultsHead,
     Run,
     Segment,
     Span,
+    Taken,
     base_url_of,
     caps_of,
     place_of,
@@ -73,7 +75,6 @@ from carpool.settings import Settings
 from carpool.types import ServerError
 
 _Learned = TypeVar("_Learned", DayAccount, Habit, Seen)
-_DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 
 
 class Book:
@@ -89,6 +90,7 @@ class Book:
         self.segments: dict[int, Segment] = {}
         self.open: dict[Lane, Segment] = {}
         self.jobs: dict[str, Job] = {}
+        self._holders = Holders()
         self.retries: dict[str, dict[Place, ServerError]] = {}
         """Rows of a job being fetched that are to be sent again once it is closed, and why."""
         self.results: dict[int, ResultsHead] = {}
@@ -116,27 +118,27 @@ class Book:
         """By job: keys and places of its requests that a live call answered first. What the job says of them is paid
         for, and nobody waits for it."""
         self.deadlines: list[tuple[float, Place]] = []
-        self.next_segment = 1
-        self.next_results = 1
+        self.next_segment = self.next_results = 1
         self.next_key = 0
         self.reached = False
         """Whether the server has ever answered this client."""
         self.waiting_requests = 0
         self.waiting_bytes = 0
         self.answered = self.failed = self.retried = self.reused = 0
-        self.jobs_created = 0
-        self.foreign = 0
-        self.quarantined = 0
+        self.jobs_created = self.foreign = self.quarantined = 0
         self.late: set[str] = set()
         """Jobs of which an alarm has told that they run or wait too long."""
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
+        self.disposal = Disposal()
 
     # -- the step being answered
 
     def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
+        self._sweep()
+        self._tell_taken()
         self.step.writes += [PutDay(account=self._of_here(account)) for account in self.ledger.budget.changes()]
         if self.step.writes or self.closing:
             durations = self.durations.changes(now, at_once=self.closing)
@@ -165,19 +167,7 @@ class Book:
 
     def open_segment(self, lane: Lane, now: float) -> Segment:
         """Start a segment for new requests of a lane."""
-        segment = Segment(
-            no=self.next_segment,
-            lane=lane,
-            origin=self.origin,
-            accepted_at=now,
-            keys=[],
-            ends=array("Q"),
-            tokens=array("Q"),
-            flags=bytearray(),
-            digests=bytearray(),
-            deadlines=array("d"),
-            lines=[],
-        )
+        segment = Segment(no=self.next_segment, lane=lane, origin=self.origin, accepted_at=now, fresh=Fresh())
         self.next_segment += 1
         self.open[lane] = segment
         self.segments[segment.no] = segment
@@ -186,13 +176,7 @@ class Book:
     def close_segment(self, segment: Segment) -> PutSegment:
         """End a segment: queue its rows, and return the write that makes them durable."""
         del self.open[segment.lane]
-        count = len(segment.keys)
-        segment.states = bytearray(count)
-        segment.attempts = bytearray(count)
-        segment.open_rows = count
-        if segment.deadlines:
-            segment.deadlines.extend([NEVER] * (count - len(segment.deadlines)))
-        lines, segment.lines = segment.lines, []
+        lines = segment.close()
         return PutSegment(head=segment.head(), lines=lines)
 
     def set_deadline(self, segment: Segment, row: int, deadline: float) -> None:
@@ -336,22 +320,23 @@ class Book:
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
-        """Drop segments that nothing needs any more, and record the state of the others."""
-        dropped: list[int] = []
-        for no in sorted(set(numbers)):
-            segment = self.segments.get(no)
-            if segment is None:
-                continue
-            if segment.open_rows == 0 and segment.jobs == 0 and no not in self.live.carried:
-                del self.segments[no]
-                dropped.append(no)
-            else:
-                done = bytes(segment.states.translate(_DONE_BYTES))
-                self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
-        if dropped:
-            self.write(DropSegments(numbers=dropped))
-            if not self.closing:
-                self.act(Forget(numbers=dropped))
+        """Let segments be dropped with this step if nothing needs them then, else let their state be recorded."""
+        self.disposal.note(numbers)
+
+    def _sweep(self) -> None:
+        for write in self.disposal.sweep(self.segments, self.live.carried):
+            self.write(write)
+            if isinstance(write, DropSegments) and not self.closing:
+                self.act(Forget(numbers=write.numbers))
+
+    def took(self, results_no: int) -> None:
+        """Let it be recorded with this step which rows of stored results are needed no more."""
+        self.disposal.taken.add(results_no)
+
+    def _tell_taken(self) -> None:
+        for no in sorted(self.disposal.taken & self.taken.keys()):
+            self.write(PutTaken(taken=Taken(no=no, rows=bytes(self.taken[no]))))
+        self.disposal.taken.clear()
 
     # -- jobs
 
@@ -385,8 +370,9 @@ class Book:
 
     def ask_of(self, hold_id: str, batch: Batch | Job) -> Ask:
         """Return what a batch asks of the budget."""
-        limits = (limit for no, start, stop in batch.spans for limit in self.segments[no].limits[start:stop])
-        caps, searches = caps_of(limits)
+        caps, searches = caps_of(
+            chain.from_iterable([self.segments[no].limits[start:stop] for no, start, stop in batch.spans])
+        )
         return Ask(
             id=hold_id,
             route="batch",
@@ -409,6 +395,7 @@ class Book:
         self.jobs[job.id] = job
         for no in sorted({no for no, _, _ in job.spans}):
             self.segments[no].jobs += 1
+        self._holders.take(job)
         self.pacing.started(job.id, job.lane, job.tokens, job.count, sent=sent)
 
     def record(self, job: Job) -> None:
@@ -440,6 +427,7 @@ class Book:
         self.overtaken.pop(job.id, None)
         self.pacing.ended(job.id)
         numbers = sorted({no for no, _, _ in job.spans})
+        self._holders.drop(job)
         for no in numbers:
             self.segments[no].jobs -= 1
         self.write(DropJob(id=job.id))
@@ -449,7 +437,9 @@ class Book:
         """Let a job hold only some of its rows; nothing of it may be in the air."""
         before = sorted({no for no, _, _ in job.spans})
         after = {no for no, _, _ in spans}
+        self._holders.drop(job)
         job.spans = spans
+        self._holders.take(job)
         job.count = sum(stop - start for _, start, stop in spans)
         job.line_bytes = sum(self.segments[no].bytes_of(start, stop) for no, start, stop in spans)
         job.tokens = sum(self.segments[no].tokens_of(start, stop) for no, start, stop in spans)
@@ -469,10 +459,7 @@ class Book:
 
     def job_of(self, place: Place) -> Job:
         """Return the job that holds a row that is SENT."""
-        no, row = place >> ROW_BITS, place & ROW_MASK
-        return next(
-            job for job in self.jobs.values() if any(n == no and start <= row < stop for n, start, stop in job.spans)
-        )
+        return self.jobs[self._holders.of(place)]
 
     def overtake(self, place: Place) -> None:
         """Note that a live call answers a row; it may be in a job as well."""
@@ -497,11 +484,6 @@ class Book:
     def report(self, event: str, job: str = "", count: int = 1, detail: str = "") -> None:
         """Tell the log."""
         self.act(Report(event=event, job=job, count=count, detail=detail))
-
-
-def room_for(segment: Segment, segment_bytes: int) -> bool:
-    """Return whether another row may be added to an open segment."""
-    return segment.size_bytes < segment_bytes and len(segment.keys) < ROWS_MAX
 
 
 def spans_of(places: Iterable[Place]) -> tuple[Span, ...]:

@@ -238,7 +238,8 @@ class Breaker:
 
     def next_send(self, now: float) -> float:
         """Return when a call may be sent, as far as is known now; a probe's end may bring it forward."""
-        self._close_if_passed(now)
+        if self._opened_at is not None:
+            self._close_if_passed(now)
         if self._opened_at is None:
             return now
         self._survive_jump(now)
@@ -345,7 +346,7 @@ class Breaker:
 
     def _close_if_passed(self, now: float) -> None:
         patient = sum(1 for sent_at in self._probes if now - sent_at >= _PATIENCE_S)
-        if self._opened_at is not None and self._passed + patient >= CLOSES_AFTER:
+        if self._passed + patient >= CLOSES_AFTER:
             self._opened_at = None
             self._closed_at = now
             self._probes.clear()

@@ -46,6 +46,9 @@ class Totals(msgspec.Struct, kw_only=True, gc=False, array_like=True):
         self.paid_picousd += other.paid_picousd
 
 
+_NOTHING: Final = Totals()
+
+
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """Money reserved for a job or a live call before it is sent."""
 
@@ -188,10 +191,10 @@ class _Day:
     def count(self, opened: _Open, sign: int) -> None:
         """Count an open hold in (1) or out (-1)."""
         exposed, spent, route = opened.exposed, opened.totals.paid_picousd, opened.hold.route
-        _add(self.sums, route, sign * exposed, sign * opened.doubled(exposed))
+        double = opened.doubled(exposed)
+        _add(self.sums, route, sign * exposed, sign * double)
         if not opened.lasting:
-            rest = opened.doubled(exposed) - opened.doubled(spent)
-            _add(self.live, route, sign * (exposed - spent), sign * rest)
+            _add(self.live, route, sign * (exposed - spent), sign * (double - opened.doubled(spent)))
 
     def spend(self, route: str, totals: Totals, amount_picousd: int, double_picousd: int, overrun_picousd: int) -> None:
         """Book answers for good, and count money as spent."""
@@ -381,19 +384,22 @@ class Budget:
         day.count(opened, 1)
         day.changed = day.changed or not opened.lasting
 
-    def close(self, hold_id: str, *, known: bool = True) -> None:
+    def close(self, hold_id: str, *, known: bool = True, last: Totals = _NOTHING) -> None:
         """End a hold: its answers are booked for good, and what was not spent is given back.
 
         Args:
             hold_id: as it was reserved under; one that is not there is ended already.
             known: whether all that it paid for has told what it cost. If not, all of it counts as spent.
+            last: answers that were not settled before; there is something reserved for them.
         """
         opened = self._opened.pop(hold_id, None)
         if opened is None:
+            assert not last.requests, "answers of a hold that is ended are settled, not closed with it"
             return
         day = self._day(opened.hold.day)
         del day.opened[hold_id]
         day.count(opened, -1)
+        opened.totals.add(last)
         paid = opened.totals.paid_picousd
         if opened.hold.doubles and (opened.totals.requests or not known):
             self._count_doubles(day, opened.hold.doubles)

@@ -1,11 +1,12 @@
 """The engine: told what happened, it answers with what to write down, what to do, and when to ask again.
 
-Owns the order of a step: close what was admitted, take the event, then do what has become due. How requests come in is
+Owns the order of a step: close what was admitted, take the events, then do what has become due. How requests come in is
 for ``admission``. One task owns an engine; nothing in it waits, and the same events give the same steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeAlias, assert_never
 
 from carpool._core import alarms, descent, landing, leaving, lifecycle, settlement, shelf, sweeping
@@ -64,22 +65,31 @@ _REPLIES: Final[dict[JobState, tuple[type, ...]]] = {
 
 
 class Engine(Admission):
-    """Decides everything about requests and jobs; see ``step``."""
+    """Decides everything about requests and jobs; see ``turn``."""
 
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
         super().__init__(settings, framing, origin, meta)
         self._next_expiry = 0.0
+        self._unexpired = 0
+        """The first segment that the round of expiry has not come to."""
 
     def step(self, event: Event, now: float) -> Step:
-        """Answer an event. Total: every event in every state; a reply to a question no longer asked changes nothing."""
-        book, self._told_at = self.book, now
+        """Answer one event; see ``turn``."""
+        return self.turn((event,), now)
+
+    def turn(self, events: Iterable[Event], now: float) -> Step:
+        """Answer what happened since the last step, in its order; without an event, that time passed.
+
+        Total: every event in every state; a reply to a question no longer asked changes nothing. What has become due is
+        looked for once, after all of them: that costs more than most events do.
+        """
+        self._told_at = now
         self._gather(now)
-        self._take(event, now)
+        for event in events:
+            self._take(event, now)
         self._keep_late(now)
-        book.sweep_segments(self._unswept)
-        self._unswept.clear()
         self._advance(now)
-        return book.take_step(now)
+        return self.book.take_step(now)
 
     def begin_fetch(self, job_id: str) -> None:
         """Note that a job's output is about to be read from the start."""
@@ -95,7 +105,9 @@ class Engine(Admission):
 
     def tidy(self, now: float) -> Step:
         """Drop what is past its time, and answer with what to write down; nothing that is under way goes on."""
-        self._expire_kept(now)
+        self.book.disposal.in_slices = False
+        while self._expire_kept(now):
+            pass
         return self.book.take_step(now)
 
     def next_wakeup(self) -> float | None:
@@ -110,6 +122,8 @@ class Engine(Admission):
             times.append(live)
         if book.results or book.segments:
             times.append(self._next_expiry)
+        if book.disposal.goes_on:
+            times.append(self._told_at)
         return min(times, default=None)
 
     @property
@@ -208,8 +222,7 @@ class Engine(Admission):
         for action in book.overdue(now):
             book.act(action)
         if now >= self._next_expiry:
-            self._expire_kept(now)
-            self._next_expiry = now + _EXPIRY_PAUSE_S
+            self._next_expiry = now if self._expire_kept(now) else now + _EXPIRY_PAUSE_S
         sweeping.advance(book, now)
         alarms.raise_new(book, now)
         leaving.move_on(book, now)  # before jobs go on: what leaves one that was not sent yet is not sent twice
@@ -223,32 +236,54 @@ class Engine(Admission):
             if batch.count:
                 lifecycle.send(book, batch, now)
 
-    def _expire_kept(self, now: float) -> None:
-        """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""
-        book, s = self.book, self.book.settings
-        shelf.release_handed(book, now, _EXPIRY_PAUSE_S)
-        shelf.drop_old(book, now)
+    def _expire_kept(self, now: float) -> bool:
+        """Drop results past their time and parked requests that nobody claimed; try parked tickets again.
+
+        Return whether there is more of it: a step has a bounded share.
+        """
+        book = self.book
+        more = [
+            shelf.release_handed(book, now, _EXPIRY_PAUSE_S),
+            shelf.drop_old(book, now),
+            self._expire_parked(now),
+        ]
+        if any(more):
+            return True
         days = book.ledger.forget(now)
         if days:
             book.write(DropDays(days=days, base_url=book.base_url))
+        book.drop_stale_deadlines()
+        return False
+
+    def _expire_parked(self, now: float) -> bool:
+        book, seen = self.book, 0
         touched: list[int] = []
+        first, self._unexpired = self._unexpired, 0
         for segment in book.segments.values():
-            if segment.states.find(PARKED) < 0:
+            states, flags = segment.states, segment.flags
+            row = states.find(PARKED) if segment.no >= first else -1
+            if row < 0:
                 continue
-            overage = now - segment.accepted_at > s.reuse_window_s
-            for row, state in enumerate(segment.states):
-                if state == PARKED and segment.flags[row] & TICKET:
+            if seen >= shelf.ROWS_A_STEP:
+                self._unexpired = segment.no
+                break
+            seen += len(states)
+            overage = now - segment.accepted_at > book.settings.reuse_window_s
+            while row >= 0:
+                if flags[row] & TICKET:
                     self._wake_row(segment, row, now)
-                elif state == PARKED and overage and not segment.flags[row] & EXPLICIT:
+                elif overage and not flags[row] & EXPLICIT:
                     book.finish(segment, row)
                     touched.append(segment.no)
+                row = states.find(PARKED, row + 1)
         book.sweep_segments(touched)
-        book.drop_stale_deadlines()
+        return self._unexpired > 0
 
     def _close(self, *, send: bool) -> None:
         """Withdraw bare awaits that were not sent; send or leave the rest."""
         book = self.book
         book.closing = True
+        book.disposal.in_slices = False
         touched: list[int] = []
         for segment in book.segments.values():
             if QUEUED not in segment.states and LIVE not in segment.states:

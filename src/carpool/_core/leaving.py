@@ -69,7 +69,8 @@ def _look_anew(book: Book) -> None:
     ]
     heapq.heapify(book.leaving)
     for trip in book.live.trips.values():
-        trip.urgent_at = descent.urgent_at(book, rider(book, trip.place), trip.rung)
+        if trip.deadline < NEVER:
+            trip.urgent_at = descent.urgent_at(book, rider(book, trip.place), trip.rung)
 
 
 def _leave_live_route(book: Book, one: Rider, trip: Trip | None, rung: int, now: float) -> None:

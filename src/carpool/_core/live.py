@@ -32,7 +32,7 @@ _LOOK_S: Final = 1.0
 """Between two looks along a line that is too long."""
 
 
-class Trip(msgspec.Struct, kw_only=True, eq=False):
+class Trip(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One request on a live route."""
 
     place: Place
@@ -68,7 +68,7 @@ class Trip(msgspec.Struct, kw_only=True, eq=False):
     """Its row of a batch file, as far as there is room for it in memory; else it is read when it goes."""
 
 
-class Flight(msgspec.Struct, kw_only=True, eq=False):
+class Flight(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One call in the air."""
 
     op: int

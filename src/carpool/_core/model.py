@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import accumulate
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -21,6 +22,7 @@ ROW_BITS: Final = 20
 ROW_MASK: Final = (1 << ROW_BITS) - 1
 ROWS_MAX: Final = 1 << ROW_BITS
 DIGEST_BYTES: Final = 16
+NEVER: Final = float("inf")
 FORMAT: Final = 2
 """Of the records: 2 has routes and accounts; what 1 did not have has defaults."""
 _LOOPBACK: Final = re.compile(r"^(https?://(?:localhost|127(?:\.[0-9]+){3}|\[::1\])):[0-9]+")
@@ -88,29 +90,41 @@ class SegmentHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """Eight bytes a row: see ``Segment``; empty where no row has any."""
 
 
+class Fresh(msgspec.Struct, kw_only=True, gc=False):
+    """Rows of an open segment: what becomes columns once it is closed."""
+
+    lines: list[bytes] = []
+    digests: list[bytes] = []
+    tokens: list[int] = []
+
+
 class Segment(msgspec.Struct, kw_only=True, gc=False):
-    """Accepted requests of one lane, in columns. ``lines`` is held only until the segment is written."""
+    """Accepted requests of one lane, in columns.
+
+    While it is open, rows are only appended to ``keys`` and ``fresh``: ``close`` makes the other columns at once.
+    """
 
     no: int
     lane: Lane
     origin: str
     accepted_at: float
-    keys: list[str]
-    ends: array[int]
+    keys: list[str] = []
+    fresh: Fresh | None = None
+    """Of an open segment."""
+    ends: array[int] = msgspec.field(default_factory=lambda: array("Q"))
     """Cumulative bytes of the lines."""
-    tokens: array[int]
+    tokens: array[int] = msgspec.field(default_factory=lambda: array("Q"))
     """Cumulative estimate of input tokens."""
-    flags: bytearray
-    digests: bytearray
-    deadlines: array[float]
+    flags: bytearray = msgspec.field(default_factory=bytearray)
+    """Of an open segment, it may be shorter: the others have none."""
+    digests: bytearray = msgspec.field(default_factory=bytearray)
+    deadlines: array[float] = msgspec.field(default_factory=lambda: array("d"))
     """Empty where no row has one; else infinity for rows without."""
-    lines: list[bytes]
     ladders: bytearray = msgspec.field(default_factory=bytearray)
     """Codes of the rows' ladders; may be shorter than the segment: the others take the batch route alone."""
     limits: array[int] = msgspec.field(default_factory=lambda: array("Q"))
     """What bounds the rows' cost: ``limit_of``; may be shorter than the segment: the others name nothing."""
     size_bytes: int = 0
-    token_count: int = 0
     states: bytearray = msgspec.field(default_factory=bytearray)
     attempts: bytearray = msgspec.field(default_factory=bytearray)
     open_rows: int = 0
@@ -155,18 +169,32 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             flags=bytearray(head.flags),
             digests=bytearray(head.digests),
             deadlines=deadlines,
-            lines=[],
             ladders=bytearray(head.ladders),
             limits=limits,
             size_bytes=ends[-1] if count else 0,
-            token_count=tokens[-1] if count else 0,
             states=bytearray(count),
             attempts=bytearray(count),
             open_rows=count,
         )
 
+    def close(self) -> list[bytes]:
+        """Take no more rows, and return the lines of those that came, which are not held any longer."""
+        fresh, count = self.fresh, len(self.keys)
+        assert fresh is not None, "a segment is closed once"
+        self.fresh = None
+        self.ends.extend(accumulate(map(len, fresh.lines)))
+        self.tokens.extend(accumulate(fresh.tokens))
+        self.digests = bytearray().join(fresh.digests)
+        self.flags.extend(bytes(count - len(self.flags)))
+        if self.deadlines:
+            self.deadlines.extend([NEVER] * (count - len(self.deadlines)))
+        self.states, self.attempts, self.open_rows = bytearray(count), bytearray(count), count
+        return fresh.lines
+
     def digest(self, row: int) -> bytes:
         """Return the digest of one row's request."""
+        if self.fresh is not None:
+            return self.fresh.digests[row]
         return bytes(self.digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES])
 
     def bytes_of(self, start: int, stop: int) -> int:
@@ -446,7 +474,7 @@ def limit_of(cap: int, *, searches: bool) -> int:
 def caps_of(limits: Iterable[int]) -> tuple[tuple[int, ...], int]:
     """Return the caps of requests, 0 where none is named, and how many of them may search: see ``limit_of``."""
     limits = list(limits)
-    return tuple(limit >> 1 for limit in limits), sum(limit & 1 for limit in limits)
+    return tuple([limit >> 1 for limit in limits]), sum([limit & 1 for limit in limits])
 
 
 def base_url_of(origin: str) -> str:

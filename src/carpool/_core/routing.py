@@ -97,7 +97,7 @@ def choose(given: Ladder | None, usual: Ladder | None, kind: Kind, *, timed: boo
             return BATCH_ONLY
         ladder: Ladder = usual or CHEAP
     else:
-        ladder = check_ladder(given)
+        ladder = given if given in LADDERS else check_ladder(given)
     if kind == "embed" and "flex" in ladder:
         ladder = tuple(route for route in ladder if route != "flex")
         if not ladder:

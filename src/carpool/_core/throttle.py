@@ -102,7 +102,7 @@ class Throttle:
         # While it is open the breaker itself counts the calls: late ones of before are not to keep probes back.
         if not self._breaker.is_open:
             at = max(at, self.flying.next_send(now))
-        return min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
+        return at if self._urgent_at == NEVER else min(at, max(self._urgent_at, self._breaker.next_urgent(now)))
 
     def wait_s(self, now: float, queued: int, tokens: int = 0) -> float:
         """Return how long a call will wait behind others, as far as the learned rates tell.

@@ -47,6 +47,7 @@ _TYPES_MAX: Final = 1_024
 _NOT_BATCHABLE = re.compile(r"(?:imagen|veo|lyria)|.*(?:-live(?:-|$)|native-audio)")
 _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _LIKE_A_NAME = re.compile(r"[\x21-\x7e]{0,64}")
+_join: Final = b"".join
 _FILE_NAMES: Final = (b'"fileData"', b'"file_data"')
 
 
@@ -107,7 +108,7 @@ def line(key: str, payload: bytes) -> bytes:
         ConfigurationError: the key cannot be encoded.
     """
     if key.isascii():
-        return b'{"key":' + encode(key) + b',"request":' + payload + b"}\n"
+        return _join((b'{"key":', encode(key), b',"request":', payload, b"}\n"))
     if not is_utf8(key):
         raise ConfigurationError(f"key {key!r} holds a lone surrogate, which UTF-8 cannot carry")
     return b'{"key":' + dumps(key).encode() + b',"request":' + payload + b"}\n"
@@ -130,9 +131,7 @@ class Encoder:
             ConfigurationError: contents or config cannot be sent; the message names the place.
             NotBatchable: the Batch API does not take this model.
         """
-        start = self._generate_hashes.get(model)
-        if start is None:
-            start = self._start("generate", model)
+        start = self._generate_hashes.get(model) or self._start("generate", model)
         placed = NOTHING if config is None else self._generate_configs.place(config)
         if type(contents) is str and contents:
             try:
@@ -140,7 +139,7 @@ class Encoder:
             except UnicodeEncodeError:
                 text = b""
             text = text or to_json(contents, "contents")
-            payload = b'{"contents":[{"parts":[{"text":' + text + b'}],"role":"user"}]' + placed[0] + b"}"
+            payload = _join((b'{"contents":[{"parts":[{"text":', text, b'}],"role":"user"}]', placed[0], b"}"))
             tokens = len(text) >> 2
             files: tuple[str, ...] = ()
         else:
@@ -159,9 +158,7 @@ class Encoder:
             ConfigurationError: content or config cannot be sent, or there are several contents.
             NotBatchable: the Batch API does not take this model.
         """
-        start = self._embed_hashes.get(model)
-        if start is None:
-            start = self._start("embed", model)
+        start = self._embed_hashes.get(model) or self._start("embed", model)
         placed = NOTHING if config is None else self._embed_configs.place(config)
         if type(content) is str and content:
             try:
@@ -169,7 +166,7 @@ class Encoder:
             except UnicodeEncodeError:
                 text = b""
             text = text or to_json(content, "content")
-            payload = b'{"content":{"parts":[{"text":' + text + b'}],"role":"user"}' + placed[0] + b"}"
+            payload = _join((b'{"content":{"parts":[{"text":', text, b'}],"role":"user"}', placed[0], b"}"))
             tokens, limit = len(text) >> 2, 0
             files: tuple[str, ...] = ()
         else:
@@ -296,13 +293,11 @@ class _Configs:
             key = self._encode(config)
         except (TypeError, ValueError, OverflowError, RecursionError):
             key = b""
-        if not key:
-            return self._place(config)
-        placed = self._placed.get(key)
-        if placed is not None:
-            return placed
+        return self._placed.get(key) or self._place_anew(key, config)
+
+    def _place_anew(self, key: bytes, config: Any) -> Placed:
         placed = self._place(config)
-        if b"null" in key:
+        if not key or b"null" in key:
             return placed  # NaN is encoded as null: bytes like these do not tell configs apart
         self._bytes += len(key) + len(placed.fragment)
         self._placed[key] = placed

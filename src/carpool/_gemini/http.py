@@ -106,6 +106,10 @@ class Http:
         self._key = api_key
         self._settings = settings
         self._floor = floor or Floor()
+        # Shorter than the call's own limit: a connection that does not come about was certainly not used. How long a
+        # body may take to come is limited where it is read.
+        connect_s = min(_CONNECT_S, settings.call_timeout_s / 2)
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s)
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -180,7 +184,7 @@ class Http:
         size_bytes = sum(map(len, body))
         try:
             async with asyncio.timeout(self.patience_s(size_bytes, timeout_s)):
-                response = await self._request(method, url, body, headers, keyed=keyed, timeout_s=timeout_s)
+                response = await self._request(method, url, body, headers, keyed=keyed)
                 return Reply(response.status, response.headers, await self._read(response))
         except _TRANSPORT as error:
             fault = transport_fault(error)
@@ -250,7 +254,6 @@ class Http:
         headers: Mapping[str, str] | None,
         *,
         keyed: bool,
-        timeout_s: float | None = None,
     ) -> aiohttp.ClientResponse:
         session = self._session
         if session is None or session.closed:
@@ -263,20 +266,8 @@ class Http:
         if method != "GET":
             sent["Content-Length"] = str(sum(map(len, body)))
             sent.setdefault("Content-Type", "application/json")
-        # Shorter than the call's own limit: a connection that does not come about was certainly not used.
-        connect_s = min(_CONNECT_S, self._settings.call_timeout_s / 2)
         return await session.request(
-            method,
-            url,
-            data=_data(body),
-            headers=sent,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                connect=connect_s,
-                sock_connect=connect_s,
-                sock_read=max(self._quiet_s(), timeout_s or 0.0),
-            ),
+            method, url, data=_data(body), headers=sent, allow_redirects=False, timeout=self._timeout
         )
 
     def _quiet_s(self) -> float:

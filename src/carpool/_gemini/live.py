@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from math import ceil
 from typing import Any, Final
 
@@ -143,6 +144,7 @@ class Live:
         return await self._http.call("POST", url, body=(body,), headers=headers, timeout_s=timeout_s)
 
 
+@lru_cache(maxsize=256)
 def model_path(model: str) -> str:
     """Return a model's name as it stands in a path, or raise ``ProviderError`` if it must not enter a URL."""
     try:

@@ -50,12 +50,11 @@ class Awaiters:
         self.columns: dict[int, list[Cell]] = {}
         """By segment; a column may be shorter than its segment."""
 
-    def append(self, place: Place, future: Waiter) -> None:
-        """Let a future await the newest row of a segment."""
-        column = self.columns.get(place >> ROW_BITS)
-        if column is None:
-            column = self.columns[place >> ROW_BITS] = []
-        column.append(future)
+    def open(self, place: Place) -> list[Cell]:
+        """Begin the column of a segment: who awaits this row, and later ones, is appended to it."""
+        column: list[Cell] = [None] * (place & ROW_MASK)
+        self.columns[place >> ROW_BITS] = column
+        return column
 
     def attach(self, place: Place, future: Waiter, deadline: float | None, first_deadline: float | None) -> None:
         """Let another future await a row, whose first awaiter had a deadline of its own."""
@@ -91,6 +90,14 @@ class Awaiters:
         """Let go of the awaiters of rows that follow each other, who have been told."""
         column = self.columns.get(run.no, [])
         column[run.start : run.stop] = [None] * len(column[run.start : run.stop])
+
+    def take_only(self, place: Place) -> Waiter | None:
+        """Return the awaiter of a row if there is one alone and he is still there, and let go of him."""
+        cell = self._cell(place)
+        if cell is None or isinstance(cell, list) or cell.done():
+            return None
+        self.columns[place >> ROW_BITS][place & ROW_MASK] = None
+        return cell
 
     def drop(self, place: Place, future: Waiter) -> bool:
         """Let go of one awaiter; return whether others are left."""

@@ -34,7 +34,8 @@ from carpool._core.model import Place
 from carpool._ports import Provider, ProviderError
 from carpool._runtime.awaiters import Awaiters
 from carpool._runtime.calls import Calls, Question
-from carpool._runtime.errand import Errand
+from carpool._runtime.errand import Crew, Errand
+from carpool._runtime.fetch import Sorted
 from carpool._runtime.handover import Handover
 from carpool._runtime.livecalls import LiveCalls
 from carpool._runtime.watch import Watch
@@ -77,6 +78,7 @@ class Deeds:
         self._provider = provider
         self._calls = calls
         self._live_calls = live_calls
+        self._callers = Crew(self._call, start)
         self._awaiters = awaiters
         self._handover = handover
         self._watch = watch
@@ -95,7 +97,7 @@ class Deeds:
             case Upload() | Create() | Find() | Revoke() | Poll() | Fetch():
                 self._start(self._ask, action)
             case Call():
-                self._start(self._call, action)
+                self._callers.do(action)
             case Sweep():
                 self._start(self._sweep, action)
             case CancelRemote():
@@ -126,13 +128,13 @@ class Deeds:
 
     async def _call(self, call: Call) -> None:
         try:
-            event, found = await self._live_calls.make(call)
+            told = await self._live_calls.make(call)
         except StoreError as error:
             self._fail(error)
             return
-        if found is not None:
-            self._handover.add(found)
-        self._tell(event)
+        if isinstance(told, Sorted):
+            self._handover.add(told)
+        self._tell(told.event if isinstance(told, Sorted) else told)
 
     async def _sweep(self, question: Sweep) -> None:
         self._tell(await self._calls.sweep(question))

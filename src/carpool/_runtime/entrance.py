@@ -12,8 +12,9 @@ from typing import Final, TypeAlias, cast
 from carpool._core.engine import Engine
 from carpool._core.keys import Claim
 from carpool._core.messages import Event, Undelivered
-from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place
+from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place, Segment
 from carpool._runtime.awaiters import Answer, Asked, Awaiters
+from carpool._runtime.gate import NOBODY, Gate
 from carpool._runtime.kept import KeptReads
 from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge, StoreFull
 from carpool.settings import Route
@@ -40,6 +41,7 @@ class Entrance:
         wake: Callable[[], None],
         spill: Callable[[], None],
         room: Callable[[], int],
+        gate: Gate,
     ) -> None:
         self._engine = engine
         self._awaiters = awaiters
@@ -49,12 +51,20 @@ class Entrance:
         self._wake = wake
         self._spill = spill
         self._room = room
+        self._gate = gate
         self.room_bytes = self._granted_bytes = room()
         """What the store has room for, less what came in and is not in it yet."""
         self._came_bytes = self._leaving_bytes = 0
         """Of what is not in it yet: what came since the turn under way began, and what that turn writes."""
-        self._loop = asyncio.get_running_loop()
-        self._line_bytes_max = engine.book.settings.file_bytes_max
+        self._create_future: Callable[[], asyncio.Future[Answer]] = asyncio.get_running_loop().create_future
+        self._abandoned = engine.book.keys.abandoned
+        self._columns = awaiters.columns
+        settings = engine.book.settings
+        self._line_bytes_max = settings.file_bytes_max
+        self._segment_bytes = settings.segment_bytes
+        self._requests_max, self._bytes_max = settings.waiting_requests_max, settings.waiting_bytes_max
+        self._open: dict[tuple[Kind, str], Segment] = {}
+        """What took the last request of a lane; it may be closed by now."""
         self._lanes: dict[tuple[Kind, str], Lane] = {}
         self._undelivered: list[Event] = []
 
@@ -78,43 +88,60 @@ class Entrance:
             RequestTooLarge: no batch file can hold the request.
             StoreFull: the store has no room for it.
         """
-        engine, now = self._engine, self._now()
+        engine = self._engine
         if key is not None:
-            claim, place = engine.claim(key, digest, now)
+            claim, place = engine.claim(key, digest, self._now())
             if claim is not Claim.NEW:
                 return self.join(claim, place, key, deadline)
         else:
-            if engine.has_abandoned:
-                claim, place = engine.adopt(digest, now, deadline, ladder)
+            if self._abandoned:
+                claim, place = engine.adopt(digest, self._now(), deadline, ladder)
                 if claim is not Claim.NEW:
                     return self.join(claim, place, None, deadline)
             key = engine.new_key(digest)
         line = self._line(key, payload)
-        if len(line) > self._line_bytes_max:
-            raise RequestTooLarge(
-                f"request {key!r} takes {len(line)} bytes, more than a batch file may hold; upload its media as files",
-                key=key,
-            )
-        if len(line) > self.room_bytes:
-            self._check_room(len(line), key)
-        self.room_bytes -= len(line)
+        size_bytes = len(line)
+        if size_bytes > self.room_bytes or size_bytes > self._line_bytes_max:
+            self._check_size(size_bytes, key)
+        segment = self._open.get((kind, model))
+        if segment is None or segment.fresh is None or deadline is not None:
+            segment = self._opened(kind, model)
+        place = engine.add(segment, key, digest, line, tokens, flags, deadline, ladder, limit)
+        self.room_bytes -= size_bytes
+        future = self._create_future()
+        column = self._columns.get(segment.no)
+        if column is None:
+            column = self._awaiters.open(place)
+        column.append(future)
+        if segment.size_bytes >= self._segment_bytes:  # long before its rows are too many, which take 20 bytes or more
+            engine.spill(segment, self._now())
+            self._spill()
+        book = engine.book
+        if book.waiting_requests >= self._requests_max or book.waiting_bytes >= self._bytes_max:
+            self._gate.serves = NOBODY  # until a turn ends and finds room
+        # reused, kept: keywords would cost on the hot path
+        return Asked(key, place, future, segment.accepted_at, False, False, flags != 0)  # noqa: FBT003
+
+    def _opened(self, kind: Kind, model: str) -> Segment:
+        """Return the segment that takes requests of a lane now, and let the loop know that it has something to do."""
         lane = self._lanes.get((kind, model))
         if lane is None:
             lane = self._lanes[kind, model] = Lane(kind, model.removeprefix("models/"))
-        place = engine.admit(lane, key, digest, line, tokens, flags, deadline, now, ladder, limit)
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._awaiters.append(place, future)
-        if engine.spilled:
-            self._spill()
         self._wake()
-        return Asked(key, place, future, now, False, False, flags != 0)  # noqa: FBT003 - keywords cost on the hot path
+        segment = self._open[kind, model] = self._engine.open_for(lane, self._now())
+        return segment
 
     def grant(self, room_bytes: int) -> None:
         """Take in no more than the store has room for, as of its last commit."""
         self._came_bytes += self._granted_bytes - self.room_bytes
         self.room_bytes = self._granted_bytes = room_bytes - self._came_bytes - self._leaving_bytes
 
-    def _check_room(self, size_bytes: int, key: str) -> None:
+    def _check_size(self, size_bytes: int, key: str) -> None:
+        if size_bytes > self._line_bytes_max:
+            raise RequestTooLarge(
+                f"request {key!r} takes {size_bytes} bytes, more than a batch file may hold; upload its media as files",
+                key=key,
+            )
         self.grant(self._room())
         if size_bytes > self.room_bytes:
             raise StoreFull(
@@ -157,7 +184,7 @@ class Entrance:
                 "record, and another process can go on with it",
                 key=segment.keys[row],
             )
-        future: asyncio.Future[Answer] = self._loop.create_future()
+        future = self._create_future()
         deadlines = segment.deadlines  # of an open segment: shorter than that, if only earlier rows have one
         self._awaiters.attach(place, future, deadline, deadlines[row] if row < len(deadlines) else None)
         if deadline is not None:

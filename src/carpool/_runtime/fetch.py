@@ -47,7 +47,7 @@ class Handful(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """A block of output, sorted."""
+    """A block of a job's output, or what a live call brought, sorted."""
 
     event: RowsFetched | Answered
     handovers: list[Handful]

@@ -1,4 +1,4 @@
-"""Live calls: requests read back, sent once, and their answers sorted as those of a job are.
+"""Live calls: requests read back, sent once, and their answers sorted: straight to live awaiters, or to be stored.
 
 Owns the way of one live call. Whether it may go, and what its end means, is the engine's business.
 """
@@ -12,13 +12,12 @@ from carpool._core.book import spans_of
 from carpool._core.engine import Engine
 from carpool._core.messages import Answered, Call, Refused
 from carpool._core.meter import Charge, Meter
-from carpool._core.model import ROW_BITS, ROW_MASK, Fault, Place
+from carpool._core.model import DONE, EXPLICIT, ROW_BITS, ROW_MASK, Fault, Place
 from carpool._ports import Answers, Provider, ProviderError, Store
-from carpool._runtime.awaiters import Awaiters
-from carpool._runtime.calls import facts_of
-from carpool._runtime.fetch import Parting, Sorted
+from carpool._runtime.awaiters import Awaiters, Waiter
+from carpool._runtime.fetch import Handful, Sorted
 from carpool._runtime.watch import log_bug
-from carpool.types import ServerError
+from carpool.types import Facts, ServerError
 
 NEVER: Final = float("inf")
 
@@ -52,8 +51,8 @@ class LiveCalls:
         self._heard = heard
         self._now = now
 
-    async def make(self, call: Call) -> tuple[Answered | Refused, Sorted | None]:
-        """Make a call; return what to tell the engine, and what goes to awaiters once it has heard that.
+    async def make(self, call: Call) -> Sorted | Refused:
+        """Make a call; return what it brought: its event is for the engine, and then its answers are for awaiters.
 
         Raises:
             StoreError: the requests cannot be read.
@@ -68,11 +67,11 @@ class LiveCalls:
             told = self._sorted(call, answers)
         except ProviderError as error:
             self._heard(error.fault)
-            return Refused(call.op, error.fault), None
+            return Refused(call.op, error.fault)
         except Exception as error:  # noqa: BLE001 - whatever it is, the call's requests are told of it
             log_bug(f"a bug of carpool in a live call of {call.lane.model}", error)
             fault = Fault(kind="unknown", error=ServerError(message=f"a bug of carpool: {type(error).__name__}"))
-            return Refused(call.op, fault, broken=True), None
+            return Refused(call.op, fault, broken=True)
         self._heard(None)
         return told
 
@@ -80,26 +79,34 @@ class LiveCalls:
         no, row = place >> ROW_BITS, place & ROW_MASK
         return b"".join([part async for part in self._store.read([(no, row, row + 1)])])
 
-    def _sorted(self, call: Call, answers: Answers) -> tuple[Answered, Sorted]:
-        """Sort answers: straight to live awaiters, or to be stored first. What was answered elsewhere is only paid."""
-        book = self._engine.book
-        now, text_only = self._now(), book.is_text_only(call.lane, spans_of(call.places))
-        facts = facts_of(book, call.lane, "", now, call.route, text_only=text_only)
-        meter = book.ledger.meter(call.route, call.lane, now, text_only=text_only)
-        flight = book.live.flights[call.op]
-        charge = _charge(meter, answers)  # first: a bug in it is to leave no answer without its awaiter
-        # Also of those that have left this call meanwhile: the first answer is its answer.
-        answered = [
-            (trip.place, body)
-            for trip, body in zip(flight.trips, answers.bodies, strict=True)
-            if book.is_open(trip.place)
-        ]
-        keys = {place: book.key_at(place) for place, _ in answered}
-        parting = Parting(book.segments, self._awaiters.columns)
-        for place, body in answered:
-            parting.take(place >> ROW_BITS, place & ROW_MASK, body)
-        event = Answered(call.op, parting.delivered, parting.kept, [], charge)
-        return event, Sorted(event, parting.handovers, facts, keys)
+    def _sorted(self, call: Call, answers: Answers) -> Sorted:
+        """Sort answers as those of a job are. What was answered elsewhere meanwhile is only paid."""
+        book, lane, now = self._engine.book, call.lane, self._now()
+        text_only = book.is_text_only(lane, spans_of(call.places)) if lane.kind == "embed" else False
+        meter = book.ledger.meter(call.route, lane, now, text_only=text_only)
+        facts = Facts(route=call.route, job="", kind=lane.kind, model=lane.model, answered_at=now, cost=meter.cost)
+        charge = _charge(meter, answers)
+        trips = book.live.flights[call.op].trips
+        pairs = list(zip(trips, answers.bodies, strict=True))
+        # From here on nothing raises: an answer that has left its awaiter behind would reach nobody.
+        waiters: list[Waiter] = []
+        bodies: list[bytes] = []
+        keys: dict[Place, str] = {}
+        kept: list[tuple[Place, bytes]] = []
+        for trip, body in pairs:
+            place = trip.place
+            segment, row = book.at(place)
+            if segment is None or segment.states[row] == DONE:
+                continue  # one that has left this call is not: the first answer is its answer
+            waiter = None if segment.flags[row] & EXPLICIT else self._awaiters.take_only(place)
+            if waiter is None:
+                kept.append((place, body))
+            else:
+                waiters.append(waiter)
+                bodies.append(body)
+                keys[place] = segment.keys[row]
+        places = list(keys)
+        return Sorted(Answered(call.op, places, kept, [], charge), [Handful(waiters, places, bodies)], facts, keys)
 
 
 def _charge(meter: Meter, answers: Answers) -> Charge:

@@ -19,7 +19,7 @@ import msgspec
 
 from carpool._core.alarms import standing
 from carpool._core.engine import Engine
-from carpool._core.messages import Action, Closing, Event, Flushed, Woken, Write
+from carpool._core.messages import Action, Closing, Event, Flushed
 from carpool._core.model import Place
 from carpool._ports import Provider, Store
 from carpool._runtime.awaiters import Awaiters
@@ -29,7 +29,7 @@ from carpool._runtime.deeds import Deeds, guarded
 from carpool._runtime.entrance import Entrance, Line
 from carpool._runtime.errand import Errand
 from carpool._runtime.fetch import Sorted
-from carpool._runtime.gate import Gate
+from carpool._runtime.gate import NOBODY, Gate
 from carpool._runtime.handover import Handover
 from carpool._runtime.kept import KeptReads
 from carpool._runtime.livecalls import LiveCalls
@@ -56,7 +56,7 @@ class Runtime:
         self._store = store
         self._line = line
         self._awaiters = Awaiters()
-        self._gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
+        self.gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
         self._inbox: list[Event] = []
         self._watch = Watch(on_alarm, settings.store_bytes_max)
         self.raise_alarm = self._watch.raise_alarm
@@ -120,6 +120,7 @@ class Runtime:
             wake=self._wake,
             spill=self._spill,
             room=lambda: self._commits.room_bytes,
+            gate=self.gate,
         )
         self._handover = Handover(self.engine, self.entrance, self._awaiters, self.now)
         self._calls = Calls(
@@ -170,6 +171,7 @@ class Runtime:
                 return  # and the store has noticed
             raise ConfigurationError("this client was opened on another event loop; leave it there")
         self._closing = True
+        self.gate.serves = NOBODY
         try:
             if self._failed is None:
                 with anyio.CancelScope(shield=not clean):  # what is left behind is put on record even so
@@ -181,7 +183,7 @@ class Runtime:
             self._closed = True
             self._stopping = True
             self._wake()
-            self._gate.shut_down()
+            self.gate.shut_down()
             with anyio.CancelScope(shield=True):  # which would cancel at each await: nothing would be let go
                 try:
                     await asyncio.wait((self._runner,))
@@ -207,8 +209,9 @@ class Runtime:
     async def _settle_down(self, on_close: str, *, clean: bool) -> None:
         if on_close == "drain" and clean:
             await self.drain()
+            await self._reach(lambda: not self.engine.book.disposal.goes_on)
             return
-        self._gate.shut_down()
+        self.gate.shut_down()
         self._inbox.append(Closing(send=clean and on_close == "keep"))
         await self.turn()
         if on_close == "cancel":
@@ -249,12 +252,22 @@ class Runtime:
     def crowded(self) -> bool:
         """Whether a caller must wait its turn before encoding."""
         book = self.engine.book
-        return self._gate.is_shut(book.waiting_requests, book.waiting_bytes)
+        return self.gate.is_shut(book.waiting_requests, book.waiting_bytes)
+
+    async def come_in(self) -> None:
+        """Wait until a call may be encoded and taken in: first come, first served.
+
+        Raises:
+            ConfigurationError, ClientClosed, CarpoolError: as ``check``.
+        """
+        self.check()
+        if self.crowded:
+            await self.wait_turn()
 
     async def wait_turn(self) -> None:
         """Wait until there is room: first come, first served."""
         try:
-            await self._gate.wait()
+            await self.gate.wait()
         finally:
             self._wake()
         self._check_running()  # between the word and its hearing, the client may have come to its end
@@ -283,7 +296,7 @@ class Runtime:
         """Send everything, and wait until nothing is under way."""
         self._drains += 1
         try:
-            await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.expects)
+            await self._reach(lambda: self.engine.idle and not self._inbox and not self.gate.expects)
         finally:
             self._drains -= 1
 
@@ -303,7 +316,7 @@ class Runtime:
 
     def stats(self) -> Stats:
         """Return a snapshot."""
-        return msgspec.structs.replace(self.engine.stats(), queued_callers=self._gate.queued)
+        return msgspec.structs.replace(self.engine.stats(), queued_callers=self.gate.queued)
 
     def health(self) -> Health:
         """Return whether the client works, and what is wrong with it."""
@@ -359,7 +372,7 @@ class Runtime:
         finally:
             self._stopping = True
             if not self._loop.is_closed():
-                self._gate.shut_down()
+                self.gate.shut_down()
                 self._dismiss()
                 if not self._closing:  # then nobody else does it, and a successor would find the store taken
                     await self._release()
@@ -378,7 +391,7 @@ class Runtime:
             return
         self._failed = error
         self._stopping = True
-        self._gate.shut_down()
+        self.gate.shut_down()
         self._dismiss()
         self._wake()
         self.raise_alarm(Alarm("stopped", detail=str(error)))
@@ -414,7 +427,7 @@ class Runtime:
             self._handover.expire(action)
 
     async def _turn(self) -> None:
-        """Take everything that came since the last turn: one step an event, one commit, then the actions."""
+        """Take everything that came since the last turn: one step, one commit, then the actions."""
         self._wake_event.clear()
         events, self._inbox = self._inbox, []
         events += self.entrance.begin_turn()
@@ -422,16 +435,13 @@ class Runtime:
             events.append(Flushed())  # after the events: what they queue again is not to linger
         after = self._milestones.begin_turn()
         now = self.now()
-        writes: list[Write] = []
-        actions, self._undone = self._undone, []
+        undone, self._undone = self._undone, []
         try:
-            for event in (*events, Woken()):
-                step = self.engine.step(event, now)
-                writes += step.writes
-                actions += step.actions
+            step = self.engine.turn(events, now)
+            actions = undone + step.actions
             self._handover.booked()
             lines = await self._calls.lines_of_failed(actions)
-            await self._commits.commit(writes)
+            await self._commits.commit(step.writes)
             self.entrance.end_turn(room_bytes := self._commits.room_bytes)
             self._watch.saw_room(room_bytes)
             for action in actions:
@@ -446,7 +456,9 @@ class Runtime:
             self.start(self._kept.serve)
         self._milestones.end_turn(after)
         book = self.engine.book
-        self._gate.release(book.waiting_requests, book.waiting_bytes)
+        self.gate.release(book.waiting_requests, book.waiting_bytes)
+        if not (self._closing or self._stopping or self.crowded):
+            self.gate.serves = self._loop
         self._milestones.look()
 
     def _start_vital(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:

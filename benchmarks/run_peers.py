@@ -1,0 +1,223 @@
+"""Compare carpool with what users would pick instead: runs of both in turn, each in a fresh process, same machine.
+
+    python benchmarks/run_peers.py [--calls 10000] [--pairs 3] [--only autobatcher] [--json FILE]
+    python benchmarks/run_peers.py --smoke
+
+run.py calls `run_peers`; alone, this measures carpool as the Python that runs it has it.
+
+Both sides of a pair do the same work: N calls with the same prompts, carried by one job that ends at once, and text
+and usage of each answer read. Carpool does it durably, with its defaults for all that is not the size of the job. Some
+peers speak another wire than Gemini's: they have a stub of their own, with answers that say as much. What is measured
+is what run.py measures, and CPU time is the figure to compare, since peers wait between their polls.
+
+Environments are made on the first run (minutes, about 1 GB) and kept; `--environments DIR` says where. A peer whose
+environment cannot be made is in the table with the reason. A smoke run makes none: it runs the peers that this very
+Python happens to have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from peers import environments
+from peers.catalogue import ENVIRONMENTS, PEERS, Peer
+
+HERE = Path(__file__).parent
+METRICS = ("cpu_us_per_call", "net_us_per_call", "memory_mb")
+SMOKE_CALLS = 200
+RUN_TIMEOUT_S = 1_800
+
+Run = dict[str, Any]
+
+
+class RunFailedError(Exception):
+    """A measured program failed, or did other work than it should."""
+
+
+@contextlib.contextmanager
+def serving(python: str, module: str) -> Iterator[str]:
+    """Run a stub in a process of its own and yield its base URL."""
+    command = [python, "-m", module]
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line.startswith("listening on "):
+                raise SystemExit(f"{module} did not start: {line!r}")
+            yield line.removeprefix("listening on ").strip()
+        finally:
+            process.terminate()
+
+
+def run_once(command: Sequence[str], environ: dict[str, str], jobs: int) -> Run:
+    """Run a measured program to its end and return the line it printed."""
+    done = subprocess.run(
+        command, cwd=HERE, env=environ, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+    )
+    if done.returncode:
+        raise RunFailedError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4_000:]}")
+    run: Run = json.loads(done.stdout.splitlines()[-1])  # inspect_ai says more before
+    if run["jobs"] != jobs:
+        raise RunFailedError(f"{' '.join(command)} used {run['jobs']} jobs, not {jobs}: these do not compare")
+    return run
+
+
+def commands_of(
+    peer: Peer, n: int, pythons: dict[str, str], urls: dict[str, str], arguments: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return what either side is started with."""
+    carpool = [pythons["carpool"], str(HERE / "carpool_client.py"), str(n), "--read", "typed"]
+    module, *own = peer.program
+    program = [pythons["peer"], "-m", f"peers.{module}", str(n), *own]
+    return {
+        "carpool": [*carpool, "--base-url", urls["gemini"], *arguments],
+        "peer": [*program, "--base-url", urls["gemini" if peer.gemini else "others"], *arguments],
+    }
+
+
+def compare(peer: Peer, n: int, commands: dict[str, list[str]], pairs: int) -> list[dict[str, Run]]:
+    """Make the pairs of runs, in turn, the other side first each time."""
+    # Carpool's own path is of no use in a peer's environment, and might hold other versions of what is there.
+    without_path = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environs = {"carpool": dict(os.environ), "peer": without_path}
+    jobs = {"carpool": 1, "peer": peer.jobs}
+    made = []
+    for number in range(1, pairs + 1):
+        order = ("carpool", "peer") if number % 2 else ("peer", "carpool")
+        pair = {side: run_once(commands[side], environs[side], jobs[side]) for side in order}
+        made.append(pair)
+        cpu = " / ".join(f"{pair[side]['cpu_us_per_call']:.1f}" for side in ("carpool", "peer"))
+        print(f"{peer.name}, {n:,} calls, pair {number} of {pairs}: CPU us a call {cpu}", file=sys.stderr, flush=True)
+    return made
+
+
+def summarise(pairs: Sequence[dict[str, Run]]) -> dict[str, dict[str, float]]:
+    """Return, for each metric, the medians of both sides and the median and extremes of carpool's share."""
+    summary = {}
+    for metric in METRICS:
+        carpool, peer = ([pair[side][metric] for pair in pairs] for side in ("carpool", "peer"))
+        ratios = [a / b for a, b in zip(carpool, peer, strict=True)]
+        summary[metric] = {
+            "carpool": statistics.median(carpool),
+            "peer": statistics.median(peer),
+            "ratio": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+        }
+    return summary
+
+
+def run_peers(
+    *,
+    python: str = sys.executable,
+    calls: int | None = None,
+    pairs: int = 3,
+    only: str = "",
+    folder: Path | None = None,
+    arguments: Sequence[str] = (),
+    smoke: bool = False,
+) -> list[dict[str, Any]]:
+    """Compare carpool, as `python` has it, with each peer, and return a report a peer.
+
+    `calls` caps what the catalogue says of each peer, `only` is a part of the names of those wanted, `arguments` go to
+    both sides. A report says `peer`, `n`, `pins`, what the peer does less or more (`word`) and how it was reached
+    (`shim`); with it come `pairs`, each of two lines as the programs print them, and their `summary`, or in place of
+    both the reason why not, as `missing` (not installed) or `failed`.
+    """
+    reports = []
+    with serving(python, "stub_server") as gemini, serving(python, "peers.stub_other_wires") as others:
+        for peer in PEERS:
+            if only not in peer.name:
+                continue
+            pins = ENVIRONMENTS[peer.environment]
+            n = min(peer.calls, calls or peer.calls, SMOKE_CALLS if smoke else peer.calls)
+            report = {"peer": peer.name, "n": n, "pins": pins, "word": peer.word, "shim": peer.shim}
+            try:
+                if smoke:
+                    own = environments.here(pins)
+                else:
+                    own = environments.make(peer.environment, pins, folder or environments.default_folder())
+                pythons, urls = {"carpool": python, "peer": str(own)}, {"gemini": gemini, "others": others}
+                made = compare(peer, n, commands_of(peer, n, pythons, urls, arguments), pairs)
+                report |= {"pairs": made, "summary": summarise(made)}
+            except environments.NotInstalledError as reason:
+                report["missing"] = str(reason)
+            except (RunFailedError, subprocess.TimeoutExpired) as reason:
+                report["failed"] = str(reason)
+            reports.append(report)
+    return reports
+
+
+def table(reports: list[dict[str, Any]]) -> str:
+    """Return the reports as text: figures first, then a word on each."""
+    rows = [("", "calls", "CPU us: carpool", "peer", "ratio", "spread", "net ratio", "MB: carpool", "peer")]
+    words = []
+    for report in reports:
+        name = report["peer"]
+        words.append(f"{name} ({', '.join(report['pins'])}): {report['word']}.")
+        if report["shim"]:
+            words.append(f"    Reached by a shim: {report['shim']}.")
+        if "summary" not in report:
+            why = "not installed" if "missing" in report else "FAILED"
+            words.append(f"    {why}: {report.get('missing') or report['failed']}")
+            rows.append((name, why, *[""] * 7))
+            continue
+        cpu, net, memory = (report["summary"][metric] for metric in METRICS)
+        rows.append(
+            (
+                name,
+                f"{report['n']:,}",
+                f"{cpu['carpool']:.1f}",
+                f"{cpu['peer']:.1f}",
+                f"{cpu['ratio']:.3f}",
+                f"{cpu['ratio_min']:.3f} to {cpu['ratio_max']:.3f}",
+                f"{net['ratio']:.3f}",
+                f"{memory['carpool']:.0f}",
+                f"{memory['peer']:.0f}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
+        for first, *cells in rows
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), "", *words])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare carpool with what users would pick instead.")
+    parser.add_argument("--calls", type=int, help="at most so many in a run; default: what the catalogue says of each")
+    parser.add_argument("--pairs", type=int, default=3, help="pairs of runs; 3 or more for a figure worth telling")
+    parser.add_argument("--only", default="", help="a part of the names of the peers wanted")
+    parser.add_argument("--size", type=int, default=300, help="bytes of a prompt")
+    parser.add_argument("--gc", choices=["on", "freeze"], default="on")
+    parser.add_argument("--environments", type=Path, help="where they are kept; default: in the user's cache folder")
+    parser.add_argument("--json", type=Path, help="write everything there too")
+    parser.add_argument("--smoke", action="store_true", help=f"one pair of {SMOKE_CALLS} calls, nothing installed")
+    args = parser.parse_args()
+    reports = run_peers(
+        calls=args.calls,
+        pairs=1 if args.smoke else args.pairs,
+        only=args.only,
+        folder=args.environments,
+        arguments=["--size", str(args.size), "--gc", args.gc],
+        smoke=args.smoke,
+    )
+    print(table(reports))
+    if args.json is not None:
+        args.json.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+    if any("failed" in report for report in reports):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
