@@ -94,7 +94,8 @@ def task_of(handle: asyncio.Handle) -> asyncio.Task[Any] | None:
 def name_of(handle: asyncio.Handle) -> str:
     """Return whose turn a callback is."""
     if (task := task_of(handle)) is not None:
-        return f"{task.get_name()}: {getattr(task.get_coro(), '__qualname__', '')}"
+        name = task.get_name()
+        return str(getattr(task.get_coro(), "__qualname__", name)) if name.startswith("Task-") else name
     callback = handle._callback  # noqa: SLF001 - as above
     callback = getattr(callback, "func", callback)
     return str(getattr(callback, "__qualname__", type(callback).__name__))

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import goals
 
 WIDTH, HEIGHT = 880, 380
-LEFT, RIGHT, TOP, BOTTOM = 64, 700, 74, 320
+LEFT, RIGHT, TOP, BOTTOM = 64, 790, 84, 320
 BAR_HEIGHT, BAR_STEP, BARS_LEFT, BARS_RIGHT = 18, 30, 290, 760
 STYLE = """
     .card { fill: #ffffff; stroke: #d5dae1 } .ink { fill: #1d2430 } .soft { fill: #5a6472 } .s { font-size: 12.5px }
@@ -115,8 +115,9 @@ def _chart(lines: Sequence[Curve]) -> list[str]:
         parts += [
             f'  <circle class="dot {curve.role}" cx="{x(n):.1f}" cy="{y(us):.1f}" r="4"/>' for n, us in curve.points
         ]
+        parts.append(_text(RIGHT + 12, y(curve.points[-1][1]) + 4, f"{curve.points[-1][1]:.1f} us", "ink s"))
     for at, curve in enumerate(sorted(lines, key=lambda one: -one.points[-1][1])):
-        spot = 200 + 230 * at
+        spot = LEFT + 34 + 250 * at
         parts.append(f'  <path class="line {curve.role}" d="M{spot - 34} 356H{spot - 10}"/>')
         parts.append(_text(spot, 360, NAMES[curve.role], "ink s"))
     return parts

@@ -5,10 +5,10 @@
 
 run.py calls `run_peers`; alone, this measures carpool as the Python that runs it has it.
 
-Both sides of a pair do the same work: N calls with the same prompts, carried by one job that ends at once, and the
-text of each answer read. Carpool does it durably, with its default settings for all that is not the size of the job.
-Some peers speak another wire than Gemini's: they have a stub of their own, with answers that say as much. What is
-measured is what run.py measures, and CPU time is the figure to compare, since peers wait between their polls.
+Both sides of a pair do the same work: N calls with the same prompts, carried by one job that ends at once, and text
+and usage of each answer read. Carpool does it durably, with its defaults for all that is not the size of the job. Some
+peers speak another wire than Gemini's: they have a stub of their own, with answers that say as much. What is measured
+is what run.py measures, and CPU time is the figure to compare, since peers wait between their polls.
 
 Environments are made on the first run (minutes, about 1 GB) and kept; `--environments DIR` says where. A peer whose
 environment cannot be made is in the table with the reason. A smoke run makes none: it runs the peers that this very

@@ -56,6 +56,13 @@ PEERS = (
         word=f"a script: {BY_HAND}",
     ),
     Peer(
+        name="google-genai, file of dicts, answers not kept",
+        environment="google-genai",
+        program=("with_google_genai", "--form", "sizes"),
+        calls=FILE_CALLS,
+        word=f"a script: {BY_HAND}; of each answer it keeps a number",
+    ),
+    Peer(
         name="google-genai, file of its types",
         environment="google-genai",
         program=("with_google_genai", "--form", "types"),

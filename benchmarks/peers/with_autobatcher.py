@@ -16,7 +16,7 @@ MODEL = "gpt-4o-mini"
 
 
 def read(answer: ChatCompletion) -> int:
-    return len(answer.choices[0].message.content or "")
+    return len(answer.choices[0].message.content or "") + (answer.usage.total_tokens if answer.usage else 0)
 
 
 async def run(options: harness.Options) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def mend_states() -> None:
 
 
 def read(answer: httpx.Response) -> int:
-    return len(answer.json()["candidates"][0]["content"]["parts"][0]["text"])
+    response = answer.json()
+    text = response["candidates"][0]["content"]["parts"][0]["text"]
+    return len(text) + response["usageMetadata"]["totalTokenCount"]
 
 
 async def run(options: harness.Options) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Google's own library, by hand: N requests as a file batch (dicts or its types), as an inline batch, or as live calls.
 
 What a careful script does: requests are written to a file as they come, the file is uploaded, one job is created and
-polled, the results are downloaded and matched by key, and the text of each answer is read. The three batches have no
-callers: nothing is awaited but the job, one list of requests becomes one list of answers.
+polled, the results are downloaded and matched by key, and text and usage of each answer are read. The batches have no
+callers: nothing is awaited but the job, one list of requests becomes one list of answers. `sizes` is `dicts` without
+keeping the answers: they are read while they are decoded, and a number is left of each.
 """
 
 from __future__ import annotations
@@ -41,11 +42,6 @@ def dict_line(key: str, prompt: str) -> str:
     return json.dumps({"key": key, "request": {"contents": [content], "generationConfig": GENERATION}})
 
 
-def dict_text(line: str) -> tuple[str, str]:
-    row = json.loads(line)
-    return row["key"], row["response"]["candidates"][0]["content"]["parts"][0]["text"]
-
-
 def typed_line(key: str, prompt: str) -> str:
     content = types.Content(role="user", parts=[types.Part(text=prompt)])
     config = types.GenerationConfig(temperature=0.2, max_output_tokens=256)
@@ -56,14 +52,23 @@ def typed_line(key: str, prompt: str) -> str:
     return json.dumps({"key": key, "request": request})
 
 
-def typed_text(line: str) -> tuple[str, str]:
-    row = json.loads(line)
-    return row["key"], types.GenerateContentResponse.model_validate(row["response"]).text or ""
+def read_dict(response: dict[str, Any]) -> int:
+    text = response["candidates"][0]["content"]["parts"][0]["text"]
+    return len(text) + response["usageMetadata"]["totalTokenCount"]
+
+
+def read_typed(response: types.GenerateContentResponse) -> int:
+    usage = response.usage_metadata
+    return len(response.text or "") + (usage.total_token_count or 0 if usage else 0)
 
 
 async def by_file(
-    options: harness.Options, write: Callable[[str, str], str], read: Callable[[str], tuple[str, str]]
+    options: harness.Options,
+    write: Callable[[str, str], str],
+    decode: Callable[[dict[str, Any]], Any],
+    read: Callable[[Any], int],
 ) -> dict[str, Any]:
+    """Make a file, run its job, `decode` every row into a dict by key, and `read` them in the order of the requests."""
     prompts = harness.make_prompts(options.size)
     client = make_client(options)
     with tempfile.TemporaryDirectory(prefix="carpool-bench-") as folder:
@@ -79,18 +84,25 @@ async def by_file(
         job = await wait_for(client, await client.aio.batches.create(model=MODEL, src=upload.name or ""))
         clock.lap("job")
         content: bytes = await client.aio.files.download(file=job.dest.file_name)
-        texts = dict(read(line) for line in content.decode().split("\n") if line)
-        received = sum(len(texts[f"k{i}"]) for i in range(options.n))
+        answers = {}
+        for line in content.splitlines():
+            row = json.loads(line)
+            answers[row["key"]] = decode(row["response"])
+        received = sum(read(answers[f"k{i}"]) for i in range(options.n))
         clock.lap("results")
     return clock.read() | {"received_mb": received / 1e6}
 
 
 async def dicts(options: harness.Options) -> dict[str, Any]:
-    return await by_file(options, dict_line, dict_text)
+    return await by_file(options, dict_line, lambda response: response, read_dict)
+
+
+async def sizes(options: harness.Options) -> dict[str, Any]:
+    return await by_file(options, dict_line, read_dict, lambda size: size)
 
 
 async def typed(options: harness.Options) -> dict[str, Any]:
-    return await by_file(options, typed_line, typed_text)
+    return await by_file(options, typed_line, types.GenerateContentResponse.model_validate, read_typed)
 
 
 async def inline(options: harness.Options) -> dict[str, Any]:
@@ -107,7 +119,7 @@ async def inline(options: harness.Options) -> dict[str, Any]:
     job = await wait_for(client, await client.aio.batches.create(model=MODEL, src=requests))
     clock.lap("job")
     answers = job.dest.inlined_responses if job.dest else None
-    received = sum(len(answer.response.text or "") for answer in answers or () if answer.response)
+    received = sum(read_typed(answer.response) for answer in answers or () if answer.response)
     clock.lap("results")
     return clock.read() | {"received_mb": received / 1e6}
 
@@ -123,15 +135,12 @@ async def live(options: harness.Options) -> dict[str, Any]:
             config=types.GenerateContentConfig(temperature=0.2, max_output_tokens=256),
         )
 
-    def read(answer: types.GenerateContentResponse) -> int:
-        return len(answer.text or "")
-
     clock = harness.Stopwatch()
-    received = await harness.await_all(options.n, call, read, clock, lambda: clock.lap("called"))
+    received = await harness.await_all(options.n, call, read_typed, clock, lambda: clock.lap("called"))
     return clock.read() | {"received_mb": received / 1e6}
 
 
-FORMS = {"dicts": dicts, "types": typed, "inline": inline, "live": live}
+FORMS = {"dicts": dicts, "sizes": sizes, "types": typed, "inline": inline, "live": live}
 
 
 def main() -> None:

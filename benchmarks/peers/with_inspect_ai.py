@@ -41,7 +41,7 @@ async def through_model(options: harness.Options) -> dict[str, Any]:
         return model.generate(prompts[i % harness.PROMPTS])
 
     def read(answer: ModelOutput) -> int:
-        return len(answer.completion)
+        return len(answer.completion) + (answer.usage.total_tokens if answer.usage else 0)
 
     clock = harness.Stopwatch()
     received = await harness.await_all(options.n, call, read, clock, lambda: clock.lap("called"))
@@ -59,7 +59,8 @@ async def through_batcher(options: harness.Options) -> dict[str, Any]:
         return batcher.generate_for_request({"contents": [content], "generation_config": GENERATION})
 
     def read(answer: GenerateContentResponse) -> int:
-        return len(answer.text or "")
+        usage = answer.usage_metadata
+        return len(answer.text or "") + (usage.total_token_count or 0 if usage else 0)
 
     clock = harness.Stopwatch()
     received = await harness.await_all(options.n, call, read, clock, lambda: clock.lap("called"))

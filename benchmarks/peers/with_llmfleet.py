@@ -20,7 +20,7 @@ MODEL = "claude-haiku-4-5"
 
 
 def read(answer: MessageBatchSucceededResult) -> int:
-    return len(answer.message.content[0].text)
+    return len(answer.message.content[0].text) + answer.message.usage.output_tokens
 
 
 async def run(options: harness.Options) -> dict[str, Any]:

@@ -18,7 +18,7 @@ MODEL = "gemini-2.5-flash"
 
 
 def read(answer: AgentRunResult[str]) -> int:
-    return len(answer.output)
+    return len(answer.output) + answer.usage.total_tokens
 
 
 async def run(options: harness.Options) -> dict[str, Any]:
