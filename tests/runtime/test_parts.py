@@ -21,6 +21,8 @@ from carpool._runtime.opening import recover
 from carpool.errors import ClientClosed, DeadlineExceeded
 from carpool.settings import Settings
 
+from .virtual import turns
+
 pytestmark = pytest.mark.anyio
 
 
@@ -196,11 +198,6 @@ async def test_all_that_are_left_are_returned_once() -> None:
 
 
 # -- who does what
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_a_crew_has_as_many_tasks_as_are_busy_at_once() -> None:
