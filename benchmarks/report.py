@@ -115,7 +115,11 @@ COMBINATIONS = (
 def failures(report: Report) -> list[str]:
     """Return what could not be measured, and why, a line each."""
     failed = [record for record in report["runs"] if "failed" in record]
-    return [f"{record['suite']}, {record['role']}: {record['failed']}" for record in failed] + report["left_out"]
+    lines = [f"{record['suite']}, {record['role']}: {record['failed']}" for record in failed] + report["left_out"]
+    for one in report.get("peers", []):
+        if reason := one.get("missing") or one.get("failed"):
+            lines.append(f"{one['peer']} ({', '.join(one['pins'])}): {reason}")
+    return lines
 
 
 def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -142,6 +146,8 @@ def text(report: Report) -> str:
     parts = ["\n".join(circumstances(report)), in_columns(rows), tally(found)]
     if table := combinations(report):
         parts.append(in_columns([COMBINATIONS, *table], left=0))
+    if rows := peers(report):
+        parts.append(in_columns([PEERS[:-1], *(cells[:-1] for cells in rows)]))
     parts += [f"not measured: {line}" for line in failures(report)]
     return "\n\n".join(parts)
 
@@ -151,6 +157,25 @@ def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
     lines.insert(1, "|" + "---|" * (lines[0].count("|") - 1))
     return lines
+
+
+PEERS = ("", "calls", "CPU us a call", "carpool's CPU time to it", "net time", "memory", "what it does less or more")
+
+
+def peers(report: Report) -> list[tuple[str, ...]]:
+    """Return a row for every other way, and carpool's share of what it takes."""
+    rows = []
+    for one in report.get("peers", []):
+        shim = f" (reached by a shim: {one['shim']})" if one["shim"] else ""
+        word = one["word"] + shim
+        if "summary" not in one:
+            rows.append((one["peer"], f"{one['n']:,}", "not measured", "", "", "", word))
+            continue
+        cpu, net, memory = (one["summary"][name] for name in ("cpu_us_per_call", "net_us_per_call", "memory_mb"))
+        shares = (f"{cpu['ratio']:.3f}x ({cpu['ratio_min']:.3f} to {cpu['ratio_max']:.3f})",)
+        shares += tuple(f"{metric['ratio']:.3f}x" for metric in (net, memory))
+        rows.append((one["peer"], f"{one['n']:,}", f"{cpu['peer']:.1f}", *shares, word))
+    return rows
 
 
 def laps(report: Report) -> list[tuple[str, ...]]:
@@ -193,6 +218,9 @@ def page(report: Report) -> str:
     if table := combinations(report):
         lines += ["", "Every combination that was measured, net time in microseconds a call:", ""]
         lines += markdown([COMBINATIONS, *table])
+    if rows := peers(report):
+        lines += ["", "What carpool takes of what others take, its callers reading text and usage as theirs do:", ""]
+        lines += markdown([PEERS, *rows])
     n = report["sizes"]
     if rows := laps(report):
         lines += ["", f"Microseconds a call at {n['middle']:,} calls, by phase:", ""]
