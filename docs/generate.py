@@ -323,13 +323,6 @@ def _described(value: Any) -> Iterator[str]:
         yield from (markdown(value.__init__), "")
     if issubclass(value, msgspec.Struct):
         yield from _fields(value)
-    if "raw" in getattr(value.__mro__[1], "__slots__", ()):
-        yield from (
-            "**`.key`** : Identity of the request.",
-            "",
-            "**`.raw`** : The server's JSON, as bytes, untouched.",
-            "",
-        )
     if value.__name__ in _WITHOUT_MEMBERS:
         return
     for name, member in _members(value):
@@ -349,6 +342,8 @@ def _fields(kind: type[msgspec.Struct]) -> Iterator[str]:
     if "Args:" in explained or "Attributes:" in explained:
         return
     for name in kind.__struct_fields__:
+        if name.startswith("_"):
+            continue
         words = " ".join(prose(docs.get(name, "")).split())
         yield f"- `{name}: {annotations[name]}`" + (f" : {words}" if words else "")
     yield ""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import warnings
-from asyncio import _get_running_loop
+from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] - asyncio lists it for libraries
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -164,7 +164,7 @@ class Client:
             DeadlineExceeded, ClientClosed: no answer came in time, or the client was closed first.
         """
         runtime = self._runtime
-        if _get_running_loop() is not runtime.taking:
+        if _get_running_loop() is not runtime.gate.serves:
             await self._come_in()
         encoded = self._encoder.generate(model, contents, config)
         schema = encoded.schema
@@ -193,7 +193,7 @@ class Client:
     ) -> EmbedResponse:
         """Await the vector of one content; a list of several is refused. Arguments and errors as ``generate``."""
         runtime = self._runtime
-        if _get_running_loop() is not runtime.taking:
+        if _get_running_loop() is not runtime.gate.serves:
             await self._come_in()
         encoded = self._encoder.embed(model, content, config)
         if encoded.uses is None and (key is None or not self._siblings):

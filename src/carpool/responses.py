@@ -129,24 +129,16 @@ class _CallsView(msgspec.Struct, frozen=True, gc=False):
     candidates: list[_CallCandidate] | None = None
 
 
-class _Response:
+class _Response(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What both kinds of answers share: the server's bytes, untouched, and where they came from."""
 
-    __slots__ = ("_accepted_at", "_facts", "_reused", "key", "raw")
-
-    def __init__(
-        self,
-        key: str,
-        raw: bytes,
-        facts: Facts,
-        accepted_at: float,
-        reused: bool = False,  # noqa: FBT001, FBT002 - keywords would cost on the hot path
-    ) -> None:
-        self.key = key
-        self.raw = raw
-        self._facts = facts
-        self._accepted_at = accepted_at
-        self._reused = reused
+    key: str
+    """Identity of the request."""
+    raw: bytes
+    """The server's JSON, untouched."""
+    _facts: Facts
+    _accepted_at: float
+    _reused: bool = False
 
     def json(self) -> Any:
         """Decode the whole answer."""
@@ -176,22 +168,10 @@ class _Response:
         return f"{type(self).__name__}(key={self.key!r}, bytes={len(self.raw)}, route={self._facts.route!r})"
 
 
-class GenerateResponse(_Response):
+class GenerateResponse(_Response, frozen=True, eq=False, gc=False):
     """The answer to one ``generate``."""
 
-    __slots__ = ("_schema",)
-
-    def __init__(  # noqa: PLR0917 - keywords would cost on the hot path
-        self,
-        key: str,
-        raw: bytes,
-        facts: Facts,
-        accepted_at: float,
-        reused: bool = False,  # noqa: FBT001, FBT002
-        schema: Any = None,
-    ) -> None:
-        super().__init__(key, raw, facts, accepted_at, reused)
-        self._schema = schema
+    _schema: Any = None
 
     def _candidate(self) -> _Candidate:
         candidates = _view_answer(self.raw).candidates
@@ -249,10 +229,8 @@ class GenerateResponse(_Response):
         return cast("Any", types.GenerateContentResponse).model_validate(self.json())
 
 
-class EmbedResponse(_Response):
+class EmbedResponse(_Response, frozen=True, eq=False, gc=False):
     """The answer to one ``embed``."""
-
-    __slots__ = ()
 
     @property
     def values(self) -> list[float]:

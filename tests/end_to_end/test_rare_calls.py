@@ -40,7 +40,7 @@ async def test_an_answer_to_a_schema_of_plain_data_is_plain_data() -> None:
         assert response.parsed == json.loads(response.text)
         assert isinstance(response.parsed["n"], int)
         assert (await client.generate(MODEL, "how many?")).parsed is None
-        by_hand = GenerateResponse("k", response.raw, response._facts, 0.0, schema=schema)
+        by_hand = GenerateResponse("k", response.raw, response._facts, 0.0, False, schema)
         assert by_hand.parsed == response.parsed
 
 

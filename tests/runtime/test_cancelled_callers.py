@@ -109,7 +109,7 @@ def test_a_caller_is_cancelled_in_the_turn_in_which_it_is_let_in() -> None:
     async def main() -> None:
         service = Service()
         async with client_of(service, carpool.MemoryStore(), waiting_requests_max=1, linger_s=5) as client:
-            gate = client._runtime._gate
+            gate = client._runtime.gate
             whole = gate.release
             first = asyncio.create_task(client.generate(MODEL, "first"))
             await turns()

@@ -144,8 +144,7 @@ def futures(count: int) -> list[asyncio.Future[Any]]:
 async def test_an_awaiter_that_is_dropped_leaves_the_others_and_a_stranger_nothing() -> None:
     awaiters, place = Awaiters(), place_of(1, 0)
     first, second, stranger = futures(3)
-    awaiters.open(1)
-    awaiters.columns[1].append(first)
+    awaiters.open(place).append(first)
     assert awaiters.drop(place, stranger)  # another one awaits it
     awaiters.attach(place, second, None, None)
     assert awaiters.drop(place, first)
@@ -174,8 +173,9 @@ async def test_all_that_are_left_are_returned_once() -> None:
     one, two, done, gone = futures(4)
     awaiters.columns[1] = [one, done]
     awaiters.attach(place_of(2, 3), two, None, None)
-    awaiters.open(3)
-    awaiters.columns[3].append(gone)
+    awaiters.open(place_of(3, 2)).append(gone)
+    assert awaiters.take(place_of(3, 1)) == []
+    assert awaiters.has(place_of(3, 2))
     done.set_result(None)
     awaiters.forget([3, 4])
     assert awaiters.clear() == [one, two]

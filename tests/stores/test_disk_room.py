@@ -28,7 +28,7 @@ from .helpers import FILLED_CHUNKS, FILLED_RECORDS, blocked, everything, filled,
 async def test_on_a_full_disk_a_commit_fails_whole_and_the_next_one_works_when_there_is_room(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 400)
+    monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 1_638_400 // caches.PAGE_BYTES)
     store = await opened(home)
     await store.commit([put_segment(1, [b"x" * 1_000_000])])
     with pytest.raises(StoreFull, match=r"the disk is full: make room\. Nothing more is accepted"):
@@ -44,7 +44,7 @@ async def test_on_a_full_disk_a_commit_fails_whole_and_the_next_one_works_when_t
 async def test_a_commit_that_does_not_fit_does_not_fail_those_queued_with_it(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 200)
+    monkeypatch.setitem(caches.SETTINGS, "sqlite_max_page_count", 819_200 // caches.PAGE_BYTES)
     store = await opened(home)
     go_on = blocked(store)
     waiting = [

@@ -7,13 +7,15 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import diskcache
 import msgspec
 import pytest
 
-from carpool._core.messages import DropSegments, PutMeta
+from carpool._core.messages import DropJob, DropSegments, PutMeta
 from carpool._core.model import FORMAT
 from carpool._stores import cache as caches
 from carpool._stores.database import Database
@@ -21,10 +23,26 @@ from carpool._stores.disk import DiskStore
 from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreVersion
 from carpool.settings import Settings
 
-from ..contract.records import line, lines, put_marks, put_results, put_segment  # noqa: TID252 - no packages
+from ..contract.records import line, lines, put_job, put_marks, put_results, put_segment  # noqa: TID252 - no packages
 from .helpers import FILLED_CHUNKS, FILLED_RECORDS, everything, filled, modes, opened, refused, sql
 
 # -- how it is set up
+
+
+async def test_a_new_database_has_large_pages_and_an_older_one_keeps_its_own(store: DiskStore, home: Path) -> None:
+    def page_bytes(database: Database) -> int:
+        cache: Any = database._opened
+        return int(cache._sql("PRAGMA page_size").fetchone()[0])
+
+    assert await store._call(page_bytes) == caches.PAGE_BYTES > 4_096
+    older = home.parent / "older"
+    shutil.copytree(Path(__file__).parent / "golden" / "format-2" / "records", older)
+    for path in (older, older / "slot-0"):
+        path.chmod(0o700)
+    reopened = await opened(older)
+    await reopened.commit([put_segment(7)])
+    assert await reopened._call(page_bytes) == 4_096
+    await reopened.close()
 
 
 async def test_every_setting_is_what_it_was_asked_to_be(store: DiskStore) -> None:
@@ -194,15 +212,31 @@ async def test_what_is_planted_while_the_store_is_open_is_refused_too(
     assert victim.read_text() == "mine"
 
 
-async def test_a_row_that_names_a_file_cannot_be_replaced_nor_dropped(store: DiskStore, home: Path, slot: Path) -> None:
+async def test_of_a_row_that_names_a_file_only_the_row_is_replaced_or_dropped(
+    store: DiskStore, home: Path, slot: Path
+) -> None:
     victim = home.parent / "victim"
     victim.write_text("mine")
-    await store.commit([put_segment(1)])
-    sql(slot, "UPDATE Cache SET filename = '../../victim' WHERE key = 's1'")
-    with pytest.raises(StoreCorrupt, match="names a file"):
-        await store.commit([DropSegments([1])])
+    await store.commit([put_segment(1), put_segment(2)])
+    sql(slot, "UPDATE Cache SET filename = '../../victim', tag = 'planted', expire_time = 1 WHERE key IN ('s1', 's2')")
+    await store.commit([DropSegments([1]), put_segment(2)])
     assert victim.read_text() == "mine"
-    assert sql(slot, "SELECT count(*) FROM Cache WHERE key = 's1'") == [(1,)]
+    kept = sql(slot, "SELECT key, filename, tag, expire_time, mode, size FROM Cache WHERE key IN ('s1', 's2')")
+    assert kept == [("s2", None, None, None, caches.MODE_RAW, 0)]
+
+
+async def test_what_is_written_is_what_diskcache_would_have_written(store: DiskStore, slot: Path) -> None:
+    await store.commit([put_segment(1, [b"x" * 20_000_000]), put_job("a"), put_job("b")])
+    await store.commit([put_segment(1), put_job("a"), DropJob("b"), DropJob("c")])
+    await store.close()
+    value = sql(slot, "SELECT value FROM Cache WHERE key = 's1'")[0][0]
+    with closing(diskcache.Cache(str(slot), disk=caches.BytesDisk, eviction_policy="none")) as cache:
+        assert sorted(cache) == ["ja", "meta", "s1"]
+        assert (len(cache), cache.reset("size")) == (sql(slot, "SELECT count(*) FROM Cache")[0][0], 0)
+        assert cache["s1"] == value
+        assert cache.get("s1", expire_time=True, tag=True) == (value, None, None)
+    columns = "raw, expire_time, access_count, tag, size, mode, filename, store_time = access_time"
+    assert set(sql(slot, f"SELECT {columns} FROM Cache")) == {(1, None, 0, None, 0, caches.MODE_RAW, None, 1)}  # noqa: S608
 
 
 @pytest.mark.parametrize("setting", ["sqlite_writable_schema", "disk_evil", "anything", "_disk"])

@@ -265,7 +265,10 @@ class Accumulator:
         if high <= low:
             return
         segment.states[low:high] = bytes((SENT,)) * (high - low)
-        taken.append((segment.no, low, high))
+        if taken and taken[-1][0] == segment.no and taken[-1][2] == low:  # they were queued one by one
+            taken[-1] = (segment.no, taken[-1][1], high)
+        else:
+            taken.append((segment.no, low, high))
         batch.count += high - low
         batch.line_bytes += segment.bytes_of(low, high)
         batch.tokens += segment.tokens_of(low, high)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from carpool._core.accumulator import NEVER, Accumulator, Batch
 from carpool._core.budget import DayAccount
 from carpool._core.census import Census
 from carpool._core.estimate import Habit
+from carpool._core.holders import Holders, Touched
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ask, Ledger
 from carpool._core.live import Live
@@ -33,6 +35,7 @@ from carpool._core.messages import (
     PutMeta,
     PutSeen,
     PutSegment,
+    PutTaken,
     Report,
     Step,
     Write,
@@ -58,6 +61,7 @@ from carpool._core.model import (
     ResultsHead,
     Segment,
     Span,
+    Taken,
     base_url_of,
     caps_of,
     place_of,
@@ -86,6 +90,7 @@ class Book:
         self.segments: dict[int, Segment] = {}
         self.open: dict[Lane, Segment] = {}
         self.jobs: dict[str, Job] = {}
+        self._holders = Holders()
         self.retries: dict[str, dict[Place, ServerError]] = {}
         """Rows of a job being fetched that are to be sent again once it is closed, and why."""
         self.results: dict[int, ResultsHead] = {}
@@ -113,8 +118,7 @@ class Book:
         """By job: keys and places of its requests that a live call answered first. What the job says of them is paid
         for, and nobody waits for it."""
         self.deadlines: list[tuple[float, Place]] = []
-        self.next_segment = 1
-        self.next_results = 1
+        self.next_segment = self.next_results = 1
         self.next_key = 0
         self.reached = False
         """Whether the server has ever answered this client."""
@@ -127,14 +131,14 @@ class Book:
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
-        self._unswept: set[int] = set()
-        """Segments of which rows ended in this step."""
+        self._touched = Touched()
 
     # -- the step being answered
 
     def take_step(self, now: float) -> Step:
         """Return what has gathered since the last step was taken; the entrance may add to it between steps."""
         self._sweep()
+        self._tell_taken()
         self.step.writes += [PutDay(account=self._of_here(account)) for account in self.ledger.budget.changes()]
         if self.step.writes or self.closing:
             durations = self.durations.changes(now, at_once=self.closing)
@@ -289,15 +293,12 @@ class Book:
         self.waiting_bytes -= segment.bytes_of(start, stop)
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
-        """Let segments be dropped with this step if nothing needs them then, else let their state be recorded.
-
-        Not at once: many rows of a segment may end in one step, and a record has all of them.
-        """
-        self._unswept.update(numbers)
+        """Let segments be dropped with this step if nothing needs them then, else let their state be recorded."""
+        self._touched.segments.update(numbers)
 
     def _sweep(self) -> None:
         dropped: list[int] = []
-        for no in sorted(self._unswept):
+        for no in sorted(self._touched.segments):
             segment = self.segments.get(no)
             if segment is None:
                 continue
@@ -307,11 +308,20 @@ class Book:
             else:
                 done = bytes(segment.states.translate(_DONE_BYTES))
                 self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
-        self._unswept.clear()
+        self._touched.segments.clear()
         if dropped:
             self.write(DropSegments(numbers=dropped))
             if not self.closing:
                 self.act(Forget(numbers=dropped))
+
+    def took(self, results_no: int) -> None:
+        """Let it be recorded with this step which rows of stored results are needed no more."""
+        self._touched.results.add(results_no)
+
+    def _tell_taken(self) -> None:
+        for no in sorted(self._touched.results & self.taken.keys()):
+            self.write(PutTaken(taken=Taken(no=no, rows=bytes(self.taken[no]))))
+        self._touched.results.clear()
 
     # -- jobs
 
@@ -345,8 +355,9 @@ class Book:
 
     def ask_of(self, hold_id: str, batch: Batch | Job) -> Ask:
         """Return what a batch asks of the budget."""
-        limits = (limit for no, start, stop in batch.spans for limit in self.segments[no].limits[start:stop])
-        caps, searches = caps_of(limits)
+        caps, searches = caps_of(
+            chain.from_iterable([self.segments[no].limits[start:stop] for no, start, stop in batch.spans])
+        )
         return Ask(
             id=hold_id,
             route="batch",
@@ -369,6 +380,7 @@ class Book:
         self.jobs[job.id] = job
         for no in sorted({no for no, _, _ in job.spans}):
             self.segments[no].jobs += 1
+        self._holders.take(job)
         self.pacing.started(job.id, job.lane, job.tokens, job.count, sent=sent)
 
     def record(self, job: Job) -> None:
@@ -400,6 +412,7 @@ class Book:
         self.overtaken.pop(job.id, None)
         self.pacing.ended(job.id)
         numbers = sorted({no for no, _, _ in job.spans})
+        self._holders.drop(job)
         for no in numbers:
             self.segments[no].jobs -= 1
         self.write(DropJob(id=job.id))
@@ -409,7 +422,9 @@ class Book:
         """Let a job hold only some of its rows; nothing of it may be in the air."""
         before = sorted({no for no, _, _ in job.spans})
         after = {no for no, _, _ in spans}
+        self._holders.drop(job)
         job.spans = spans
+        self._holders.take(job)
         job.count = sum(stop - start for _, start, stop in spans)
         job.line_bytes = sum(self.segments[no].bytes_of(start, stop) for no, start, stop in spans)
         job.tokens = sum(self.segments[no].tokens_of(start, stop) for no, start, stop in spans)
@@ -426,10 +441,7 @@ class Book:
 
     def job_of(self, place: Place) -> Job:
         """Return the job that holds a row that is SENT."""
-        no, row = place >> ROW_BITS, place & ROW_MASK
-        return next(
-            job for job in self.jobs.values() if any(n == no and start <= row < stop for n, start, stop in job.spans)
-        )
+        return self.jobs[self._holders.of(place)]
 
     def overtake(self, place: Place) -> None:
         """Note that a live call answers a row; it may be in a job as well."""

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from carpool._core.book import Book, spans_of
-from carpool._core.messages import DropResults, PutResults, PutTaken
+from carpool._core.messages import DropResults, PutResults
 from carpool._core.model import (
     ABANDONED,
     EXPLICIT,
@@ -144,7 +144,7 @@ def release(book: Book, place: Place) -> None:
     if book.results_open[no] == 0:
         drop(book, [no])
     else:
-        book.write(PutTaken(taken=Taken(no=no, rows=bytes(taken))))
+        book.took(no)
 
 
 def index_taken(book: Book, record: Taken) -> None:

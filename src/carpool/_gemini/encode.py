@@ -295,7 +295,7 @@ class _Configs:
             key = b""
         return self._placed.get(key) or self._place_anew(key, config)
 
-    def _place_anew(self, key: bytes, config: dict[str, Any]) -> Placed:
+    def _place_anew(self, key: bytes, config: Any) -> Placed:
         placed = self._place(config)
         if not key or b"null" in key:
             return placed  # NaN is encoded as null: bytes like these do not tell configs apart

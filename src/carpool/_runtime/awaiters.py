@@ -50,9 +50,11 @@ class Awaiters:
         self.columns: dict[int, list[Cell]] = {}
         """By segment; a column may be shorter than its segment."""
 
-    def open(self, no: int) -> None:
-        """Have a column for a segment: who awaits a new row is appended to it."""
-        self.columns.setdefault(no, [])
+    def open(self, place: Place) -> list[Cell]:
+        """Begin the column of a segment: who awaits this row, and later ones, is appended to it."""
+        column: list[Cell] = [None] * (place & ROW_MASK)
+        self.columns[place >> ROW_BITS] = column
+        return column
 
     def attach(self, place: Place, future: Waiter, deadline: float | None, first_deadline: float | None) -> None:
         """Let another future await a row, whose first awaiter had a deadline of its own."""

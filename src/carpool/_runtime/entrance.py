@@ -14,6 +14,7 @@ from carpool._core.keys import Claim
 from carpool._core.messages import Event, Undelivered
 from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place, Segment
 from carpool._runtime.awaiters import Answer, Asked, Awaiters
+from carpool._runtime.gate import NOBODY, Gate
 from carpool._runtime.kept import KeptReads
 from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge, StoreFull
 from carpool.settings import Route
@@ -40,7 +41,7 @@ class Entrance:
         wake: Callable[[], None],
         spill: Callable[[], None],
         room: Callable[[], int],
-        crowded: Callable[[], None],
+        gate: Gate,
     ) -> None:
         self._engine = engine
         self._awaiters = awaiters
@@ -50,7 +51,7 @@ class Entrance:
         self._wake = wake
         self._spill = spill
         self._room = room
-        self._crowded = crowded
+        self._gate = gate
         self.room_bytes = self._granted_bytes = room()
         """What the store has room for, less what came in and is not in it yet."""
         self._came_bytes = self._leaving_bytes = 0
@@ -108,13 +109,16 @@ class Entrance:
         place = engine.add(segment, key, digest, line, tokens, flags, deadline, ladder, limit)
         self.room_bytes -= size_bytes
         future = self._create_future()
-        self._columns[segment.no].append(future)
+        column = self._columns.get(segment.no)
+        if column is None:
+            column = self._awaiters.open(place)
+        column.append(future)
         if segment.size_bytes >= self._segment_bytes:  # long before its rows are too many, which take 20 bytes or more
             engine.spill(segment, self._now())
             self._spill()
         book = engine.book
         if book.waiting_requests >= self._requests_max or book.waiting_bytes >= self._bytes_max:
-            self._crowded()
+            self._gate.serves = NOBODY  # until a turn ends and finds room
         # reused, kept: keywords would cost on the hot path
         return Asked(key, place, future, segment.accepted_at, False, False, flags != 0)  # noqa: FBT003
 
@@ -123,9 +127,8 @@ class Entrance:
         lane = self._lanes.get((kind, model))
         if lane is None:
             lane = self._lanes[kind, model] = Lane(kind, model.removeprefix("models/"))
-        segment = self._open[kind, model] = self._engine.open_for(lane, self._now())
-        self._awaiters.open(segment.no)
         self._wake()
+        segment = self._open[kind, model] = self._engine.open_for(lane, self._now())
         return segment
 
     def grant(self, room_bytes: int) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from carpool.errors import ClientClosed
 
 _ROW_BYTES_GUESS: Final = 1_024
+NOBODY: Final = object()
 
 
 class Gate:
@@ -21,6 +22,9 @@ class Gate:
         self._requests_max = requests_max
         self._bytes_max = bytes_max
         self._queue: deque[asyncio.Future[None]] = deque()
+        self.serves: object = NOBODY
+        """The event loop whose callers come in without a closer look. Nobody's before the first turn, when the client
+        comes to its end, and while too much waits."""
         self._released = 0
         """Callers let in that have not come back yet: they count as waiting, once."""
 
@@ -64,6 +68,7 @@ class Gate:
 
     def shut_down(self) -> None:
         """Send everybody away."""
+        self.serves = NOBODY
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():

@@ -29,7 +29,7 @@ from carpool._runtime.deeds import Deeds, guarded
 from carpool._runtime.entrance import Entrance, Line
 from carpool._runtime.errand import Errand
 from carpool._runtime.fetch import Sorted
-from carpool._runtime.gate import Gate
+from carpool._runtime.gate import NOBODY, Gate
 from carpool._runtime.handover import Handover
 from carpool._runtime.kept import KeptReads
 from carpool._runtime.livecalls import LiveCalls
@@ -41,7 +41,6 @@ from carpool.settings import Settings
 from carpool.types import Alarm, Health, Stats
 
 logger: Final = logging.getLogger("carpool")
-_NOBODY: Final = object()
 
 
 class Runtime:
@@ -57,7 +56,7 @@ class Runtime:
         self._store = store
         self._line = line
         self._awaiters = Awaiters()
-        self._gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
+        self.gate = Gate(settings.waiting_requests_max, settings.waiting_bytes_max)
         self._inbox: list[Event] = []
         self._watch = Watch(on_alarm, settings.store_bytes_max)
         self.raise_alarm = self._watch.raise_alarm
@@ -69,9 +68,6 @@ class Runtime:
         self._stopping = False
         self._failed: CarpoolError | None = None
         self._runner: asyncio.Task[None] | None = None
-        self.taking: object = _NOBODY
-        """The event loop whose callers are taken in as they come. Nobody's while a call has to look closer: before
-        opening, at and after the end, and while too much waits."""
         self._closing = self._closed = self._released = False
 
     @property
@@ -110,7 +106,6 @@ class Runtime:
                     await asyncio.wait((self._runner,))
                 await self._release()
             raise
-        self._look_up()
         self._wake()
 
     async def _recover(self) -> None:
@@ -125,7 +120,7 @@ class Runtime:
             wake=self._wake,
             spill=self._spill,
             room=lambda: self._commits.room_bytes,
-            crowded=self._look_up,
+            gate=self.gate,
         )
         self._handover = Handover(self.engine, self.entrance, self._awaiters, self.now)
         self._calls = Calls(
@@ -176,7 +171,7 @@ class Runtime:
                 return  # and the store has noticed
             raise ConfigurationError("this client was opened on another event loop; leave it there")
         self._closing = True
-        self.taking = _NOBODY
+        self.gate.serves = NOBODY
         try:
             if self._failed is None:
                 with anyio.CancelScope(shield=not clean):  # what is left behind is put on record even so
@@ -188,7 +183,7 @@ class Runtime:
             self._closed = True
             self._stopping = True
             self._wake()
-            self._gate.shut_down()
+            self.gate.shut_down()
             with anyio.CancelScope(shield=True):  # which would cancel at each await: nothing would be let go
                 try:
                     await asyncio.wait((self._runner,))
@@ -215,7 +210,7 @@ class Runtime:
         if on_close == "drain" and clean:
             await self.drain()
             return
-        self._gate.shut_down()
+        self.gate.shut_down()
         self._inbox.append(Closing(send=clean and on_close == "keep"))
         await self.turn()
         if on_close == "cancel":
@@ -256,7 +251,7 @@ class Runtime:
     def crowded(self) -> bool:
         """Whether a caller must wait its turn before encoding."""
         book = self.engine.book
-        return self._gate.is_shut(book.waiting_requests, book.waiting_bytes)
+        return self.gate.is_shut(book.waiting_requests, book.waiting_bytes)
 
     async def come_in(self) -> None:
         """Wait until a call may be encoded and taken in: first come, first served.
@@ -268,17 +263,10 @@ class Runtime:
         if self.crowded:
             await self.wait_turn()
 
-    def _look_up(self) -> None:
-        """Find out whether callers are taken in as they come."""
-        if self._closing or self._stopping or self._failed is not None or self.crowded:
-            self.taking = _NOBODY
-        else:
-            self.taking = self._loop
-
     async def wait_turn(self) -> None:
         """Wait until there is room: first come, first served."""
         try:
-            await self._gate.wait()
+            await self.gate.wait()
         finally:
             self._wake()
         self._check_running()  # between the word and its hearing, the client may have come to its end
@@ -307,7 +295,7 @@ class Runtime:
         """Send everything, and wait until nothing is under way."""
         self._drains += 1
         try:
-            await self._reach(lambda: self.engine.idle and not self._inbox and not self._gate.expects)
+            await self._reach(lambda: self.engine.idle and not self._inbox and not self.gate.expects)
         finally:
             self._drains -= 1
 
@@ -327,7 +315,7 @@ class Runtime:
 
     def stats(self) -> Stats:
         """Return a snapshot."""
-        return msgspec.structs.replace(self.engine.stats(), queued_callers=self._gate.queued)
+        return msgspec.structs.replace(self.engine.stats(), queued_callers=self.gate.queued)
 
     def health(self) -> Health:
         """Return whether the client works, and what is wrong with it."""
@@ -382,9 +370,8 @@ class Runtime:
             raise
         finally:
             self._stopping = True
-            self.taking = _NOBODY
             if not self._loop.is_closed():
-                self._gate.shut_down()
+                self.gate.shut_down()
                 self._dismiss()
                 if not self._closing:  # then nobody else does it, and a successor would find the store taken
                     await self._release()
@@ -403,8 +390,7 @@ class Runtime:
             return
         self._failed = error
         self._stopping = True
-        self.taking = _NOBODY
-        self._gate.shut_down()
+        self.gate.shut_down()
         self._dismiss()
         self._wake()
         self.raise_alarm(Alarm("stopped", detail=str(error)))
@@ -469,8 +455,9 @@ class Runtime:
             self.start(self._kept.serve)
         self._milestones.end_turn(after)
         book = self.engine.book
-        self._gate.release(book.waiting_requests, book.waiting_bytes)
-        self._look_up()
+        self.gate.release(book.waiting_requests, book.waiting_bytes)
+        if not (self._closing or self._stopping or self.crowded):
+            self.gate.serves = self._loop
         self._milestones.look()
 
     def _start_vital(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:

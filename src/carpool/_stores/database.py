@@ -20,9 +20,11 @@ from carpool._stores.cache import (
     Cache,
     again,
     database_path,
+    drop,
     make_private,
     meaning,
     open_cache,
+    put,
     survey,
     verify,
 )
@@ -232,9 +234,9 @@ class Database:
             size = len(value)
             view = memoryview(value)
             for number, row in enumerate(_rows(name, 0, size)):
-                cache.set(row, view[number * ROW_BYTES : (number + 1) * ROW_BYTES], retry=False)
+                put(cache, row, view[number * ROW_BYTES : (number + 1) * ROW_BYTES])
         for row in _rows(name, size, self._sizes.get(name, 0)):
-            cache.delete(row, retry=False)
+            drop(cache, row)
 
     # -- errors
 
