@@ -19,6 +19,7 @@ from typing import Any
 
 import goals
 import picture
+import plan
 
 Report = dict[str, Any]
 HEAD = ("", "limit", "seen", "spread", "", "made of")
@@ -208,6 +209,20 @@ def million(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
+def on_disk(report: Report) -> list[str]:
+    """Return what the largest size takes on disk, in a line."""
+    runs, n = goals.Runs(report), report["sizes"]["large"]
+    waiting, stored = runs.lines("recovery", "waiting", n=n), runs.lines("callbacks", "explicit", n=n)
+    if not waiting or not stored:
+        return []
+    store_mb, results_mb = (
+        goals.median_of(waiting, goals.of("store_mb")),
+        goals.median_of(stored, goals.of("dropped_mb")),
+    )
+    line = f"On disk: {store_mb:,.0f} MB for the requests while they wait (prompts of {plan.BYTES} bytes)"
+    return [f"{line}, and {results_mb:,.0f} MB for the results of explicit keys, until their time is past."]
+
+
 def page(report: Report) -> str:
     """Return what stands between the marks of the page."""
     found = goals.results(report)
@@ -228,19 +243,24 @@ def page(report: Report) -> str:
     if rows := million(report):
         lines += ["", f"What {n['large']:,} calls need:", ""]
         lines += markdown([("", "until all is on disk", "net time in all", "memory over base"), *rows])
+        lines += ["", *on_disk(report)]
     if missing := failures(report):
         lines += ["", "Not measured:", "", *(f"- {line.splitlines()[0]}" for line in missing)]
     return "\n".join(lines)
 
 
+def between(path: Path, mark: str, lines: str) -> None:
+    """Write what stands between two marks of a page anew."""
+    marked = re.compile(rf"(<!-- {mark}: begin -->\n).*(<!-- {mark}: end -->)", re.DOTALL)
+    new, count = marked.subn(lambda match: f"{match[1]}{lines}\n{match[2]}", path.read_text("utf-8"))
+    if count != 1:
+        raise SystemExit(f"{path} does not have the marks of its {mark} once")
+    path.write_text(new, "utf-8")
+
+
 def renew(path: Path, report: Report) -> None:
     """Write the figures of a page anew, and its picture."""
-    old = path.read_text("utf-8")
-    marked = re.compile(r"(<!-- figures: begin -->\n).*(<!-- figures: end -->)", re.DOTALL)
-    new, count = marked.subn(lambda match: f"{match[1]}{page(report)}\n{match[2]}", old)
-    if count != 1:
-        raise SystemExit(f"{path} does not have the marks of figures once")
-    path.write_text(new, "utf-8")
+    between(path, "figures", page(report))
     path.with_suffix(".svg").write_text(picture.draw(report), "utf-8")
 
 

@@ -181,6 +181,8 @@ def main() -> None:
         sizes = sizes._replace(pairs=args.pairs, large_pairs=args.pairs)
     left_out: list[str] = []
     here = args.here or args.kind == "smoke"
+    if not here:
+        os.environ.pop("PYTHONPATH", None)  # what is measured is what is installed
     python = sys.executable if here else own_environment(args.environments, left_out)
     uvloop = "uvloop" in circumstances(python)["versions"]
     planned = plan.smoke(sizes, uvloop=uvloop) if args.kind == "smoke" else plan.groups(sizes, args.only, uvloop=uvloop)
