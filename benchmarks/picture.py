@@ -72,9 +72,10 @@ def bars(report: dict[str, Any]) -> list[Bar]:
     if not pairs:
         return []
     found = [Bar(f"{one['peer']}, {one['n']:,}", "", one["summary"]["cpu_us_per_call"]["peer"]) for one in pairs]
-    own = [pair["carpool"] for one in pairs for pair in one["pairs"]]
-    n = max({line["n"] for line in own}, key=[line["n"] for line in own].count)
-    us = statistics.median(line["cpu_us_per_call"] for line in own if line["n"] == n)
+    n = statistics.mode(one["n"] for one in pairs)
+    us = statistics.median(
+        pair["carpool"]["cpu_us_per_call"] for one in pairs for pair in one["pairs"] if one["n"] == n
+    )
     found.append(Bar(f"carpool, {n:,}", "own", us))
     runs = goals.Runs(report)
     if floor := runs.lines("floor", "floor", n=n, gc="on", **goals.MODELESS):
