@@ -10,15 +10,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from carpool._core.accumulator import NEVER, Accumulator, Batch
 from carpool._core.budget import DayAccount
 from carpool._core.census import Census
+from carpool._core.disposal import Disposal
 from carpool._core.estimate import Habit
-from carpool._core.holders import Holders, Touched
+from carpool._core.holders import Holders
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ask, Ledger
 from carpool._core.live import Live
@@ -31,7 +32,6 @@ from carpool._core.messages import (
     PutDay,
     PutHabit,
     PutJob,
-    PutMarks,
     PutMeta,
     PutSeen,
     PutSegment,
@@ -55,7 +55,6 @@ from carpool._core.model import (
     Job,
     JobState,
     Lane,
-    Marks,
     Meta,
     Place,
     ResultsHead,
@@ -74,7 +73,6 @@ from carpool.settings import Settings
 from carpool.types import ServerError
 
 _Learned = TypeVar("_Learned", DayAccount, Habit, Seen)
-_DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 
 
 class Book:
@@ -131,7 +129,7 @@ class Book:
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
-        self._touched = Touched()
+        self.disposal = Disposal()
 
     # -- the step being answered
 
@@ -294,34 +292,22 @@ class Book:
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
         """Let segments be dropped with this step if nothing needs them then, else let their state be recorded."""
-        self._touched.segments.update(numbers)
+        self.disposal.note(numbers)
 
     def _sweep(self) -> None:
-        dropped: list[int] = []
-        for no in sorted(self._touched.segments):
-            segment = self.segments.get(no)
-            if segment is None:
-                continue
-            if segment.open_rows == 0 and segment.jobs == 0 and no not in self.live.carried:
-                del self.segments[no]
-                dropped.append(no)
-            else:
-                done = bytes(segment.states.translate(_DONE_BYTES))
-                self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
-        self._touched.segments.clear()
-        if dropped:
-            self.write(DropSegments(numbers=dropped))
-            if not self.closing:
-                self.act(Forget(numbers=dropped))
+        for write in self.disposal.sweep(self.segments, self.live.carried):
+            self.write(write)
+            if isinstance(write, DropSegments) and not self.closing:
+                self.act(Forget(numbers=write.numbers))
 
     def took(self, results_no: int) -> None:
         """Let it be recorded with this step which rows of stored results are needed no more."""
-        self._touched.results.add(results_no)
+        self.disposal.taken.add(results_no)
 
     def _tell_taken(self) -> None:
-        for no in sorted(self._touched.results & self.taken.keys()):
+        for no in sorted(self.disposal.taken & self.taken.keys()):
             self.write(PutTaken(taken=Taken(no=no, rows=bytes(self.taken[no]))))
-        self._touched.results.clear()
+        self.disposal.taken.clear()
 
     # -- jobs
 

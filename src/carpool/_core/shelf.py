@@ -30,6 +30,9 @@ from carpool._core.model import (
 from carpool.settings import Route, Settings
 
 ASIDE_KEY_CHARS: Final = 256
+ROWS_A_STEP: Final = 5_000
+"""How many rows that are past their time a step goes through: some 10 ms."""
+_EXPLICIT_BYTES: Final = bytes(flags & EXPLICIT for flags in range(256))
 
 
 class KeptRow(msgspec.Struct, frozen=True, gc=False):
@@ -123,12 +126,16 @@ def offer(book: Book, place: Place) -> None:
     book.keys.abandon(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
 
 
-def release_handed(book: Book, now: float, age_s: float) -> None:
-    """Let go of results handed to awaiters some time ago."""
-    for request, place in list(book.handed.items()):
-        if now - book.results[place >> ROW_BITS].kept_at >= age_s:
-            del book.handed[request]
-            release(book, place)
+def release_handed(book: Book, now: float, age_s: float) -> bool:
+    """Let go of results handed to awaiters some time ago; return whether there are more of them."""
+    due: list[Place] = []
+    for request, place in book.handed.items():  # the oldest first
+        if len(due) > ROWS_A_STEP or now - book.results[place >> ROW_BITS].kept_at < age_s:
+            break
+        due.append(request)
+    for request in due:
+        release(book, book.handed.pop(request))
+    return len(due) > ROWS_A_STEP
 
 
 def release(book: Book, place: Place) -> None:
@@ -161,15 +168,26 @@ def index_taken(book: Book, record: Taken) -> None:
         book.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
 
 
-def drop_old(book: Book, now: float) -> None:
-    """Forget stored results past their time."""
-    old = [no for no, head in book.results.items() if now - head.kept_at > _keep_s(head, book.settings)]
+def drop_old(book: Book, now: float) -> bool:
+    """Forget stored results past their time; return whether there are more of them."""
+    old: list[int] = []
+    rows = 0
+    for no, head in book.results.items():
+        if now - head.kept_at <= _keep_s(head, book.settings):
+            continue
+        if rows >= ROWS_A_STEP:
+            break
+        old.append(no)
+        rows += len(head.keys)
+    else:
+        rows = 0
     if old:
         drop(book, old)
+    return rows > 0
 
 
 def _keep_s(head: ResultsHead, settings: Settings) -> float:
-    explicit = any(flags & EXPLICIT for flags in head.flags)
+    explicit = any(head.flags.translate(_EXPLICIT_BYTES))
     return settings.keep_results_s if explicit else settings.reuse_window_s
 
 

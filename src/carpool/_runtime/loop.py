@@ -209,6 +209,7 @@ class Runtime:
     async def _settle_down(self, on_close: str, *, clean: bool) -> None:
         if on_close == "drain" and clean:
             await self.drain()
+            await self._reach(lambda: not self.engine.book.disposal.goes_on)
             return
         self.gate.shut_down()
         self._inbox.append(Closing(send=clean and on_close == "keep"))
