@@ -130,7 +130,7 @@ class KillingStore:
         self._watched.ending(writes)
         for point in points:
             self._killer.passing(f"{point}.before")
-        done = self._store.commit([*writes])  # which the store empties
+        done = self._store.commit(writes)
         # Before whoever waits for it: callbacks run in the order in which they were added.
         done.add_done_callback(lambda done: self._durable(done, points, writes))  # type: ignore[attr-defined]
         return done

@@ -98,7 +98,7 @@ class Twins(RuleBasedStateMachine):
     @rule(commits=COMMITS)
     def commit(self, commits: list[list[Write]]) -> None:
         async def both() -> None:
-            waiting = [self.disk.commit([*writes]) for writes in commits]
+            waiting = [self.disk.commit(writes) for writes in commits]
             for writes in commits:
                 await self.memory.commit(writes)
             await asyncio.gather(*waiting)

@@ -27,9 +27,7 @@ class _Spilled(NamedTuple):
     """Writes of a turn that has not come yet."""
 
     writes: list[Write]
-    """The store empties it."""
     begun: asyncio.Future[None] | None
-    size_bytes: int
 
     @property
     def durable_bytes(self) -> int:
@@ -37,7 +35,8 @@ class _Spilled(NamedTuple):
         begun = self.begun
         if begun is None or not begun.done() or begun.cancelled() or begun.exception() is not None:
             return 0
-        return self.size_bytes
+        ends = (write.head.ends[-_END_BYTES:] for write in self.writes if isinstance(write, PutSegment))
+        return sum(int.from_bytes(end, sys.byteorder) for end in ends)
 
 
 class Commits:
@@ -77,8 +76,7 @@ class Commits:
 
     def spill(self, writes: list[Write]) -> None:
         """Begin to write what the next turn would write first."""
-        size_bytes = _size_of(writes)
-        self._spilled.append(_Spilled(writes, asyncio.ensure_future(self._store.commit(writes)), size_bytes))
+        self._spilled.append(_Spilled(writes, asyncio.ensure_future(self._store.commit(writes))))
 
     async def begin(self, writes: list[Write]) -> None:
         """Write what opening changes; without room for it, the first turn tries again before it does anything else."""
@@ -86,7 +84,7 @@ class Commits:
             await self._store.commit(writes)
         except StoreFull as error:
             self._note(error)
-            self._spilled.append(_Spilled(writes, None, _size_of(writes)))
+            self._spilled.append(_Spilled(writes, None))
 
     async def commit(self, writes: list[Write]) -> None:
         """Write what was spilled, then this; on return all of it is durable.
@@ -96,7 +94,7 @@ class Commits:
         """
         self._spilled_before, self._spilled = self._spilled, []
         # What follows a segment may speak of it: it must not be on disk without it.
-        for writes_before, begun, _ in self._spilled_before:
+        for writes_before, begun in self._spilled_before:
             await self._until_durable(writes_before, self._store.commit(writes_before) if begun is None else begun)
         if writes:
             await self._until_durable(writes, self._store.commit(writes))
@@ -131,9 +129,3 @@ class Commits:
     def _note(self, error: StoreFull) -> None:
         self.full = error
         self._saw_full(error)
-
-
-def _size_of(writes: list[Write]) -> int:
-    """Return the bytes of the requests in some writes."""
-    ends = (write.head.ends[-_END_BYTES:] for write in writes if isinstance(write, PutSegment))
-    return sum(int.from_bytes(end, sys.byteorder) for end in ends)

@@ -46,7 +46,7 @@ LOAD_BYTES: Final = 8_388_608
 class _Commit(msgspec.Struct, frozen=True):
     """Writes that wait for the thread."""
 
-    writes: list[Write]
+    writes: Sequence[Write]
     done: asyncio.Future[None]
 
 
@@ -160,10 +160,8 @@ class DiskStore:
             self._thread.join()
             self._thread = None
 
-    def commit(self, writes: list[Write]) -> Awaitable[None]:
+    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
         """Queue writes; awaited, they are durable, all of them or none. Not awaiting takes nothing back.
-
-        The list is emptied once they are.
 
         Raises:
             StoreFull: the disk or ``Settings.store_bytes_max`` is full.
@@ -355,7 +353,7 @@ class _Writer:
     def _commit_group(self, database: Database, first: _Commit) -> list[_Outcome]:
         group: Changes = {}
         outcomes: list[_Outcome] = []
-        staged: list[tuple[_Commit, Changes]] = []
+        staged: list[tuple[asyncio.Future[None], Changes]] = []
         size_bytes = 0
         for item in self._queued_commits(first):
             self._taken.append(item.done)
@@ -364,16 +362,16 @@ class _Writer:
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
                 outcomes.append((item.done, None, _typed(error)))
                 continue
-            staged.append((item, changes))
+            staged.append((item.done, changes))
             group.update(changes)
             size_bytes += sum(len(value or b"") for value in changes.values())
             if size_bytes >= GROUP_BYTES_MAX:
                 break
         failure = _applied(database, group) if staged else None
         if failure is None or len(staged) == 1 or database.broken is not None:
-            return outcomes + [_done(item, _again(failure)) for item, _ in staged]
+            return outcomes + [(done, None, _again(failure)) for done, _ in staged]
         # One of them may be the reason: each for itself, in their order.
-        return outcomes + [_done(item, _applied(database, changes)) for item, changes in staged]
+        return outcomes + [(done, None, _applied(database, changes)) for done, changes in staged]
 
     def _queued_commits(self, first: _Commit) -> Iterator[_Commit]:
         yield first
@@ -394,13 +392,6 @@ def _applied(database: Database, changes: Changes) -> BaseException | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
         return _typed(error)
     return None
-
-
-def _done(commit: _Commit, failure: BaseException | None) -> _Outcome:
-    """Return what came of a commit. What is durable is let go of here: the event loop may be busy for a long time."""
-    if failure is None:
-        commit.writes.clear()
-    return commit.done, None, failure
 
 
 def _again(failure: BaseException | None) -> BaseException | None:
