@@ -24,7 +24,7 @@ class Holders:
 
     def drop(self, job: Job) -> None:
         """Forget the rows of a job, which are as they were noted."""
-        for no in {no for no, _, _ in job.spans}:
+        for no in dict.fromkeys(no for no, _, _ in job.spans):
             left = [span for span in self._spans.pop(no) if span[2] != job.id]
             if left:
                 self._spans[no] = left
