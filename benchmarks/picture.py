@@ -15,7 +15,7 @@ import goals
 
 WIDTH, HEIGHT = 880, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 790, 84, 320
-BAR_HEIGHT, BAR_STEP, BARS_LEFT, BARS_RIGHT = 18, 30, 340, 780
+BAR_HEIGHT, BAR_STEP, BARS_LEFT, BARS_RIGHT = 18, 30, 370, 790
 STYLE = """
     .card { fill: #ffffff; stroke: #d5dae1 } .ink { fill: #1d2430 } .soft { fill: #5a6472 } .s { font-size: 12.5px }
     .b { font-weight: 600 } .grid { stroke: #d5dae1; stroke-width: 1 } .line { fill: none; stroke-width: 2.5 }
