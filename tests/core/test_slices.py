@@ -74,6 +74,24 @@ def test_after_a_crash_between_two_slices_the_others_are_dropped_and_nothing_of_
     assert desk.restart().engine.book.segments == {}
 
 
+def test_after_a_crash_between_two_slices_results_of_dropped_segments_are_found_with_the_others() -> None:
+    desk = lingering()
+    places: list[Place] = []
+    for key in "abc":
+        places.append(desk.admit(key, key=key))
+        desk.wait()
+    desk.wait(HOUR)
+    desk.created()
+    desk.wake()
+    desk.polled("SUCCEEDED")
+    desk.fetched(kept=[(place, b"x") for place in places])
+    desk.ended()
+    again = restarted(desk)
+    assert only(again.opened.writes, DropSegments).numbers == [2]
+    assert [again.claim(key, key)[0].value for key in "abc"] == ["kept"] * 3
+    assert (again.engine.stats().waiting, again.engine.idle) == (0, True)
+
+
 def test_who_leaves_leaves_no_slice() -> None:
     desk = lingering()
     answered(desk, "a", "b", "c")

@@ -125,7 +125,7 @@ class KillingStore:
             yield record
         self._killer.passing("load.end")
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         points = [point for write in writes for point in self._points(write)]
         self._watched.ending(writes)
         for point in points:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from decimal import Decimal
 from typing import Any
 
@@ -248,7 +248,7 @@ class Full(Slow):
 
     full = False
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         if not self.full:
             return super().commit(writes)
         failed = asyncio.get_running_loop().create_future()

@@ -232,7 +232,7 @@ class Engine(Admission):
         lifecycle.let_on(book, now)
         landing.start(book, now)
         descent.flee(book, now)
-        while (batch := book.lanes.cut(now)) is not None:
+        for batch in book.lanes.cuts(now):
             if batch.count:
                 lifecycle.send(book, batch, now)
 

@@ -58,7 +58,9 @@ class LiveCalls:
             StoreError: the requests cannot be read.
         """
         trips = self._engine.book.live.flights[call.op].trips
-        lines = [await self._line(trip.place) if trip.line is None else trip.line for trip in trips]
+        lines = [trip.line for trip in trips if trip.line is not None]
+        if len(lines) < len(trips):
+            lines = [await self._line(trip.place) if trip.line is None else trip.line for trip in trips]
         left_s = call.deadline - self._now()
         try:
             answers = await self._provider.send(
