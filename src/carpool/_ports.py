@@ -130,10 +130,11 @@ class Store(Protocol):
         """Iterate over all records as they stand: Meta first, then segments, marks, jobs, results."""
         ...
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         """Write all or nothing. Calls take effect in the order in which they were made; awaited, it is durable.
 
-        The writes are queued by the call itself, not by awaiting it. Nothing in them may be changed afterwards.
+        The writes are queued by the call itself, not by awaiting it. Nothing in them may be changed afterwards; the
+        store may empty the list once they are durable, so that nobody holds what is on disk.
         """
         ...
 

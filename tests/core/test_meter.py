@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from carpool._core.meter import SAMPLES_MAX, Charge, Meter, spent_of
 from carpool._core.prices import Cost, Prices, Spent
@@ -35,6 +37,33 @@ def test_plain_answers_are_summed() -> None:
         paid_picousd=300 * 150_000 + 60 * 1_250_000,
         outputs=(20, 20, 20),
     )
+
+
+SPECIAL = [
+    body(PLAIN),
+    body(PLAIN | {"thoughtsTokenCount": 5}),
+    body(PLAIN | {"cachedContentTokenCount": 7}),
+    body(PLAIN, candidates=[{"groundingMetadata": {"webSearchQueries": ["a"]}}]),
+    body({name: str(count) for name, count in PLAIN.items()}),
+    b'{"tokenCount":"3"}',
+    b"{}",
+]
+UNCLEAR = [body(PLAIN | {"promptTokenCount": -1}), b'{"usageMetadata":[]}', b'{"candidates":NaN}', b"{"]
+
+
+@given(st.lists(st.sampled_from(SPECIAL + UNCLEAR), max_size=40), st.booleans())
+def test_lines_are_charged_as_the_answers_in_them(bodies: list[bytes], embeds: bool) -> None:
+    meter = Meter(FLASH, "batch", embeds=embeds)
+    lines = b"".join(b'{"key":"k%d", "response" : %b}\r\n\n' % (at, one) for at, one in enumerate(bodies))
+    assert meter.charge(bodies, lines) == meter.charge(bodies)
+
+
+def test_lines_are_decoded_at_once() -> None:
+    """Bodies that no line has show which of both was read; lines that are not of these answers count for nothing."""
+    meter = Meter(FLASH, "batch")
+    line = b'{"key":"k","response":%b}\n' % body(PLAIN)
+    assert meter.charge([b"{}"] * 2, line * 2) == meter.charge([body(PLAIN)] * 2)
+    assert meter.charge([b"{}"] * 2, line * 3) == meter.charge([b"{}"] * 2)
 
 
 def test_numbers_may_come_as_strings() -> None:

@@ -318,6 +318,30 @@ def test_of_two_requests_with_one_key_the_later_counts() -> None:
     assert only(again.opened.writes, DropSegments).numbers == [first >> 20]
 
 
+def test_of_two_requests_with_one_key_in_one_segment_the_later_counts() -> None:
+    desk = Desk(linger_s=100.0)
+    desk.admit("a", key="k")
+    desk.admit("b", key="other")
+    desk.wait()
+    head = next(head for head in desk.disk.load() if isinstance(head, SegmentHead))
+    desk.disk.apply([PutSegment(msgspec.structs.replace(head, keys=["k", "k"]), [b"x" * 50, b"y" * 50])])
+    again = desk.restart()
+    assert again.engine.find("k") == (Claim.LIVE, place_of(1, 1))
+    assert (again.engine.stats().waiting, again.engine.stats().parked) == (1, 0)
+
+
+def test_of_a_segment_with_keys_and_without_each_row_has_its_own_way() -> None:
+    desk = Desk(linger_s=100.0)
+    places = [desk.admit(prompt, key=key) for prompt, key in zip("abcd", ("k", None, "l", None), strict=True)]
+    desk.wait()
+    desk.leave(places[2], places[3])
+    desk.wait()
+    again = desk.restart()
+    assert (again.engine.stats().waiting, again.engine.stats().parked) == (1, 1)
+    assert [again.engine.find(key)[0] for key in "kl"] == [Claim.LIVE, Claim.NEW]
+    assert [again.adopt(prompt)[0] for prompt in "abcd"] == [Claim.NEW, Claim.LIVE, Claim.NEW, Claim.NEW]
+
+
 def test_what_is_marked_done_and_stored_counts_once() -> None:
     desk = Desk()
     desk.admit("a", key="a")

@@ -125,7 +125,7 @@ class KillingStore:
             yield record
         self._killer.passing("load.end")
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         points = [point for write in writes for point in self._points(write)]
         self._watched.ending(writes)
         for point in points:
@@ -278,7 +278,7 @@ class KillingProvider:
             rows, unreadable = block.rows, block.unreadable
             while rows or unreadable:
                 self._killer.passing("download.block")
-                yield Block(rows=rows[:ROWS_AT_ONCE], unreadable=unreadable)
+                yield Block.of(rows[:ROWS_AT_ONCE], unreadable=unreadable)
                 rows, unreadable = rows[ROWS_AT_ONCE:], 0
         self._killer.passing("download.end")
 

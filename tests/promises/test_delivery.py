@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any
 
 from carpool import MemoryStore
@@ -30,7 +30,7 @@ class Held(MemoryStore):
     before: MemoryStore | None = None
     go_on: asyncio.Future[None]
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         if self.before is not None or not any(isinstance(write, DropJob) for write in writes):
             return super().commit(writes)
         self.before = self.reopened()

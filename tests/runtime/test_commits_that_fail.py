@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ class Failing(carpool.MemoryStore):
         self.failures = 0
         self.until_s = 0.0
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         loop = asyncio.get_running_loop()
         self.count += 1
         if self.count == self.at:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ class Tight(carpool.MemoryStore):
     def room_bytes(self) -> int:
         return self.left_bytes
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         if self.broken or self.left_bytes <= 0:
             failed = asyncio.get_running_loop().create_future()
             failed.set_exception(carpool.StoreError("the disk is gone") if self.broken else carpool.StoreFull("full"))

@@ -221,7 +221,7 @@ class Tight(MemoryStore):
 
     full = False
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         if not self.full:
             return super().commit(writes)
         failed = asyncio.get_running_loop().create_future()

@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -211,7 +211,7 @@ class Halting(carpool.MemoryStore):
         self.stalls_s = stalls_s
         self.halted = False
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         done = super().commit(writes)
         self.left -= 1
         return self._later() if self.left == 0 else done

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from carpool._core.messages import DropResults, DropSegments
+from carpool._core.messages import DropResults, DropSegments, PutMeta, Write
 from carpool._core.model import Marks, Meta, SegmentHead
 from carpool._stores import segments
 from carpool._stores.database import Database
@@ -55,8 +55,8 @@ async def test_groups_are_bounded(store: DiskStore, monkeypatch: pytest.MonkeyPa
         applying(database, changes)
 
     monkeypatch.setattr(Database, "apply", apply)
-    monkeypatch.setattr("carpool._stores.disk.GROUP_BYTES_MAX", 10_000)
-    monkeypatch.setattr("carpool._stores.disk.GROUP_COMMITS_MAX", 4)
+    monkeypatch.setattr("carpool._stores.writer.GROUP_BYTES_MAX", 10_000)
+    monkeypatch.setattr("carpool._stores.writer.GROUP_COMMITS_MAX", 4)
     go_on = blocked(store)
     waiting = [store.commit([put_segment(no, [b"x" * 6_000])]) for no in range(4)]
     waiting += [store.commit([put_marks(no)]) for no in range(10)]
@@ -64,6 +64,58 @@ async def test_groups_are_bounded(store: DiskStore, monkeypatch: pytest.MonkeyPa
     await asyncio.gather(*waiting)
     assert sizes == [2, 2, 4, 4, 2]
     assert len(await everything(store)) == 1 + 4 + 10 + 4
+
+
+async def test_nobody_holds_what_is_durable_before_the_loop_hears_of_it(store: DiskStore) -> None:
+    """A turn of the loop may take in a million requests."""
+    stored: list[Write] = [put_segment(1)]
+    refused: list[Write] = [put_segment(2), PutMeta(Meta(store_id="another"))]
+    store.commit(stored)
+    failing = store.commit(refused)
+    asked = threading.Event()
+    store._call(lambda _: asked.set())
+    asked.wait(20)  # and the loop with it: it hears nothing meanwhile
+    assert stored == []
+    with pytest.raises(StoreError, match="cannot become"):
+        await failing
+    assert len(refused) == 2, "it may be committed again"
+    assert [record.no for record in await everything(store) if isinstance(record, SegmentHead)] == [1]
+
+
+class Pauses:
+    """Notes when the loop waits for the thread, and lets the thread go on then."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self.made = 0
+        self._go_on = go_on
+
+    def clear(self) -> None:
+        pass
+
+    def set(self) -> None:
+        pass
+
+    def wait(self, _: float) -> None:
+        self.made += 1
+        self._go_on()
+
+
+async def test_who_is_far_ahead_of_the_thread_waits_for_it_a_little(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carpool._stores.writer.BEHIND_BYTES_MAX", 10_000)
+    assert store._writer is not None
+    writer = store._writer
+    for round_no in range(2):  # what was done in the first does not count in the second
+        pauses = Pauses(blocked(store))
+        monkeypatch.setattr(writer, "_progress", pauses)
+        waiting = [store.commit([put_segment(no, [b"x" * 4_000])]) for no in (1, 2)]
+        waiting.append(store.commit([put_marks(1)]))
+        assert pauses.made == 0, round_no
+        waiting.append(store.commit([put_results(1, [b"y" * 4_000])]))
+        assert pauses.made == 1
+        await asyncio.gather(*waiting)
+        await store._call(lambda _: None)
 
 
 async def test_a_question_between_commits_is_answered_between_them(store: DiskStore) -> None:
@@ -109,7 +161,7 @@ async def test_a_bug_around_a_group_of_commits_leaves_nobody_waiting_and_lets_go
     await store.commit([put_segment(1)])
     go_on = blocked(store)
     with monkeypatch.context() as patch:
-        patch.setattr("carpool._stores.disk._applied", fails)
+        patch.setattr("carpool._stores.writer._applied", fails)
         waiting = [asyncio.ensure_future(store.commit([put_segment(no)])) for no in (2, 3, 4)]
         go_on()
         async with asyncio.timeout(20):

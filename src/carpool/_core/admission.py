@@ -233,11 +233,10 @@ class Admission:
         """Return whether asking for this now would send nothing new; it changes nothing."""
         book = self.book
         if key is None:
-            waiting = book.keys.abandoned.get(digest, ())
             return any(
                 now - candidate.accepted_at <= book.settings.reuse_window_s
                 and (candidate.kept or book.is_open(candidate.place))
-                for candidate in waiting
+                for candidate in book.keys.offers(digest)
             )
         place = book.keys.kept.get(key)
         if key in book.keys.live or place is None:

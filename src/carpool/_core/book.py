@@ -10,15 +10,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from carpool._core.accumulator import NEVER, Accumulator, Batch
 from carpool._core.budget import DayAccount
 from carpool._core.census import Census
+from carpool._core.disposal import Disposal
 from carpool._core.estimate import Habit
-from carpool._core.holders import Holders, Touched
+from carpool._core.holders import Holders
 from carpool._core.keys import KeyTable
 from carpool._core.ledger import Ask, Ledger
 from carpool._core.live import Live
@@ -31,7 +32,6 @@ from carpool._core.messages import (
     PutDay,
     PutHabit,
     PutJob,
-    PutMarks,
     PutMeta,
     PutSeen,
     PutSegment,
@@ -45,6 +45,7 @@ from carpool._core.model import (
     DONE,
     EXPLICIT,
     LIVE,
+    NAMED,
     QUEUED,
     ROW_BITS,
     ROW_MASK,
@@ -55,10 +56,10 @@ from carpool._core.model import (
     Job,
     JobState,
     Lane,
-    Marks,
     Meta,
     Place,
     ResultsHead,
+    Run,
     Segment,
     Span,
     Taken,
@@ -74,7 +75,6 @@ from carpool.settings import Settings
 from carpool.types import ServerError
 
 _Learned = TypeVar("_Learned", DayAccount, Habit, Seen)
-_DONE_BYTES: Final = bytes(state == DONE for state in range(256))
 
 
 class Book:
@@ -131,7 +131,7 @@ class Book:
         self.closing = False
         """Whether the client is being left: callers whose requests were withdrawn wait until they are told so."""
         self.step = Step(writes=[], actions=[])
-        self._touched = Touched()
+        self.disposal = Disposal()
 
     # -- the step being answered
 
@@ -228,6 +228,33 @@ class Book:
         elif segment.flags[row] & ABANDONED:
             self.keys.discard(segment.digest(row), segment.accepted_at, place_of(segment.no, row), kept=False)
 
+    def is_plain(self, run: Run) -> bool:
+        """Return whether all rows of a run are in their job still, none on a live route too, and none without awaiters.
+
+        ``finish_run`` takes no others.
+        """
+        segment, start, stop = self.segments[run.no], run.start, run.stop
+        if run.bodies is None:
+            is_plain = segment.flags.count(0, start, stop) == run.count
+        else:
+            is_plain = NAMED.issuperset(segment.flags[start:stop])
+        return (
+            is_plain
+            and segment.states.count(SENT, start, stop) == run.count
+            and (not self.live.trips or self.live.trips.keys().isdisjoint(run.places))
+            and (not self.held_back or self.held_back.keys().isdisjoint(run.places))
+        )
+
+    def finish_run(self, run: Run) -> None:
+        """Mark the rows of a plain run DONE: what ``finish`` does to each of them."""
+        segment, start, stop = self.segments[run.no], run.start, run.stop
+        segment.states[start:stop] = bytes((DONE,)) * run.count
+        segment.open_rows -= run.count
+        if run.bodies is not None:
+            forget = self.keys.live.pop
+            for key in segment.keys[start:stop]:
+                forget(key, None)
+
     def withdraw(self, segment: Segment, row: int) -> None:
         """Take a row that waits out, for good."""
         if segment.states[row] == QUEUED:
@@ -294,34 +321,22 @@ class Book:
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
         """Let segments be dropped with this step if nothing needs them then, else let their state be recorded."""
-        self._touched.segments.update(numbers)
+        self.disposal.note(numbers)
 
     def _sweep(self) -> None:
-        dropped: list[int] = []
-        for no in sorted(self._touched.segments):
-            segment = self.segments.get(no)
-            if segment is None:
-                continue
-            if segment.open_rows == 0 and segment.jobs == 0 and no not in self.live.carried:
-                del self.segments[no]
-                dropped.append(no)
-            else:
-                done = bytes(segment.states.translate(_DONE_BYTES))
-                self.write(PutMarks(marks=Marks(no=no, done=done, attempts=bytes(segment.attempts))))
-        self._touched.segments.clear()
-        if dropped:
-            self.write(DropSegments(numbers=dropped))
-            if not self.closing:
-                self.act(Forget(numbers=dropped))
+        for write in self.disposal.sweep(self.segments, self.live.carried):
+            self.write(write)
+            if isinstance(write, DropSegments) and not self.closing:
+                self.act(Forget(numbers=write.numbers))
 
     def took(self, results_no: int) -> None:
         """Let it be recorded with this step which rows of stored results are needed no more."""
-        self._touched.results.add(results_no)
+        self.disposal.taken.add(results_no)
 
     def _tell_taken(self) -> None:
-        for no in sorted(self._touched.results & self.taken.keys()):
+        for no in sorted(self.disposal.taken & self.taken.keys()):
             self.write(PutTaken(taken=Taken(no=no, rows=bytes(self.taken[no]))))
-        self._touched.results.clear()
+        self.disposal.taken.clear()
 
     # -- jobs
 
@@ -437,7 +452,10 @@ class Book:
         """Iterate over the rows of a job that have no answer yet, in order."""
         for no, start, stop in job.spans:
             states, base = self.segments[no].states, no << ROW_BITS
-            yield from (base | row for row in range(start, stop) if states[row] == SENT)
+            row = states.find(SENT, start, stop)
+            while row >= 0:
+                yield base | row
+                row = states.find(SENT, row + 1, stop)
 
     def job_of(self, place: Place) -> Job:
         """Return the job that holds a row that is SENT."""

@@ -40,7 +40,6 @@ from carpool._core.model import (
     QUEUED,
     ROW_BITS,
     ROW_MASK,
-    SENT,
     TICKET,
     Framing,
     JobState,
@@ -71,6 +70,8 @@ class Engine(Admission):
     def __init__(self, settings: Settings, framing: Framing, origin: str, meta: Meta) -> None:
         super().__init__(settings, framing, origin, meta)
         self._next_expiry = 0.0
+        self._unexpired = 0
+        """The first segment that the round of expiry has not come to."""
 
     def step(self, event: Event, now: float) -> Step:
         """Answer one event; see ``turn``."""
@@ -90,27 +91,23 @@ class Engine(Admission):
         self._advance(now)
         return self.book.take_step(now)
 
+    def begin_fetch(self, job_id: str) -> None:
+        """Note that a job's output is about to be read from the start."""
+        ledger = self.book.ledger
+        ledger.adopt(job_id, "batch", self.book.jobs[job_id].sealed_at)
+        ledger.begin(job_id)
+
     def fetch_index(self, job_id: str) -> dict[str, Place]:
-        """Return the places of a job's unanswered rows by their keys: its output is about to be read from the start."""
-        book = self.book
-        book.ledger.adopt(job_id, "batch", book.jobs[job_id].sealed_at)
-        book.ledger.begin(job_id)
-        if book.jobs[job_id].stranger:
-            return sweeping.index(book)
-        index: dict[str, Place] = {}
-        for no, start, stop in book.jobs[job_id].spans:
-            segment = book.segments[no]
-            base = no << ROW_BITS
-            if segment.states.count(SENT, start, stop) == stop - start:
-                index.update(zip(segment.keys[start:stop], range(base + start, base + stop), strict=True))
-            else:
-                rows = (row for row in range(start, stop) if segment.states[row] == SENT)
-                index.update((segment.keys[row], base + row) for row in rows)
-        return index
+        """Return the places of what a job's output may answer, by their keys: it is about to be read from the start."""
+        self.begin_fetch(job_id)
+        book, job = self.book, self.book.jobs[job_id]
+        return sweeping.index(book) if job.stranger else {book.key_at(place): place for place in book.sent_in(job)}
 
     def tidy(self, now: float) -> Step:
         """Drop what is past its time, and answer with what to write down; nothing that is under way goes on."""
-        self._expire_kept(now)
+        self.book.disposal.in_slices = False
+        while self._expire_kept(now):
+            pass
         return self.book.take_step(now)
 
     def next_wakeup(self) -> float | None:
@@ -125,6 +122,8 @@ class Engine(Admission):
             times.append(live)
         if book.results or book.segments:
             times.append(self._next_expiry)
+        if book.disposal.goes_on:
+            times.append(self._told_at)
         return min(times, default=None)
 
     @property
@@ -223,8 +222,7 @@ class Engine(Admission):
         for action in book.overdue(now):
             book.act(action)
         if now >= self._next_expiry:
-            self._expire_kept(now)
-            self._next_expiry = now + _EXPIRY_PAUSE_S
+            self._next_expiry = now if self._expire_kept(now) else now + _EXPIRY_PAUSE_S
         sweeping.advance(book, now)
         alarms.raise_new(book, now)
         leaving.move_on(book, now)  # before jobs go on: what leaves one that was not sent yet is not sent twice
@@ -238,32 +236,54 @@ class Engine(Admission):
             if batch.count:
                 lifecycle.send(book, batch, now)
 
-    def _expire_kept(self, now: float) -> None:
-        """Drop results past their time and parked requests that nobody claimed; try parked tickets again."""
-        book, s = self.book, self.book.settings
-        shelf.release_handed(book, now, _EXPIRY_PAUSE_S)
-        shelf.drop_old(book, now)
+    def _expire_kept(self, now: float) -> bool:
+        """Drop results past their time and parked requests that nobody claimed; try parked tickets again.
+
+        Return whether there is more of it: a step has a bounded share.
+        """
+        book = self.book
+        more = [
+            shelf.release_handed(book, now, _EXPIRY_PAUSE_S),
+            shelf.drop_old(book, now),
+            self._expire_parked(now),
+        ]
+        if any(more):
+            return True
         days = book.ledger.forget(now)
         if days:
             book.write(DropDays(days=days, base_url=book.base_url))
+        book.drop_stale_deadlines()
+        return False
+
+    def _expire_parked(self, now: float) -> bool:
+        book, seen = self.book, 0
         touched: list[int] = []
+        first, self._unexpired = self._unexpired, 0
         for segment in book.segments.values():
-            if segment.states.find(PARKED) < 0:
+            states, flags = segment.states, segment.flags
+            row = states.find(PARKED) if segment.no >= first else -1
+            if row < 0:
                 continue
-            overage = now - segment.accepted_at > s.reuse_window_s
-            for row, state in enumerate(segment.states):
-                if state == PARKED and segment.flags[row] & TICKET:
+            if seen >= shelf.ROWS_A_STEP:
+                self._unexpired = segment.no
+                break
+            seen += len(states)
+            overage = now - segment.accepted_at > book.settings.reuse_window_s
+            while row >= 0:
+                if flags[row] & TICKET:
                     self._wake_row(segment, row, now)
-                elif state == PARKED and overage and not segment.flags[row] & EXPLICIT:
+                elif overage and not flags[row] & EXPLICIT:
                     book.finish(segment, row)
                     touched.append(segment.no)
+                row = states.find(PARKED, row + 1)
         book.sweep_segments(touched)
-        book.drop_stale_deadlines()
+        return self._unexpired > 0
 
     def _close(self, *, send: bool) -> None:
         """Withdraw bare awaits that were not sent; send or leave the rest."""
         book = self.book
         book.closing = True
+        book.disposal.in_slices = False
         touched: list[int] = []
         for segment in book.segments.values():
             if QUEUED not in segment.states and LIVE not in segment.states:

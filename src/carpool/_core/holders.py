@@ -1,13 +1,11 @@
-"""What is looked up or written down for many rows at once: which job holds a row, and whose state has changed.
+"""Which job holds a row.
 
-Owns the index from rows to unfinished jobs, and the marks of a step. It must not know why a row is where it is.
+Owns the index from rows to unfinished jobs. It must not know why a row is where it is.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-
-import msgspec
 
 from carpool._core.model import ROW_BITS, ROW_MASK, ROWS_MAX, Job, Place
 
@@ -35,12 +33,3 @@ class Holders:
         """Return the job that holds a row which one of them holds."""
         spans = self._spans[place >> ROW_BITS]
         return spans[bisect_right(spans, (place & ROW_MASK, ROWS_MAX + 1)) - 1][2]
-
-
-class Touched(msgspec.Struct):
-    """Records that this step has to write anew, or to drop. At its end: many rows of one may change in a step."""
-
-    segments: set[int] = msgspec.field(default_factory=set[int])
-    """Of which rows ended."""
-    results: set[int] = msgspec.field(default_factory=set[int])
-    """Of which rows were taken."""

@@ -40,28 +40,36 @@ class KeyTable:
     def __init__(self) -> None:
         self.live: dict[str, Place] = {}
         self.kept: dict[str, Place] = {}
-        self.abandoned: dict[bytes, list[Candidate]] = {}
-        """By digest, oldest first."""
+        self.abandoned: dict[bytes, Candidate | list[Candidate]] = {}
+        """By digest; several of one are in a list, oldest first. A list for each would cost a million of them, which
+        the collector walks over, where a process opens a store of a million requests."""
 
     def abandon(self, digest: bytes, accepted_at: float, place: Place, *, kept: bool) -> None:
         """Offer a request to later identical calls."""
-        insort(self.abandoned.setdefault(digest, []), Candidate(accepted_at, kept, place))
+        candidate = Candidate(accepted_at, kept, place)
+        waiting = self.abandoned.setdefault(digest, candidate)
+        if isinstance(waiting, list):
+            insort(waiting, candidate)
+        elif waiting is not candidate:
+            self.abandoned[digest] = sorted((waiting, candidate))
+
+    def offers(self, digest: bytes) -> list[Candidate]:
+        """Return what identical calls may adopt, oldest first."""
+        waiting = self.abandoned.get(digest, [])
+        return waiting if isinstance(waiting, list) else [waiting]
 
     def adopt(self, digest: bytes) -> Candidate | None:
         """Take the oldest abandoned request of a digest out of the table."""
-        waiting = self.abandoned.get(digest)
-        if waiting is None:
-            return None
-        candidate = waiting.pop(0)
+        waiting = self.offers(digest)
         if not waiting:
-            del self.abandoned[digest]
+            return None
+        candidate = waiting[0]
+        self.discard(digest, candidate.accepted_at, candidate.place, kept=candidate.kept)
         return candidate
 
     def discard(self, digest: bytes, accepted_at: float, place: Place, *, kept: bool) -> None:
         """Withdraw one offer, if it still stands."""
-        waiting = self.abandoned.get(digest)
-        if waiting is None:
-            return
+        waiting = self.offers(digest)
         candidate = Candidate(accepted_at, kept, place)
         at = bisect_left(waiting, candidate)
         if at < len(waiting) and waiting[at] == candidate:

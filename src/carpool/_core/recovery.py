@@ -7,7 +7,7 @@ origin is touched. What was learned and spent is of one base URL, whatever the k
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -19,6 +19,7 @@ from carpool._core.estimate import Habit
 from carpool._core.messages import DeleteRemote, PutMeta, Record, Step
 from carpool._core.model import (
     ABANDONED,
+    DIGEST_BYTES,
     DONE,
     EXPLICIT,
     FORMAT,
@@ -41,6 +42,9 @@ from carpool._core.model import (
 from carpool._core.routing import Seen
 from carpool._core.sealing import file_name
 from carpool.settings import Settings
+
+_STATE_OF_MARK: Final = bytes((QUEUED,)) + bytes((DONE,)) * 255
+_NAMED: Final = bytes(flags & EXPLICIT for flags in range(256))
 
 
 class Recovery:
@@ -120,9 +124,8 @@ class Recovery:
         if segment is None:
             return
         segment.attempts = bytearray(marks.attempts)
-        for row, done in enumerate(marks.done):
-            if done:
-                _mark_done(segment, row)
+        segment.states = bytearray(marks.done.translate(_STATE_OF_MARK))
+        segment.open_rows = len(segment.states) - segment.states.count(DONE)
 
     def _take_job(self, job: Job) -> None:
         pacing = self._book.pacing
@@ -132,23 +135,21 @@ class Recovery:
         if job.form == "file":
             pacing.storage.adopt(job.id, job.line_bytes)
         for no, start, stop in job.spans:
-            segment = self._book.segments[no]
-            for row in range(start, stop):
-                if segment.states[row] == QUEUED:
-                    segment.states[row] = SENT
+            states = self._book.segments[no].states
+            states[start:stop] = states[start:stop].replace(bytes((QUEUED,)), bytes((SENT,)))
 
     def _take_results(self, head: ResultsHead) -> None:
         book = self._book
         book.next_results = max(book.next_results, head.no + 1)
-        for place in head.places:
-            book.next_segment = max(book.next_segment, (place >> ROW_BITS) + 1)
+        book.next_segment = max(book.next_segment, (max(head.places, default=0) >> ROW_BITS) + 1)
         if head.origin != book.origin:
             book.foreign += len(head.keys)
             return
-        for place in head.places:
-            segment = book.segments.get(place >> ROW_BITS)
-            if segment is not None:
-                _mark_done(segment, place & ROW_MASK)
+        if not book.segments.keys().isdisjoint({place >> ROW_BITS for place in head.places}):
+            for place in head.places:
+                segment = book.segments.get(place >> ROW_BITS)
+                if segment is not None:
+                    _mark_done(segment, place & ROW_MASK)
         shelf.index_results(book, head)
 
     def _sort_job(self, job: Job, now: float) -> None:
@@ -193,19 +194,31 @@ class Recovery:
 
     def _sort_rows(self, segment: Segment) -> None:
         """Let explicit rows go on, and offer the others to identical calls."""
-        book = self._book
-        for row, state in enumerate(segment.states):
+        keys, flags = self._book.keys, segment.flags
+        named = len(flags) - flags.translate(_NAMED).count(0)
+        if named == len(flags) == segment.open_rows == len(set(segment.keys)) and keys.live.keys().isdisjoint(
+            segment.keys
+        ):
+            first = place_of(segment.no, 0)
+            keys.live.update(zip(segment.keys, range(first, first + named), strict=True))
+        elif segment.open_rows:
+            self._sort_row_by_row(segment)
+
+    def _sort_row_by_row(self, segment: Segment) -> None:
+        book, keys, flags, states = self._book, self._book.keys, segment.flags, segment.states
+        digests, first = bytes(segment.digests), place_of(segment.no, 0)
+        for row, state in enumerate(states):
             if state == DONE:
                 continue
-            place = place_of(segment.no, row)
-            if segment.flags[row] & EXPLICIT:
+            if flags[row] & EXPLICIT:
                 self._supersede(segment.keys[row])
-                book.keys.live[segment.keys[row]] = place
+                keys.live[segment.keys[row]] = first + row
                 continue
             if state == QUEUED:
-                segment.states[row] = PARKED
-            segment.flags[row] |= ABANDONED
-            book.keys.abandon(segment.digest(row), segment.accepted_at, place, kept=False)
+                states[row] = PARKED
+            flags[row] |= ABANDONED
+            digest = digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]
+            book.keys.abandon(digest, segment.accepted_at, first + row, kept=False)
 
     def _supersede(self, key: str) -> None:
         """Withdraw an older request of a key: its caller had left, and asked again before its end was on record."""

@@ -24,10 +24,11 @@ LOOK_S: Final = 1.0
 
 
 class _Spilled(NamedTuple):
-    """Writes of a turn that has not come yet."""
+    """Writes of a turn that has not come yet; the store empties their list once they are durable."""
 
     writes: list[Write]
     begun: asyncio.Future[None] | None
+    size_bytes: int = 0
 
     @property
     def durable_bytes(self) -> int:
@@ -35,8 +36,7 @@ class _Spilled(NamedTuple):
         begun = self.begun
         if begun is None or not begun.done() or begun.cancelled() or begun.exception() is not None:
             return 0
-        ends = (write.head.ends[-_END_BYTES:] for write in self.writes if isinstance(write, PutSegment))
-        return sum(int.from_bytes(end, sys.byteorder) for end in ends)
+        return self.size_bytes
 
 
 class Commits:
@@ -76,7 +76,9 @@ class Commits:
 
     def spill(self, writes: list[Write]) -> None:
         """Begin to write what the next turn would write first."""
-        self._spilled.append(_Spilled(writes, asyncio.ensure_future(self._store.commit(writes))))
+        ends = (write.head.ends[-_END_BYTES:] for write in writes if isinstance(write, PutSegment))
+        size_bytes = sum(int.from_bytes(end, sys.byteorder) for end in ends)
+        self._spilled.append(_Spilled(writes, asyncio.ensure_future(self._store.commit(writes)), size_bytes))
 
     async def begin(self, writes: list[Write]) -> None:
         """Write what opening changes; without room for it, the first turn tries again before it does anything else."""
@@ -94,7 +96,7 @@ class Commits:
         """
         self._spilled_before, self._spilled = self._spilled, []
         # What follows a segment may speak of it: it must not be on disk without it.
-        for writes_before, begun in self._spilled_before:
+        for writes_before, begun, _ in self._spilled_before:
             await self._until_durable(writes_before, self._store.commit(writes_before) if begun is None else begun)
         if writes:
             await self._until_durable(writes, self._store.commit(writes))

@@ -209,6 +209,7 @@ class Runtime:
     async def _settle_down(self, on_close: str, *, clean: bool) -> None:
         if on_close == "drain" and clean:
             await self.drain()
+            await self._reach(lambda: not self.engine.book.disposal.goes_on)
             return
         self.gate.shut_down()
         self._inbox.append(Closing(send=clean and on_close == "keep"))
@@ -468,8 +469,11 @@ class Runtime:
         self._inbox.append(event)
         self._wake()
 
-    async def _settle(self, block: Sorted) -> None:
-        """Let the engine take a block, then hand over what goes straight to awaiters. On return the rest is stored."""
+    def _settle(self, block: Sorted) -> asyncio.Future[None]:
+        """Let the engine take a block, then hand over what goes straight to awaiters. Awaited, the rest is stored."""
+        self._check_running()
         self._handover.add(block)
         self._inbox.append(block.event)
-        await self.turn()
+        settled = self._milestones.after_turn()
+        self._wake()
+        return settled

@@ -1,15 +1,13 @@
 """The store on disk: a slot of a home, a thread that owns its database, and the way to it from the event loop.
 
-Owns the thread, the order in which things are done in it, and the grouping of commits: whatever is queued when the
-thread comes to it goes into one transaction. Everything that takes time (framing, checksums, SQL, files) happens in the
-thread. It must not know how values are laid out, nor SQL.
+Owns what a store is asked, and what belongs to its loop; the thread itself is in ``writer``. It must not know how
+values are laid out, nor SQL.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -17,54 +15,23 @@ from contextlib import aclosing
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Generic, TypeAlias, TypeVar, assert_never
-
-import msgspec
+from typing import Final, TypeVar
 
 from carpool._core.messages import Record, Write
 from carpool._core.model import ROW_BITS, ROW_MASK, Place, Span
 from carpool._stores import segments
-from carpool._stores.cache import again
 from carpool._stores.database import Database
-from carpool._stores.segments import Changes
-from carpool._stores.slots import SLOTS_MAX, Slot, free_bytes, take_slot
-from carpool.errors import ConfigurationError, StoreError, StoreFull
+from carpool._stores.slots import SLOTS_MAX, free_bytes, take_slot
+from carpool._stores.writer import Call, Stop, Writer
+from carpool.errors import StoreError
 from carpool.settings import Settings
 
 T = TypeVar("T")
 
-GROUP_COMMITS_MAX: Final = 1_000
-GROUP_BYTES_MAX: Final = 33_554_432
 DISK_RESERVE_BYTES: Final = 33_554_432
 """What new requests leave free on the disk, so that the answers to old ones can still be written."""
-LOOP_CHECK_S: Final = 1.0
-"""How often an idle store looks whether its event loop is still there."""
 LOAD_RECORDS: Final = 64
 LOAD_BYTES: Final = 8_388_608
-
-
-class _Commit(msgspec.Struct, frozen=True):
-    """Writes that wait for the thread."""
-
-    writes: Sequence[Write]
-    done: asyncio.Future[None]
-
-
-class _Call(msgspec.Struct, Generic[T], frozen=True):
-    """A question to the database that waits for the thread."""
-
-    function: Callable[[Database], T]
-    done: asyncio.Future[T]
-
-
-class _Stop(msgspec.Struct, frozen=True):
-    """The last item; without ``done``, nobody waits for the end."""
-
-    done: asyncio.Future[None] | None = None
-
-
-_Item: TypeAlias = _Commit | _Call[Any] | _Stop
-_Outcome: TypeAlias = tuple[asyncio.Future[Any], Any, BaseException | None]
 
 
 class DiskStore:
@@ -90,7 +57,7 @@ class DiskStore:
         self._slots_max = slots_max
         self._number = number
         self._pid = os.getpid()
-        self._writer: _Writer | None = None
+        self._writer: Writer | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: asyncio.Future[None] | None = None
@@ -131,18 +98,18 @@ class DiskStore:
             raise StoreError("the store was opened before: make a new one")
         self._loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = self._loop.create_future()
-        writer = _Writer(self.home, self._settings, partial(take_slot, self.home, self._slots_max, self._number))
+        writer = Writer(self.home, self._settings, partial(take_slot, self.home, self._slots_max, self._number))
         thread = threading.Thread(target=writer.run, args=(opened,), name="carpool-store", daemon=True)
         thread.start()
         try:
             await opened
         except BaseException:
             # Failed, or the caller was cancelled: then the thread lets go by itself.
-            writer.queue.put(_Stop())
+            writer.queue.put(Stop())
             raise
         self._writer, self._thread = writer, thread
         # A store that is dropped without being closed does not keep its slot.
-        weakref.finalize(self, writer.queue.put, _Stop()).atexit = False
+        weakref.finalize(self, writer.queue.put, Stop()).atexit = False
 
     async def close(self) -> None:
         """Finish what was committed and let go of the slot. Does nothing the second time."""
@@ -152,7 +119,7 @@ class DiskStore:
         if self._closed is None:
             self._check_loop()
             self._closed = asyncio.get_running_loop().create_future()
-            self._writer.queue.put(_Stop(self._closed))
+            self._writer.queue.put(Stop(self._closed))
         # Cancelled or not, the thread goes on to its end.
         await asyncio.shield(self._closed)
         if self._thread is not None:
@@ -160,8 +127,10 @@ class DiskStore:
             self._thread.join()
             self._thread = None
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         """Queue writes; awaited, they are durable, all of them or none. Not awaiting takes nothing back.
+
+        The list is emptied once they are durable: nobody holds bodies that are on disk.
 
         Raises:
             StoreFull: the disk or ``Settings.store_bytes_max`` is full.
@@ -169,7 +138,7 @@ class DiskStore:
         """
         writer = self._live()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        writer.queue.put(_Commit(writes, done))
+        writer.commit(writes, done)
         return done
 
     def load(self) -> AsyncIterator[Record]:
@@ -217,7 +186,7 @@ class DiskStore:
     def _call(self, function: Callable[[Database], T]) -> asyncio.Future[T]:
         writer = self._live()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        writer.queue.put(_Call(function, done))
+        writer.queue.put(Call(function, done))
         return done
 
     async def _ahead(self, functions: Iterable[Callable[[Database], T]]) -> AsyncGenerator[T]:
@@ -236,13 +205,13 @@ class DiskStore:
             if ahead is not None and not ahead.cancel() and not ahead.cancelled():
                 ahead.exception()
 
-    def _opened(self) -> _Writer:
+    def _opened(self) -> Writer:
         self._check_process()
         if self._writer is None:
             raise StoreError("the store is not open")
         return self._writer
 
-    def _live(self) -> _Writer:
+    def _live(self) -> Writer:
         writer = self._opened()
         if self._closed is not None:
             raise StoreError("the store is closed")
@@ -266,185 +235,3 @@ async def _zipped(numbers: Iterable[int], found: AsyncIterator[T]) -> AsyncItera
     waiting = iter(numbers)
     async for one in found:
         yield next(waiting), one
-
-
-class _Writer:
-    """What runs in the thread. It has no reference to the store, so that a forgotten store can be noticed."""
-
-    def __init__(self, home: Path, settings: Settings, take: Callable[[], Slot]) -> None:
-        self.queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self.path = home
-        self.checked = False
-        self.room_bytes = 0
-        self._settings = settings
-        self._take = take
-        self._held: _Item | None = None
-        self._taken: list[asyncio.Future[Any]] = []
-        """Of what is being done, those who wait."""
-
-    def run(self, opened: asyncio.Future[None]) -> None:
-        """Own the slot until the end: open it, serve what is queued, close it."""
-        try:
-            slot, database = self._open()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
-            _post([(opened, None, _typed(error))])
-            return
-        _post([(opened, None, None)])
-        loop = opened.get_loop()
-        while (stop := self._served(database, loop)) is None:
-            pass
-        outcome = _closing(slot, database)
-        if stop.done is not None:
-            _post([(stop.done, None, outcome)])
-
-    def _open(self) -> tuple[Slot, Database]:
-        slot = self._take()
-        database = Database(slot, self._settings.store_bytes_max)
-        try:
-            database.open()
-        except BaseException:
-            slot.release()
-            raise
-        self.path, self.checked, self.room_bytes = slot.path, database.checked, database.room_bytes
-        return slot, database
-
-    def _served(self, database: Database, loop: asyncio.AbstractEventLoop) -> _Stop | None:
-        """Do what is next. Whatever goes wrong with it, nobody waits for ever, and the slot is let go of in the end."""
-        try:
-            return self._serve(database, loop)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
-            failure = _typed(error)
-            if isinstance(failure, StoreError):
-                database.broken = database.broken or failure  # nobody knows what was written
-            _post([(done, None, _again(failure)) for done in self._taken])
-            return None
-        finally:
-            self._taken = []
-
-    def _serve(self, database: Database, loop: asyncio.AbstractEventLoop) -> _Stop | None:
-        """Do what is next. Nothing of it is kept while waiting for more."""
-        item = self._held if self._held is not None else self._next(loop)
-        self._held = None
-        match item:
-            case _Commit():
-                self._taken.append(item.done)
-                outcomes = self._commit_group(database, item)
-                self.room_bytes = database.room_bytes
-                _post(outcomes)
-            case _Call():
-                self._taken.append(item.done)
-                if not item.done.cancelled():
-                    _post([_outcome(item, database)])
-            case _Stop():
-                return item
-            case _:
-                assert_never(item)
-        return None
-
-    def _next(self, loop: asyncio.AbstractEventLoop) -> _Item:
-        while True:
-            try:
-                return self.queue.get(timeout=LOOP_CHECK_S)
-            except queue.Empty:
-                # Closed under the store: nobody can ask for anything, nor close it, and others want the slot.
-                if loop.is_closed():
-                    return _Stop()
-
-    def _commit_group(self, database: Database, first: _Commit) -> list[_Outcome]:
-        group: Changes = {}
-        outcomes: list[_Outcome] = []
-        staged: list[tuple[asyncio.Future[None], Changes]] = []
-        size_bytes = 0
-        for item in self._queued_commits(first):
-            self._taken.append(item.done)
-            try:
-                changes = database.stage(item.writes)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
-                outcomes.append((item.done, None, _typed(error)))
-                continue
-            staged.append((item.done, changes))
-            group.update(changes)
-            size_bytes += sum(len(value or b"") for value in changes.values())
-            if size_bytes >= GROUP_BYTES_MAX:
-                break
-        failure = _applied(database, group) if staged else None
-        if failure is None or len(staged) == 1 or database.broken is not None:
-            return outcomes + [(done, None, _again(failure)) for done, _ in staged]
-        # One of them may be the reason: each for itself, in their order.
-        return outcomes + [(done, None, _applied(database, changes)) for done, changes in staged]
-
-    def _queued_commits(self, first: _Commit) -> Iterator[_Commit]:
-        yield first
-        for _ in range(GROUP_COMMITS_MAX - 1):
-            try:
-                item = self.queue.get_nowait()
-            except queue.Empty:
-                return
-            if not isinstance(item, _Commit):
-                self._held = item
-                return
-            yield item
-
-
-def _applied(database: Database, changes: Changes) -> BaseException | None:
-    try:
-        database.apply(changes)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
-        return _typed(error)
-    return None
-
-
-def _again(failure: BaseException | None) -> BaseException | None:
-    return again(failure) if isinstance(failure, StoreError) else failure
-
-
-def _outcome(call: _Call[Any], database: Database) -> _Outcome:
-    try:
-        return call.done, call.function(database), None
-    except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
-        return call.done, None, _typed(error)
-
-
-def _closing(slot: Slot, database: Database) -> BaseException | None:
-    try:
-        database.close()
-        if database.broken is None:
-            slot.mark_clean()
-    except StoreFull:
-        # Without the mark, the next one to open the slot checks it: that is all.
-        return None
-    except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
-        return _typed(error)
-    finally:
-        slot.release()
-    return None
-
-
-def _typed(error: Exception) -> StoreError | ConfigurationError:
-    if isinstance(error, StoreError | ConfigurationError):
-        return error
-    # Not its text: that may be of a request.
-    wrapped = StoreError(f"the store failed on a {type(error).__name__}, which is a bug or a lack of memory")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _post(outcomes: list[_Outcome]) -> None:
-    """Tell those who wait, all in one turn of their loop."""
-    if not outcomes:
-        return
-    try:
-        outcomes[0][0].get_loop().call_soon_threadsafe(_settle, outcomes)
-    except RuntimeError:
-        # The loop was closed under the store: nobody is left to be told.
-        return
-
-
-def _settle(outcomes: list[_Outcome]) -> None:
-    for done, value, error in outcomes:
-        if done.done():
-            continue
-        if error is None:
-            done.set_result(value)
-        else:
-            done.set_exception(error)

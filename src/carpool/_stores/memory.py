@@ -83,7 +83,7 @@ class MemoryStore:
         if self._state == "open":
             self._state = "closed"
 
-    def commit(self, writes: Sequence[Write]) -> Awaitable[None]:
+    def commit(self, writes: list[Write]) -> Awaitable[None]:
         """Apply writes at once, all of them or none; what is returned is done already.
 
         Raises:
