@@ -59,23 +59,33 @@ class _PlainDetail(msgspec.Struct, frozen=True, gc=False):
     modality: Literal["TEXT"]
 
 
+class _OneDetail(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """A list of one: as a struct, it is nothing to the garbage collector."""
+
+    only: _PlainDetail
+
+
 class _PlainUsage(msgspec.Struct, frozen=True, rename="camel", gc=False):
     prompt_token_count: _Count = 0
     candidates_token_count: _Count = 0
     thoughts_token_count: _Count = 0
     cached_content_token_count: _Count = 0
     total_token_count: _Count = 0
-    prompt_tokens_details: tuple[_PlainDetail] | None = None
-    candidates_tokens_details: tuple[_PlainDetail] | None = None
+    prompt_tokens_details: _OneDetail | None = None
+    candidates_tokens_details: _OneDetail | None = None
 
 
 class _PlainCandidate(msgspec.Struct, frozen=True, rename="camel", gc=False):
     grounding_metadata: None = None
 
 
+class _OneCandidate(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    only: _PlainCandidate
+
+
 class _PlainView(msgspec.Struct, frozen=True, rename="camel", gc=False):
     usage_metadata: _PlainUsage
-    candidates: tuple[_PlainCandidate] | None = None
+    candidates: _OneCandidate | None = None
 
 
 class _PlainLine(msgspec.Struct, frozen=True, gc=False):
