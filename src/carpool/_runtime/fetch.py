@@ -34,6 +34,8 @@ from carpool.types import Facts
 
 ASIDE_ROWS_MAX: Final = 100
 ASIDE_BYTES_MAX: Final = 1_048_576
+_RUN_ROWS_MIN: Final = 4
+"""From so many rows on it takes less time to settle them together."""
 _BARE: Final = {asyncio.Future}
 """Type of the cells of awaited rows with one awaiter each."""
 
@@ -89,17 +91,19 @@ class Parting:
 
     def take(self, no: int, row: int, body: bytes) -> None:
         """Take one answer."""
-        place, column = place_of(no, row), self._columns.get(no, [])
-        waiter = column[row] if row < len(column) else None
-        if isinstance(waiter, asyncio.Future) and not waiter.done() and not self._segments[no].flags[row] & EXPLICIT:
-            column[row] = None
-            if not self.delivered:
-                self.handovers.append(self._single)
-            self.delivered.append(place)
-            self._single.waiters.append(waiter)
-            self._single.bodies.append(body)
-        else:
-            self.kept.append((place, body))
+        place, column = place_of(no, row), self._columns.get(no)
+        if column is not None and row < len(column) and not self._segments[no].flags[row] & EXPLICIT:
+            waiter = column[row]
+            if isinstance(waiter, asyncio.Future) and not waiter.done():
+                column[row] = None
+                single = self._single
+                if not single.waiters:
+                    self.handovers.append(single)
+                single.waiters.append(waiter)
+                single.bodies.append(body)
+                self.delivered.append(place)
+                return
+        self.kept.append((place, body))
 
 
 def take_back(columns: dict[int, list[Cell]], handovers: list[Handful]) -> None:
@@ -192,7 +196,7 @@ class RowSorter:
         """Sort the rows of a block, from an index on, that belong to a run of requests."""
         no, start, stop = span
         marks, count = self._arrivals.marks[no], stop - start
-        if marks.count(WAITED, start, stop) == count and not block.errors:
+        if count >= _RUN_ROWS_MIN and marks.count(WAITED, start, stop) == count and not block.errors:
             bodies = block.bodies[at : at + count]
             lots.parting.take_run(no, start, stop, bodies)
             lots.new.extend(bodies)
