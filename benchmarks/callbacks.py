@@ -119,7 +119,8 @@ class Watch:
             took_cpu = cpu() - began_cpu - (pauses.cpu_s - paused_cpu)
             phase = self._phase
             phase.count += 1
-            if (took_cpu > phase.by_cpu[0][0] or took > phase.by_wall[0][0]) and task_of(handle) is not main:
+            longest = took_cpu > phase.by_cpu[0][0] or took > phase.by_wall[0][0]
+            if (longest or took_cpu > LONG_S) and task_of(handle) is not main:
                 phase.long += took_cpu > LONG_S
                 if took_cpu > phase.by_cpu[0][0]:
                     keep_worst(phase.by_cpu, took_cpu, handle)

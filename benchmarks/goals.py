@@ -102,7 +102,7 @@ def results(report: dict[str, Any]) -> list[Result]:
         "recovery": (lambda: _recovery(runs),),
         "transfer": (lambda: _transfer(runs),),
         "startup": (lambda: _startup(runs),),
-        "peers": (lambda: peers(report.get("peers", [])),),
+        "peers": (lambda: _peers(report.get("peers", [])),),
         "live": (lambda: _live(report),),
     }
     return [result for suite, makers in parts.items() if suite in suites for make in makers for result in make()]
@@ -360,13 +360,42 @@ def _startup(runs: Runs) -> Iterable[Result]:
     yield Result("import", "with `carpool.Client`, which loads the rest", IMPORT_S, whole, unit="s")
 
 
-def peers(_found: list[dict[str, Any]]) -> Iterable[Result]:
-    """Return the rows of other ways to do the same."""
-    return []
+BY_HAND_NAME = "google-genai, file of dicts"
+"""It matches answers with requests, so it keeps them until all are there."""
+NOTHING_KEPT_NAME = f"{BY_HAND_NAME}, answers not kept"
 
 
-def peer_costs(_report: dict[str, Any]) -> list[dict[str, Any]]:
-    return []
+def _peers(reports: list[dict[str, Any]]) -> Iterable[Result]:
+    """Return the rows of other ways to do the same; each of their pairs is a round."""
+    part = "against other ways"
+    found = {one["peer"]: one for one in reports if "pairs" in one}
+    for name in (BY_HAND_NAME, NOTHING_KEPT_NAME):
+        judged = name == BY_HAND_NAME
+        for metric, limit, words in (
+            ("net_us_per_call", BY_HAND_TIME, "net time"),
+            ("cpu_us_per_call", None, "CPU time"),
+            ("memory_mb", BY_HAND_MEMORY, "memory over base"),
+        ):
+            yield _share(part, found.get(name), metric, limit if judged else None, f"{name}: {words}")
+    fastest = fastest_batcher(reports)
+    which = f", {fastest['peer']}" if fastest else ""
+    name = f"the fastest other awaitable batcher{which}: CPU time"
+    yield _share(part, fastest, "cpu_us_per_call", BATCHER, name)
+
+
+def _share(part: str, report: dict[str, Any] | None, metric: str, limit: float | None, what: str) -> Result:
+    if report is None:
+        return Result(part, what, limit, ())
+    pairs = [(pair["carpool"][metric], pair["peer"][metric]) for pair in report["pairs"]]
+    own, other = (_short(statistics.median(side)) for side in zip(*pairs, strict=True))
+    beside = f"{own} {'MB' if metric == 'memory_mb' else 'us a call'} against {other}, {report['n']:,} calls"
+    return Result(part, what, limit, tuple(one / another for one, another in pairs), beside=beside)
+
+
+def fastest_batcher(reports: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the awaitable batcher of another library that took the least CPU time a call."""
+    awaitable = [one for one in reports if "summary" in one and not one["peer"].startswith("google-genai")]
+    return min(awaitable, key=lambda one: float(one["summary"]["cpu_us_per_call"]["peer"]), default=None)
 
 
 def _live(report: dict[str, Any]) -> Iterable[Result]:

@@ -6,6 +6,7 @@ Owns where things stand in it. The figures come out of the report.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
@@ -14,7 +15,7 @@ import goals
 
 WIDTH, HEIGHT = 880, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 790, 84, 320
-BAR_HEIGHT, BAR_STEP, BARS_LEFT, BARS_RIGHT = 18, 30, 290, 760
+BAR_HEIGHT, BAR_STEP, BARS_LEFT, BARS_RIGHT = 18, 30, 370, 790
 STYLE = """
     .card { fill: #ffffff; stroke: #d5dae1 } .ink { fill: #1d2430 } .soft { fill: #5a6472 } .s { font-size: 12.5px }
     .b { font-weight: 600 } .grid { stroke: #d5dae1; stroke-width: 1 } .line { fill: none; stroke-width: 2.5 }
@@ -67,7 +68,18 @@ def curves(report: dict[str, Any]) -> list[Curve]:
 
 def bars(report: dict[str, Any]) -> list[Bar]:
     """Return a bar for each way that was measured, the cheapest first."""
-    found = [Bar(peer["name"], peer.get("kind", ""), peer["us"]) for peer in goals.peer_costs(report)]
+    pairs = [one for one in report.get("peers", []) if "pairs" in one]
+    if not pairs:
+        return []
+    found = [Bar(f"{one['peer']}, {one['n']:,}", "", one["summary"]["cpu_us_per_call"]["peer"]) for one in pairs]
+    n = statistics.mode(one["n"] for one in pairs)
+    us = statistics.median(
+        pair["carpool"]["cpu_us_per_call"] for one in pairs for pair in one["pairs"] if one["n"] == n
+    )
+    found.append(Bar(f"carpool, {n:,}", "own", us))
+    runs = goals.Runs(report)
+    if floor := runs.lines("floor", "floor", n=n, gc="on", **goals.MODELESS):
+        found.append(Bar(f"the floor, {n:,}", "least", goals.median_of(floor, goals.of("cpu_us_per_call"))))
     return sorted(found, key=lambda bar: bar.us)
 
 
@@ -128,7 +140,7 @@ def _bars(ways: Sequence[Bar]) -> list[str]:
     low = math.floor(math.log10(min(bar.us for bar in ways)))
     high = math.ceil(math.log10(max(bar.us for bar in ways)))
     parts = [
-        _text(28, HEIGHT + 28, "CPU time a call, carpool and what else there is", "ink b", size=18),
+        _text(28, HEIGHT + 28, "CPU time a call, by the way that is taken and the number of calls", "ink b", size=18),
         _text(28, HEIGHT + 48, "microseconds; each step of the scale is ten times the one before", "soft s"),
     ]
     for at, bar in enumerate(ways):
@@ -151,4 +163,4 @@ def _text(x: float, y: float, words: str, kind: str, *, anchor: str = "", size: 
 def _round_up(us: float) -> float:
     """Return a round number that is not below."""
     step = 10 ** math.floor(math.log10(us))
-    return next(step * factor for factor in (1, 2, 4, 8, 10) if step * factor >= us)
+    return next(step * factor for factor in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if step * factor >= us)

@@ -80,8 +80,11 @@ def smoke(sizes: Sizes, *, uvloop: bool) -> list[Group]:
     return [
         _against_floor(n, 1, (FLOOR, AUTOMATIC, TYPED)),
         _against_floor(n, 1, (EXPLICIT,), gc="freeze", loop="uvloop" if uvloop else "asyncio"),
-        # Of those whose programs differ in one argument, the last does what the others do, and more.
-        *(group if group.suite == "memory" else group._replace(programs=group.programs[-1:]) for group in others),
+        # The first two of memory are its sides; elsewhere the last program does what the others do, and more.
+        *(
+            group._replace(programs=group.programs[:2] if group.suite == "memory" else group.programs[-1:])
+            for group in others
+        ),
     ]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import goals
 import picture
+import plan
 
 Report = dict[str, Any]
 HEAD = ("", "limit", "seen", "spread", "", "made of")
@@ -115,7 +116,11 @@ COMBINATIONS = (
 def failures(report: Report) -> list[str]:
     """Return what could not be measured, and why, a line each."""
     failed = [record for record in report["runs"] if "failed" in record]
-    return [f"{record['suite']}, {record['role']}: {record['failed']}" for record in failed] + report["left_out"]
+    lines = [f"{record['suite']}, {record['role']}: {record['failed']}" for record in failed] + report["left_out"]
+    for one in report.get("peers", []):
+        if reason := one.get("missing") or one.get("failed"):
+            lines.append(f"{one['peer']} ({', '.join(one['pins'])}): {reason}")
+    return lines
 
 
 def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -142,6 +147,8 @@ def text(report: Report) -> str:
     parts = ["\n".join(circumstances(report)), in_columns(rows), tally(found)]
     if table := combinations(report):
         parts.append(in_columns([COMBINATIONS, *table], left=0))
+    if rows := peers(report):
+        parts.append(in_columns([PEERS[:-1], *(cells[:-1] for cells in rows)]))
     parts += [f"not measured: {line}" for line in failures(report)]
     return "\n\n".join(parts)
 
@@ -151,6 +158,25 @@ def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
     lines.insert(1, "|" + "---|" * (lines[0].count("|") - 1))
     return lines
+
+
+PEERS = ("", "calls", "CPU us a call", "carpool's CPU time to it", "net time", "memory", "what it does less or more")
+
+
+def peers(report: Report) -> list[tuple[str, ...]]:
+    """Return a row for every other way, and carpool's share of what it takes."""
+    rows = []
+    for one in report.get("peers", []):
+        shim = f" (reached by a shim: {one['shim']})" if one["shim"] else ""
+        word = one["word"] + shim
+        if "summary" not in one:
+            rows.append((one["peer"], f"{one['n']:,}", "not measured", "", "", "", word))
+            continue
+        cpu, net, memory = (one["summary"][name] for name in ("cpu_us_per_call", "net_us_per_call", "memory_mb"))
+        shares = (f"{cpu['ratio']:.3f}x ({cpu['ratio_min']:.3f} to {cpu['ratio_max']:.3f})",)
+        shares += tuple(f"{metric['ratio']:.3f}x" for metric in (net, memory))
+        rows.append((one["peer"], f"{one['n']:,}", f"{cpu['peer']:.1f}", *shares, word))
+    return rows
 
 
 def laps(report: Report) -> list[tuple[str, ...]]:
@@ -183,6 +209,20 @@ def million(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
+def on_disk(report: Report) -> list[str]:
+    """Return what the largest size takes on disk, in a line."""
+    runs, n = goals.Runs(report), report["sizes"]["large"]
+    waiting, stored = runs.lines("recovery", "waiting", n=n), runs.lines("callbacks", "explicit", n=n)
+    if not waiting or not stored:
+        return []
+    store_mb, results_mb = (
+        goals.median_of(waiting, goals.of("store_mb")),
+        goals.median_of(stored, goals.of("dropped_mb")),
+    )
+    line = f"On disk: {store_mb:,.0f} MB for the requests while they wait (prompts of {plan.BYTES} bytes)"
+    return [f"{line}, and {results_mb:,.0f} MB for the results of explicit keys, until their time is past."]
+
+
 def page(report: Report) -> str:
     """Return what stands between the marks of the page."""
     found = goals.results(report)
@@ -193,6 +233,9 @@ def page(report: Report) -> str:
     if table := combinations(report):
         lines += ["", "Every combination that was measured, net time in microseconds a call:", ""]
         lines += markdown([COMBINATIONS, *table])
+    if rows := peers(report):
+        lines += ["", "What carpool takes of what others take, its callers reading text and usage as theirs do:", ""]
+        lines += markdown([PEERS, *rows])
     n = report["sizes"]
     if rows := laps(report):
         lines += ["", f"Microseconds a call at {n['middle']:,} calls, by phase:", ""]
@@ -200,19 +243,24 @@ def page(report: Report) -> str:
     if rows := million(report):
         lines += ["", f"What {n['large']:,} calls need:", ""]
         lines += markdown([("", "until all is on disk", "net time in all", "memory over base"), *rows])
+        lines += ["", *on_disk(report)]
     if missing := failures(report):
         lines += ["", "Not measured:", "", *(f"- {line.splitlines()[0]}" for line in missing)]
     return "\n".join(lines)
 
 
+def between(path: Path, mark: str, lines: str) -> None:
+    """Write what stands between two marks of a page anew."""
+    marked = re.compile(rf"(<!-- {mark}: begin -->\n).*(<!-- {mark}: end -->)", re.DOTALL)
+    new, count = marked.subn(lambda match: f"{match[1]}{lines}\n{match[2]}", path.read_text("utf-8"))
+    if count != 1:
+        raise SystemExit(f"{path} does not have the marks of its {mark} once")
+    path.write_text(new, "utf-8")
+
+
 def renew(path: Path, report: Report) -> None:
     """Write the figures of a page anew, and its picture."""
-    old = path.read_text("utf-8")
-    marked = re.compile(r"(<!-- figures: begin -->\n).*(<!-- figures: end -->)", re.DOTALL)
-    new, count = marked.subn(lambda match: f"{match[1]}{page(report)}\n{match[2]}", old)
-    if count != 1:
-        raise SystemExit(f"{path} does not have the marks of figures once")
-    path.write_text(new, "utf-8")
+    between(path, "figures", page(report))
     path.with_suffix(".svg").write_text(picture.draw(report), "utf-8")
 
 

@@ -28,11 +28,14 @@ from typing import Any
 import picture
 import plan
 import report
+import run_peers
+from peers import environments
 from stage import ProgramFailed, circumstances, run_program, stub_server
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PEERS, LIVE = "peers", "live"
+SMOKE_PEER = "google-genai, file of its types"
 SUITES = (*plan.SUITES, PEERS, LIVE)
 KINDS = {"full": plan.FULL, "quick": plan.QUICK, "smoke": plan.SMOKE}
 
@@ -77,21 +80,17 @@ def write(found: dict[str, Any], target: Path | None) -> None:
         target.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
-def own_environment(folder: Path) -> str:
+def own_environment(folder: Path, left_out: list[str]) -> str:
     """Make, or bring up to date, the environment that carpool is measured in; return its interpreter."""
-    home = folder / "carpool-py{}.{}.{}".format(*sys.version_info[:3])
-    python = home / "bin" / "python"
-    say(f"making the environment {home}")
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, str(ROOT), "uvloop"], check=True)
+    try:
+        python = environments.make("carpool", (str(ROOT), "uvloop"), folder)
+    except environments.NotInstalledError as error:
+        left_out.append(f"uvloop: {error}")
+        python = environments.make("carpool", (str(ROOT),), folder)
+    say("installing carpool as it is here")  # the environment may be from before the last change
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, "--force-reinstall", str(ROOT)], check=True)
     return str(python)
-
-
-def default_folder() -> Path:
-    """Return where environments are kept if nobody says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carpool-benchmarks"
 
 
 def commit() -> str:
@@ -124,6 +123,19 @@ def measure_live(python: str, kind: str, found: dict[str, Any]) -> None:
             found["live"] = json.loads(target.read_text("utf-8"))["summary"]
 
 
+def measure_peers(args: argparse.Namespace, python: str, sizes: plan.Sizes, found: dict[str, Any]) -> None:
+    """Let carpool and each other library make their pairs; without an environment of their own, those that are here."""
+    say("other libraries")
+    found["peers"] = run_peers.run_peers(
+        python=python,
+        calls=None if args.kind == "full" else sizes.middle,
+        pairs=sizes.large_pairs,
+        only=SMOKE_PEER if args.kind == "smoke" else "",
+        folder=args.environments,
+        smoke=args.kind == "smoke" or args.here,
+    )
+
+
 def begin(
     kind: str, suites: list[str], python: str, sizes: plan.Sizes, planned: Sequence[plan.Group]
 ) -> dict[str, Any]:
@@ -148,7 +160,9 @@ def parse() -> argparse.Namespace:
     parser.set_defaults(kind="full")
     parser.add_argument("--only", default=",".join(SUITES), help=f"suites out of {', '.join(SUITES)}; with commas")
     parser.add_argument("--here", action="store_true", help="measure in the interpreter that runs this")
-    parser.add_argument("--environments", type=Path, default=default_folder(), help="where environments are kept")
+    parser.add_argument(
+        "--environments", type=Path, default=environments.default_folder(), help="where environments are kept"
+    )
     parser.add_argument("--json", type=Path, help="where all figures go; bench-data/results.json if not a smoke run")
     parser.add_argument("--pairs", type=int, help="rounds, of the largest size too")
     args = parser.parse_args()
@@ -165,22 +179,29 @@ def main() -> None:
     sizes = KINDS[args.kind]
     if args.pairs:
         sizes = sizes._replace(pairs=args.pairs, large_pairs=args.pairs)
-    python = sys.executable if args.here or args.kind == "smoke" else own_environment(args.environments)
+    left_out: list[str] = []
+    here = args.here or args.kind == "smoke"
+    if not here:
+        os.environ.pop("PYTHONPATH", None)  # what is measured is what is installed
+    python = sys.executable if here else own_environment(args.environments, left_out)
     uvloop = "uvloop" in circumstances(python)["versions"]
     planned = plan.smoke(sizes, uvloop=uvloop) if args.kind == "smoke" else plan.groups(sizes, args.only, uvloop=uvloop)
     found = begin(args.kind, args.only, python, sizes, planned)
-    if not uvloop:
-        found["left_out"].append("uvloop: it is not installed in this interpreter")
+    found["left_out"] = left_out if uvloop or left_out else ["uvloop: this interpreter does not have it"]
     with stub_server(python) as base_url:
         measure(planned, python, base_url, found, args.json)
     if LIVE in args.only:
         measure_live(python, args.kind, found)
     write(found, args.json)
-    failed = sum("failed" in record for record in found["runs"]) + (LIVE in args.only and LIVE not in found)
+    if PEERS in args.only:
+        measure_peers(args, python, sizes, found)
+    write(found, args.json)
+    failed = sum("failed" in record for record in [*found["runs"], *found.get("peers", [])])
+    failed += LIVE in args.only and LIVE not in found
     if args.kind == "smoke":
         report.page(found)  # it is made, and not shown: so few calls say nothing
         picture.draw(found)
-        print(f"{len(found['runs'])} programs ran, and live calls; {failed} failed")
+        print(f"{len(found['runs'])} programs ran, live calls and another library; {failed} failed")
     else:
         print(report.text(found))
     if failed:

@@ -24,7 +24,8 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,19 @@ HERE = Path(__file__).parent
 METRICS = ("cpu_us_per_call", "net_us_per_call", "memory_mb")
 SMOKE_CALLS = 200
 RUN_TIMEOUT_S = 1_800
+TOLD_CHARS = 4_000
 
 Run = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one program of a pair is started, and how many jobs it must come to."""
+
+    command: list[str]
+    cwd: Path | None
+    environ: dict[str, str]
+    jobs: int
 
 
 class RunFailedError(Exception):
@@ -58,45 +70,64 @@ def serving(python: str, module: str) -> Iterator[str]:
             process.terminate()
 
 
-def run_once(command: Sequence[str], environ: dict[str, str], jobs: int) -> Run:
+def run_once(side: Side) -> Run:
     """Run a measured program to its end and return the line it printed."""
+    name = " ".join(side.command)
     done = subprocess.run(
-        command, cwd=HERE, env=environ, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+        side.command,
+        cwd=side.cwd,
+        env=side.environ,
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
     )
     if done.returncode:
-        raise RunFailedError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4_000:]}")
+        raise RunFailedError(f"{name} ended with {done.returncode}:\n{done.stderr[-TOLD_CHARS:]}")
     run: Run = json.loads(done.stdout.splitlines()[-1])  # inspect_ai says more before
-    if run["jobs"] != jobs:
-        raise RunFailedError(f"{' '.join(command)} used {run['jobs']} jobs, not {jobs}: these do not compare")
+    if run["jobs"] != side.jobs:
+        raise RunFailedError(f"{name} used {run['jobs']} jobs, not {side.jobs}: these do not compare")
     return run
 
 
-def commands_of(
-    peer: Peer, n: int, pythons: dict[str, str], urls: dict[str, str], arguments: Sequence[str]
-) -> dict[str, list[str]]:
-    """Return what either side is started with."""
-    carpool = [pythons["carpool"], str(HERE / "carpool_client.py"), str(n), "--read", "typed"]
+def interpreters(
+    names: Iterable[str], folder: Path | None, *, smoke: bool
+) -> dict[str, Path | environments.NotInstalledError]:
+    """Return the Python of each environment, or why there is none."""
+    found: dict[str, Path | environments.NotInstalledError] = {}
+    for name in names:
+        try:
+            if smoke:
+                found[name] = environments.here(ENVIRONMENTS[name])
+            else:
+                found[name] = environments.make(name, ENVIRONMENTS[name], folder or environments.default_folder())
+        except environments.NotInstalledError as reason:
+            found[name] = reason
+    return found
+
+
+def carpool_side(python: str, n: int, base_url: str, arguments: Sequence[str]) -> Side:
+    command = [python, str(HERE / "carpool_client.py"), str(n), "--read", "typed", "--base-url", base_url]
+    return Side([*command, *arguments], None, dict(os.environ), jobs=1)
+
+
+def peer_side(peer: Peer, python: Path, n: int, base_url: str, arguments: Sequence[str]) -> Side:
     module, *own = peer.program
-    program = [pythons["peer"], "-m", f"peers.{module}", str(n), *own]
-    return {
-        "carpool": [*carpool, "--base-url", urls["gemini"], *arguments],
-        "peer": [*program, "--base-url", urls["gemini" if peer.gemini else "others"], *arguments],
-    }
-
-
-def compare(peer: Peer, n: int, commands: dict[str, list[str]], pairs: int) -> list[dict[str, Run]]:
-    """Make the pairs of runs, in turn, the other side first each time."""
+    command = [str(python), "-m", f"peers.{module}", str(n), *own, "--base-url", base_url]
     # Carpool's own path is of no use in a peer's environment, and might hold other versions of what is there.
-    without_path = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environs = {"carpool": dict(os.environ), "peer": without_path}
-    jobs = {"carpool": 1, "peer": peer.jobs}
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return Side([*command, *arguments], HERE, environ, jobs=peer.jobs)
+
+
+def compare(name: str, sides: dict[str, Side], pairs: int) -> list[dict[str, Run]]:
+    """Make the pairs of runs, in turn, the other side first each time."""
     made = []
     for number in range(1, pairs + 1):
-        order = ("carpool", "peer") if number % 2 else ("peer", "carpool")
-        pair = {side: run_once(commands[side], environs[side], jobs[side]) for side in order}
+        order = list(sides) if number % 2 else list(reversed(sides))
+        pair = {side: run_once(sides[side]) for side in order}
         made.append(pair)
-        cpu = " / ".join(f"{pair[side]['cpu_us_per_call']:.1f}" for side in ("carpool", "peer"))
-        print(f"{peer.name}, {n:,} calls, pair {number} of {pairs}: CPU us a call {cpu}", file=sys.stderr, flush=True)
+        cpu = " / ".join(f"{pair[side]['cpu_us_per_call']:.1f}" for side in sides)
+        print(f"{name}, pair {number} of {pairs}: CPU us a call {cpu}", file=sys.stderr, flush=True)
     return made
 
 
@@ -134,26 +165,27 @@ def run_peers(
     both the reason why not, as `missing` (not installed) or `failed`.
     """
     reports = []
+    python = os.path.abspath(python)  # noqa: PTH100 - a path that is resolved leaves the virtual environment
+    wanted = [peer for peer in PEERS if only in peer.name]
+    pythons = interpreters({peer.environment for peer in wanted}, folder, smoke=smoke)
     with serving(python, "stub_server") as gemini, serving(python, "peers.stub_other_wires") as others:
-        for peer in PEERS:
-            if only not in peer.name:
-                continue
-            pins = ENVIRONMENTS[peer.environment]
+        for peer in wanted:
+            pins, own = ENVIRONMENTS[peer.environment], pythons[peer.environment]
             n = min(peer.calls, calls or peer.calls, SMOKE_CALLS if smoke else peer.calls)
             report = {"peer": peer.name, "n": n, "pins": pins, "word": peer.word, "shim": peer.shim}
+            reports.append(report)
+            if isinstance(own, environments.NotInstalledError):
+                report["missing"] = str(own)
+                continue
+            sides = {
+                "carpool": carpool_side(python, n, gemini, arguments),
+                "peer": peer_side(peer, own, n, gemini if peer.gemini else others, arguments),
+            }
             try:
-                if smoke:
-                    own = environments.here(pins)
-                else:
-                    own = environments.make(peer.environment, pins, folder or environments.default_folder())
-                pythons, urls = {"carpool": python, "peer": str(own)}, {"gemini": gemini, "others": others}
-                made = compare(peer, n, commands_of(peer, n, pythons, urls, arguments), pairs)
+                made = compare(f"{peer.name}, {n:,} calls", sides, pairs)
                 report |= {"pairs": made, "summary": summarise(made)}
-            except environments.NotInstalledError as reason:
-                report["missing"] = str(reason)
             except (RunFailedError, subprocess.TimeoutExpired) as reason:
                 report["failed"] = str(reason)
-            reports.append(report)
     return reports
 
 

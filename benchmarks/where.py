@@ -1,7 +1,7 @@
 """Where the time of a run goes: samples of py-spy, summed up by the file that was at work.
 
     py-spy record -r 500 -t -f raw -o samples.txt -- python benchmarks/carpool_client.py 100000 --base-url ...
-    python benchmarks/where.py samples.txt
+    python benchmarks/where.py samples.txt [--page docs/explanation/performance.md]
 
 A sample counts for its innermost frame: C code (JSON, SQLite, sockets, tasks) for the Python that called it. The loop's
 thread and the one that owns the store are told apart, what was imported is left out. With `--gil`, py-spy samples
@@ -14,6 +14,8 @@ import argparse
 import re
 from collections import Counter
 from pathlib import Path
+
+import report
 
 FILE = re.compile(r" \((?P<file>[^()]*?)(?::\d+)?\)$")
 STORE_THREAD = "_Writer.run "
@@ -47,12 +49,19 @@ def count(samples: str) -> Counter[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sum up samples of py-spy by the file that was at work.")
     parser.add_argument("samples", type=Path, help="what py-spy wrote with -t -f raw")
+    parser.add_argument("--page", type=Path, help="a page whose profile is renewed")
     args = parser.parse_args()
     counted = count(args.samples.read_text("utf-8"))
     total = counted.total()
-    for (thread, name), number in counted.most_common():
-        if number >= LEAST_SHARE * total:
-            print(f"{number / total:6.1%}  {thread:5}  {name}")
+    rows = [
+        (f"{number / total:.1%}", thread, name)
+        for (thread, name), number in counted.most_common()
+        if number >= LEAST_SHARE * total
+    ]
+    if args.page is None:
+        print(report.in_columns(rows))
+    else:
+        report.between(args.page, "profile", "\n".join(report.markdown([("share", "thread", "at work"), *rows])))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def report_of(runs: list[dict[str, Any]], suites: list[str] | None = None) -> di
     planned = plan.groups(plan.FULL, plan.SUITES, uvloop=True)
     return {
         "kind": "made-up run",
-        "suites": suites or list(plan.SUITES),
+        "suites": suites or [*plan.SUITES, "peers", "live"],
         "circumstances": {
             "when": "2026-01-01T00:00:00+00:00",
             "system": "Linux",
@@ -150,3 +150,51 @@ def test_the_harness_needs_nothing_but_python() -> None:
     """Programs of other libraries use it in environments without ours."""
     imported = re.findall(r"^(?:import|from) (\w+)", (FOLDER / "harness.py").read_text("utf-8"), re.MULTILINE)
     assert set(imported) - sys.stdlib_module_names == set()
+
+
+def peer_of(name: str, n: int, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    metrics = ("cpu_us_per_call", "net_us_per_call", "memory_mb")
+    made = [
+        {side: {"n": n} | dict.fromkeys(metrics, us) for side, us in zip(("carpool", "peer"), both, strict=True)}
+        for both in pairs
+    ]
+    summary = module("run_peers").summarise(made)
+    return {"peer": name, "n": n, "pins": ["it==1"], "word": "less", "shim": "", "pairs": made, "summary": summary}
+
+
+def test_other_ways_are_judged_by_the_one_by_hand_and_by_the_fastest_batcher(tmp_path: Path) -> None:
+    names = [peer.name for peer in module("peers.catalogue").PEERS]
+    assert {module("goals").BY_HAND_NAME, module("goals").NOTHING_KEPT_NAME} <= set(names)
+    report = report_of([])
+    report["peers"] = [
+        peer_of(module("goals").BY_HAND_NAME, 100_000, [(24, 30), (28, 28), (21, 30)]),
+        peer_of("slow", 10_000, [(20, 900)]),
+        peer_of("quick", 10_000, [(20, 80)]),
+        {"peer": "absent", "n": 10_000, "pins": ["absent==1"], "word": "", "shim": "", "missing": "no wheel"},
+    ]
+    part = "against other ways"
+    by_hand = found(report, part, f"{module('goals').BY_HAND_NAME}: net time")
+    assert (by_hand.figure, by_hand.met) == (0.8, True)
+    assert found(report, part, "the fastest other awaitable batcher, quick: CPU time").figure == 0.25
+    page = tmp_path / PAGE.name
+    page.write_text(PAGE.read_text("utf-8"), "utf-8")
+    module("report").renew(page, report)
+    text = page.read_text("utf-8")
+    assert "| slow | 10,000 | 900.0 | 0.022x (0.022 to 0.022) | 0.022x | 0.022x | less |" in text
+    assert "- absent (absent==1): no wheel" in text
+    picture = page.with_suffix(".svg").read_text("utf-8")
+    assert [name for name in ("slow, 10,000", "quick, 10,000", "carpool, 10,000") if f">{name}<" not in picture] == []
+
+
+def test_samples_count_for_who_was_at_work_and_imports_do_not() -> None:
+    samples = (
+        "thread (1): MainThread;run (harness.py:9);call (carpool/client.py:3);encode (carpool/_gemini/encode.py:7) 5\n"
+        "thread (1): MainThread;run (harness.py:9) 2\n"
+        "thread (1): MainThread;_find_and_load (<frozen importlib._bootstrap>:1);<module> (carpool/client.py:1) 9\n"
+        "thread (2): carpool-store;_Writer.run (carpool/_stores/disk.py:1);commit (diskcache/core.py:2) 3\n"
+    )
+    assert module("where").count(samples) == {
+        ("loop", "carpool/_gemini/encode.py"): 5,
+        ("loop", "the program, its tasks and futures"): 2,
+        ("store", "diskcache"): 3,
+    }

@@ -36,7 +36,7 @@ def make(name: str, requirements: Sequence[str], folder: Path) -> Path:
         NotInstalledError: It cannot be made.
     """
     version = ".".join(map(str, sys.version_info[:3]))
-    home = folder / f"{name}-py{version}"
+    home = folder.resolve() / f"{name}-py{version}"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     pins = "".join(f"{requirement}\n" for requirement in requirements)
     made = home / MADE

@@ -140,9 +140,9 @@ class Desk:
 
     # -- steps
 
-    def tell(self, event: Event) -> Step:
+    def tell(self, *events: Event) -> Step:
         """Tell the engine something now; what it writes is on disk."""
-        step = self._write(self.engine.step(event, self.now))
+        step = self._write(self.engine.turn(events, self.now))
         sweeps = every(step.actions, Sweep)
         if sweeps and self.listed is not None:
             more = self._write(self.engine.step(Swept(sweeps[0].op, self.listed), self.now))

@@ -16,11 +16,15 @@ from carpool._core.model import (
     ROW_MASK,
     ROWS_MAX,
     TRANSITIONS,
+    Block,
     JobState,
+    Row,
+    Run,
     Segment,
     SegmentHead,
     place_of,
 )
+from carpool.types import ServerError
 
 from .desk import LANE, ORIGIN
 
@@ -87,3 +91,19 @@ def test_every_state_can_be_closed_and_none_is_out_of_reach() -> None:
         reached |= more
     assert reached == set(JobState)
     assert all(JobState.CLOSED in ways for state, ways in TRANSITIONS.items() if state is not JobState.CLOSED)
+
+
+def test_a_block_holds_its_rows_in_columns() -> None:
+    rows = [Row("a", b"{}"), Row("b", b"", ServerError(code=8)), Row("", b"[]")]
+    block = Block.of(rows, 2)
+    assert (block.keys, block.bodies, block.errors) == (["a", "b", ""], [b"{}", b"", b"[]"], {1: ServerError(code=8)})
+    assert (block.rows, block.unreadable, block.lines) == (rows, 2, b"")
+
+
+def test_what_answers_say_is_not_shown() -> None:
+    rows = [Row("a", b'{"text":"said"}'), Row("b", b"", ServerError(code=8, message="said"))]
+    for held in (*rows, Block.of(rows, 1), Run(1, 0, 1, [b'{"text":"said"}'])):
+        assert "said" not in repr(held)
+    assert repr(Block.of(rows, 1)) == "Block(rows=2, errors=1, unreadable=1)"
+    assert repr(rows[0]) == "Row(key='a', bytes=15, error=None)"
+    assert repr(Run(1, 0, 2, [b"", b""])) == "Run(no=1, start=0, stop=2, kept=True)"

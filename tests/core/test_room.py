@@ -298,3 +298,15 @@ def test_a_hidden_changing_ceiling_is_found_and_used() -> None:
         assert outcome.longest_below_s <= 10 * MINUTE_S, outcome
         assert outcome.used >= FULL, outcome
         assert (outcome.failed, outcome.answered > 0) == (0, True)
+
+
+def test_a_lane_that_was_ripe_waits_if_another_took_the_room() -> None:
+    desk = Desk(enqueued_tokens_max=HEAVY)
+    for kind in ("embed", "generate"):
+        desk.admit(tokens=HEAVY, lane=Lane(kind, "one-model"))
+    desk.wait()
+    assert [job.lane.kind for job in desk.jobs] == ["embed"]
+    desk.created()
+    desk.wake()
+    desk.polled(output=False, state="EXPIRED")
+    assert [job.lane.kind for job in desk.jobs] == ["generate"], "lanes take turns, also with a request that came back"

@@ -74,7 +74,7 @@ async def test_the_receipt_of_a_mixed_run_is_the_bill(form: dict[str, Any], tmp_
 
 @pytest.mark.parametrize("op", ["reset", "cut"])
 async def test_an_output_that_breaks_off_is_counted_once(tmp_path: Path, op: str) -> None:
-    plan = Plan(latency_s=0.05, faults={f"download.{op}": Fault(count=3, bytes=400_000)})
+    plan = Plan(latency_s=0.05, faults={f"download.{op}": Fault(count=3, bytes=700_000)})
     async with Emulator(plan) as emulator, opened(emulator, tmp_path, **FILE) as client:
         again = readings(client)
         calls = [client.generate("gemini-3.5-flash", text * 60) for text in prompts(1_500)]
@@ -112,7 +112,7 @@ async def test_an_output_of_an_unknown_job_that_breaks_off_is_counted_once(tmp_p
         shutil.rmtree(home)
         backup.rename(home)
         emulator.let_pass()
-        emulator.plan = Plan(faults={"download.cut": Fault(count=1, bytes=400_000)})
+        emulator.plan = Plan(faults={"download.cut": Fault(count=1, bytes=700_000)})
         async with opened(emulator, home, **FILE) as client:
             again = readings(client)
             await client.result("early")

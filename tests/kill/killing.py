@@ -279,7 +279,7 @@ class KillingProvider:
             rows, unreadable = block.rows, block.unreadable
             while rows or unreadable:
                 self._killer.passing("download.block")
-                yield Block(rows=rows[:ROWS_AT_ONCE], unreadable=unreadable)
+                yield Block.of(rows[:ROWS_AT_ONCE], unreadable=unreadable)
                 rows, unreadable = rows[ROWS_AT_ONCE:], 0
         self._killer.passing("download.end")
 

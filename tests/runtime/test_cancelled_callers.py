@@ -179,7 +179,7 @@ class Whole(Service):
     """A service whose output comes in one piece."""
 
     async def fetch(self, job: BatchJob) -> AsyncIterator[Block]:
-        yield Block(rows=[row async for block in super().fetch(job) for row in block.rows])
+        yield Block.of([row async for block in super().fetch(job) for row in block.rows])
 
 
 def test_a_caller_is_cancelled_between_the_arrival_of_its_answer_and_its_booking() -> None:

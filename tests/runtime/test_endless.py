@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import msgspec
 import pytest
 
 import carpool
@@ -26,7 +25,7 @@ class Endless(Service):
     async def fetch(self, job: BatchJob) -> AsyncIterator[Block]:
         for number in range(1_000):
             self.sent = number
-            yield Block(rows=[Row("", msgspec.Raw(b'{"n":%d}' % number)) for _ in range(10)])
+            yield Block.of([Row("", b'{"n":%d}' % number) for _ in range(10)])
         async for block in super().fetch(job):
             yield block
 
@@ -59,8 +58,8 @@ def test_rows_that_fit_are_matched_by_position(unreadable: int) -> None:
         async def fetch(self, job: BatchJob) -> AsyncIterator[Block]:
             async for block in super().fetch(job):
                 (row,) = block.rows
-                yield Block(rows=[Row("", row.response)])
-            yield Block(rows=[], unreadable=unreadable)
+                yield Block.of([Row("", row.response)])
+            yield Block.of([], unreadable=unreadable)
 
     async def main() -> None:
         async with client_of(Keyless(), carpool.MemoryStore(), match_by_position=True, attempts_max=1) as client:

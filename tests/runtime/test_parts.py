@@ -14,11 +14,14 @@ from carpool import RequestFailed, StoreCorrupt, StoreError
 from carpool._core.messages import Record
 from carpool._core.model import place_of
 from carpool._runtime.awaiters import Awaiters
+from carpool._runtime.errand import Crew
 from carpool._runtime.gate import Gate
 from carpool._runtime.kept import KeptReads
 from carpool._runtime.opening import recover
 from carpool.errors import ClientClosed, DeadlineExceeded
 from carpool.settings import Settings
+
+from .virtual import turns
 
 pytestmark = pytest.mark.anyio
 
@@ -168,6 +171,18 @@ async def test_deadlines_end_those_whose_they_are() -> None:
     assert not awaiters.has(place_of(1, 0))
 
 
+async def test_an_answer_goes_straight_to_who_awaits_it_alone_and_is_still_there() -> None:
+    awaiters, alone, shared, left = Awaiters(), place_of(1, 0), place_of(1, 1), place_of(1, 2)
+    one, two, three, gone = futures(4)
+    awaiters.columns[1] = [one, two, gone]
+    awaiters.attach(shared, three, None, None)
+    gone.cancel()
+    assert [awaiters.take_only(place) for place in (shared, left, place_of(1, 3), place_of(2, 0))] == [None] * 4
+    assert awaiters.take_only(alone) is one
+    assert not awaiters.has(alone)
+    assert awaiters.take(shared) == [two, three]
+
+
 async def test_all_that_are_left_are_returned_once() -> None:
     awaiters = Awaiters()
     one, two, done, gone = futures(4)
@@ -180,6 +195,37 @@ async def test_all_that_are_left_are_returned_once() -> None:
     awaiters.forget([3, 4])
     assert awaiters.clear() == [one, two]
     assert awaiters.clear() == []
+
+
+# -- who does what
+
+
+async def test_a_crew_has_as_many_tasks_as_are_busy_at_once() -> None:
+    started: list[asyncio.Task[None]] = []
+    done: list[int] = []
+    go_on = asyncio.Event()
+
+    async def work(item: int) -> None:
+        await go_on.wait()
+        done.append(item)
+
+    crew = Crew(work, lambda serve, item: started.append(asyncio.create_task(serve(item))))
+    for item in (1, 2, 3):
+        crew.do(item)
+    go_on.set()
+    for item in (4, 5):
+        await turns()
+        crew.do(item)
+    await turns()
+    assert (sorted(done), len(started)) == ([1, 2, 3, 4, 5], 3)
+    started[-1].cancel()  # a task that is ended while it is idle is given no work any more
+    for item in (6, 7, 8):
+        crew.do(item)
+    await turns()
+    assert (sorted(done), len(started)) == ([1, 2, 3, 4, 5, 6, 7, 8], 4)
+    for task in started:
+        task.cancel()
+    await asyncio.wait(started)
 
 
 # -- turns

@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import msgspec
 import pytest
 
 import carpool
@@ -36,7 +35,7 @@ class Odd(Service):
                 self.breaks_after = None
                 raise broken()
             body = ODD[:-1] + b', "fetch":%d, "key":%s}' % (self.fetches, json.dumps(key).encode())
-            yield Block(rows=[Row(key, msgspec.Raw(body))])
+            yield Block.of([Row(key, body)])
             await self._pass("row")
 
 
@@ -84,7 +83,7 @@ def test_an_answer_that_its_caller_did_not_live_to_take() -> None:
             whole = handover.booked
 
             def book_and_cancel() -> None:
-                handed = [body for block in handover._blocks for _, _, body in block.handovers]
+                handed = [body for block in handover._blocks for handful in block.handovers for body in handful.bodies]
                 whole()
                 if handed:
                     seen.extend(handed)

@@ -204,7 +204,7 @@ class Service:
         for key, prompt in rows:
             if key == rows[-1][0]:
                 await self._pass("last")
-            yield Block(rows=[Row(key, msgspec.Raw(body_of(prompt)))])
+            yield Block.of([Row(key, body_of(prompt))])
 
     async def cancel(self, name: str) -> None:
         await self._pass("cancel")

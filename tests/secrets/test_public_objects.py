@@ -51,7 +51,7 @@ HELD: dict[str, Any] = {
     "provider's session": DeveloperProvider(api_key=API_KEY)._http,
     "encoded request": Encoder().generate("gemini-3.5-flash", TEXT, {"system_instruction": TEXT}),
     "fault": Fault(kind="refused", error=SAID),
-    "block": Block(rows=[Row("k", msgspec.Raw(BODY), SAID)]),
+    "block": Block.of([Row("k", BODY, SAID)]),
 }
 
 

@@ -197,7 +197,8 @@ class Callers:
     def deliver(self, action: Deliver) -> None:
         """Hand stored answers over."""
         stored = {body for _, bodies in self._process.store.results.values() for body in bodies}
-        for place, body in action.rows:
+        in_runs = (pair for run in action.runs for pair in zip(run.places, run.bodies or (), strict=True))
+        for place, body in (*action.rows, *in_runs):
             for call in self.awaiters.pop(place, []):
                 expect(body in stored, f"delivered before it is stored: {body!r}")
                 self.answer(call, body, action.job)

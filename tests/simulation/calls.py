@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
+import msgspec
+
+from carpool._core.book import spans_of
 from carpool._core.census import LAG_MAX_S
 from carpool._core.engine import Reply
 from carpool._core.messages import (
@@ -30,7 +33,7 @@ from carpool._core.messages import (
     Uploaded,
 )
 from carpool._core.meter import Charge
-from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault
+from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault, Run, place_of
 from carpool.types import BatchJob
 
 from .history import expect
@@ -237,7 +240,7 @@ class Calls:
             self._hear(CallFailed(job.id, op, fault) if fault is not None else ended)
             return
         event, some = self._sort(action, index, blocks[0])
-        self._process.inbox.append(event)
+        self._process.inbox.append(in_runs(event) if op % 2 else event)
 
         def settled() -> None:
             rest, more = blocks[1:], strangers + some
@@ -277,3 +280,20 @@ class Calls:
         answers = len(delivered) + len(kept) + len(unclaimed)
         charge = Charge(answers=answers, prompt=answers, output=answers)
         return RowsFetched(action.job.id, action.op, delivered, kept, failed, charge, unclaimed), strangers
+
+
+def in_runs(event: RowsFetched) -> RowsFetched:
+    """Return the same with those rows in runs that follow each other."""
+    runs: list[Run] = []
+    straight = spans_of(sorted(event.delivered))
+    runs += [Run(no, start, stop) for no, start, stop in straight]
+    bodies = dict(event.kept)
+    for no, start, stop in spans_of(sorted(bodies)):
+        runs.append(Run(no, start, stop, [bodies[place_of(no, row)] for row in range(start, stop)]))
+    single = [run for run in runs if run.count == 1]
+    return msgspec.structs.replace(
+        event,
+        delivered=[place for run in single if run.bodies is None for place in run.places],
+        kept=[(place, bodies[place]) for run in single if run.bodies is not None for place in run.places],
+        runs=[run for run in runs if run.count > 1],
+    )

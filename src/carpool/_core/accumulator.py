@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -124,31 +125,39 @@ class Accumulator:
             queue.flush = queue.requests > 0
 
     def cut(self, now: float) -> Batch | None:
-        """Cut the next batch that is ripe and may start, or return ``None``.
+        """Cut the next batch that is ripe and may start, or return ``None``; see ``cuts``."""
+        return next(self.cuts(now), None)
+
+    def cuts(self, now: float) -> Iterator[Batch]:
+        """Cut the batches that are ripe and may start, one after another: what becomes of one may delay the next.
 
         Lanes take turns: in a round each that is ripe gives one batch, the one with the nearest deadline first, then
         the one that was ripe first. So of ``n`` lanes each gives at least one of ``2 * n - 1`` batches while ripe,
         however much waits in the others. A lane for which there is no room does not lose its turn.
         """
-        if not self._pacing.free_jobs:
-            return None
-        ripe = [
+        while self._pacing.free_jobs and (ripe := self._ripe(now)):
+            turn = [entry for entry in ripe if entry[-1] not in self._served]
+            if not turn:
+                self._served.clear()
+            for *_, lane in sorted(turn or ripe):
+                if not self._pacing.free_jobs:
+                    return
+                queue = self._queues.get(lane)
+                if queue is None or self._due_at(lane, queue) > now:
+                    continue  # not any more, since another lane was cut
+                self._served.add(lane)
+                batch = self._cut_group(lane, queue) if queue.groups else self._cut_spans(lane, queue)
+                if not queue.requests:
+                    del self._queues[lane]
+                yield batch
+
+    def _ripe(self, now: float) -> list[tuple[float, float, str, str, Lane]]:
+        """Return the lanes that are ripe, in no order; each as it sorts."""
+        return [
             (queue.deadline, due, lane.kind, lane.model, lane)
             for lane, queue in self._queues.items()
             if (due := self._due_at(lane, queue)) <= now
         ]
-        if not ripe:
-            return None
-        turn = [entry for entry in ripe if entry[-1] not in self._served]
-        if not turn:
-            self._served.clear()
-        lane = min(turn or ripe)[-1]
-        self._served.add(lane)
-        queue = self._queues[lane]
-        batch = self._cut_group(lane, queue) if queue.groups else self._cut_spans(lane, queue)
-        if not queue.requests:
-            del self._queues[lane]
-        return batch
 
     def next_due(self) -> float | None:
         """Return when a lane will be ripe; ``None`` while no job may start, or nothing waits."""

@@ -45,6 +45,7 @@ from carpool._core.model import (
     DONE,
     EXPLICIT,
     LIVE,
+    NAMED,
     QUEUED,
     ROW_BITS,
     ROW_MASK,
@@ -58,6 +59,7 @@ from carpool._core.model import (
     Meta,
     Place,
     ResultsHead,
+    Run,
     Segment,
     Span,
     Taken,
@@ -225,6 +227,33 @@ class Book:
             self.keys.live.pop(segment.keys[row], None)
         elif segment.flags[row] & ABANDONED:
             self.keys.discard(segment.digest(row), segment.accepted_at, place_of(segment.no, row), kept=False)
+
+    def is_plain(self, run: Run) -> bool:
+        """Return whether all rows of a run are in their job still, none on a live route too, and none without awaiters.
+
+        ``finish_run`` takes no others.
+        """
+        segment, start, stop = self.segments[run.no], run.start, run.stop
+        if run.bodies is None:
+            is_plain = segment.flags.count(0, start, stop) == run.count
+        else:
+            is_plain = NAMED.issuperset(segment.flags[start:stop])
+        return (
+            is_plain
+            and segment.states.count(SENT, start, stop) == run.count
+            and (not self.live.trips or self.live.trips.keys().isdisjoint(run.places))
+            and (not self.held_back or self.held_back.keys().isdisjoint(run.places))
+        )
+
+    def finish_run(self, run: Run) -> None:
+        """Mark the rows of a plain run DONE: what ``finish`` does to each of them."""
+        segment, start, stop = self.segments[run.no], run.start, run.stop
+        segment.states[start:stop] = bytes((DONE,)) * run.count
+        segment.open_rows -= run.count
+        if run.bodies is not None:
+            forget = self.keys.live.pop
+            for key in segment.keys[start:stop]:
+                forget(key, None)
 
     def withdraw(self, segment: Segment, row: int) -> None:
         """Take a row that waits out, for good."""
@@ -423,7 +452,10 @@ class Book:
         """Iterate over the rows of a job that have no answer yet, in order."""
         for no, start, stop in job.spans:
             states, base = self.segments[no].states, no << ROW_BITS
-            yield from (base | row for row in range(start, stop) if states[row] == SENT)
+            row = states.find(SENT, start, stop)
+            while row >= 0:
+                yield base | row
+                row = states.find(SENT, row + 1, stop)
 
     def job_of(self, place: Place) -> Job:
         """Return the job that holds a row that is SENT."""

@@ -46,9 +46,6 @@ class Totals(msgspec.Struct, kw_only=True, gc=False, array_like=True):
         self.paid_picousd += other.paid_picousd
 
 
-_NOTHING: Final = Totals()
-
-
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """Money reserved for a job or a live call before it is sent."""
 
@@ -384,22 +381,19 @@ class Budget:
         day.count(opened, 1)
         day.changed = day.changed or not opened.lasting
 
-    def close(self, hold_id: str, *, known: bool = True, last: Totals = _NOTHING) -> None:
+    def close(self, hold_id: str, *, known: bool = True) -> None:
         """End a hold: its answers are booked for good, and what was not spent is given back.
 
         Args:
             hold_id: as it was reserved under; one that is not there is ended already.
             known: whether all that it paid for has told what it cost. If not, all of it counts as spent.
-            last: answers that were not settled before; there is something reserved for them.
         """
         opened = self._opened.pop(hold_id, None)
         if opened is None:
-            assert not last.requests, "answers of a hold that is ended are settled, not closed with it"
             return
         day = self._day(opened.hold.day)
         del day.opened[hold_id]
         day.count(opened, -1)
-        opened.totals.add(last)
         paid = opened.totals.paid_picousd
         if opened.hold.doubles and (opened.totals.requests or not known):
             self._count_doubles(day, opened.hold.doubles)

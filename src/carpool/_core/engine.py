@@ -40,7 +40,6 @@ from carpool._core.model import (
     QUEUED,
     ROW_BITS,
     ROW_MASK,
-    SENT,
     TICKET,
     Framing,
     JobState,
@@ -92,23 +91,17 @@ class Engine(Admission):
         self._advance(now)
         return self.book.take_step(now)
 
+    def begin_fetch(self, job_id: str) -> None:
+        """Note that a job's output is about to be read from the start."""
+        ledger = self.book.ledger
+        ledger.adopt(job_id, "batch", self.book.jobs[job_id].sealed_at)
+        ledger.begin(job_id)
+
     def fetch_index(self, job_id: str) -> dict[str, Place]:
-        """Return the places of a job's unanswered rows by their keys: its output is about to be read from the start."""
-        book = self.book
-        book.ledger.adopt(job_id, "batch", book.jobs[job_id].sealed_at)
-        book.ledger.begin(job_id)
-        if book.jobs[job_id].stranger:
-            return sweeping.index(book)
-        index: dict[str, Place] = {}
-        for no, start, stop in book.jobs[job_id].spans:
-            segment = book.segments[no]
-            base = no << ROW_BITS
-            if segment.states.count(SENT, start, stop) == stop - start:
-                index.update(zip(segment.keys[start:stop], range(base + start, base + stop), strict=True))
-            else:
-                rows = (row for row in range(start, stop) if segment.states[row] == SENT)
-                index.update((segment.keys[row], base + row) for row in rows)
-        return index
+        """Return the places of what a job's output may answer, by their keys: it is about to be read from the start."""
+        self.begin_fetch(job_id)
+        book, job = self.book, self.book.jobs[job_id]
+        return sweeping.index(book) if job.stranger else {book.key_at(place): place for place in book.sent_in(job)}
 
     def tidy(self, now: float) -> Step:
         """Drop what is past its time, and answer with what to write down; nothing that is under way goes on."""
@@ -239,7 +232,7 @@ class Engine(Admission):
         lifecycle.let_on(book, now)
         landing.start(book, now)
         descent.flee(book, now)
-        while (batch := book.lanes.cut(now)) is not None:
+        for batch in book.lanes.cuts(now):
             if batch.count:
                 lifecycle.send(book, batch, now)
 

@@ -60,7 +60,8 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
         requests=len(flight.trips),
     )
     book.reached = True
-    book.ledger.book_call(route, model, event.charge, hold_of(flight.op))
+    book.ledger.book(route, model, event.charge, now, hold_of(flight.op))
+    book.ledger.close(hold_of(flight.op))
     # A row may have been answered by its job since the answer was sorted: the first answer is its answer.
     delivered = [place for place in event.delivered if book.is_open(place)]
     kept = [(place, body) for place, body in event.kept if book.is_open(place)]

@@ -295,13 +295,6 @@ class Ledger:
         if totals.requests:
             self.budget.settle(hold_id, now, route, totals)
 
-    def book_call(self, route: str, model: str, charge: Charge, hold_id: str) -> None:
-        """Book the answers of a live call, and end what was reserved for it: ``book`` and ``close`` in one."""
-        totals = _totals(charge)
-        self._count(route, totals)
-        self.habits.saw_outputs(model, charge.outputs)
-        self.budget.close(hold_id, last=totals)
-
     def learn(self, hold_id: str, model: str, count: int, estimated: int) -> None:
         """Learn from a job that ends how far its input estimate was off, if every answer came and told its tokens.
 

@@ -211,6 +211,8 @@ class Live:
         """Start the calls that may start now, those with the nearest deadline first."""
         self._wake(now)
         for (route, lane), line in list(self._lines.items()):
+            if self.throttles.are_full:
+                return
             throttle = self.throttles.of(route, lane.model)
             most = EMBEDS_MAX if lane.kind == "embed" else 1
             while entries := line.first(most):
@@ -267,8 +269,10 @@ class Live:
     def next_wakeup(self, now: float) -> float | None:
         """Return when to look again if nothing else happens before."""
         times = [self._resting[0][0]] if self._resting else []
+        full = self.throttles.are_full  # then the end of another call comes first
         for (route, lane), line in self._lines.items():
-            times.append(self.throttles.of(route, lane.model).next_start(now))
+            if not full:
+                times.append(self.throttles.of(route, lane.model).next_start(now))
             oldest = line.oldest()
             if oldest is not None:
                 times.append(oldest.entered_at + WAIT_MAX_S)

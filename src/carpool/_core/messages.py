@@ -23,6 +23,7 @@ from carpool._core.model import (
     RemoteFile,
     ResultsHead,
     RowFault,
+    Run,
     SegmentHead,
     Taken,
 )
@@ -105,6 +106,8 @@ class RowsFetched(msgspec.Struct, frozen=True, tag=True):
     """Of a job that this store did not know: answers to keys that are not waiting, and their bytes."""
     again: Charge = NO_CHARGE
     """Of answers that were settled by an earlier reading of the same output."""
+    runs: list[Run] = []
+    """Of rows that follow each other: delivered, or kept, besides those above."""
 
 
 class FetchEnded(msgspec.Struct, frozen=True, tag=True):
@@ -381,6 +384,8 @@ class Deliver(msgspec.Struct, frozen=True, tag=True):
     rows: list[tuple[Place, bytes]]
     route: Route = "batch"
     text_only: bool = False
+    runs: list[Run] = []
+    """Rows that follow each other, besides those above."""
 
 
 class Fail(msgspec.Struct, frozen=True, tag=True):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import accumulate
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -40,6 +40,8 @@ EXPLICIT: Final = 1
 """The caller named the key: the result is stored and the request goes on after a crash."""
 TICKET: Final = 2
 """Submitted: nobody has to wait for it."""
+NAMED: Final = frozenset({EXPLICIT, EXPLICIT | TICKET})
+"""Flags of rows whose result is stored, and that somebody may still ask for."""
 ABANDONED: Final = 4
 """Nobody awaits it any more (in memory only): an identical call may adopt it, and it is not sent again unasked."""
 
@@ -392,19 +394,71 @@ class RowFault(msgspec.Struct, frozen=True, gc=False):
     error: ServerError
 
 
-class Row(msgspec.Struct, gc=False):
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """Answers to rows of a segment that follow each other."""
+
+    no: int
+    start: int
+    stop: int
+    """The row after the last."""
+    bodies: list[bytes] | None = None
+    """To be stored before they are delivered; ``None``: they are handed straight to live awaiters of automatic keys."""
+
+    def __repr__(self) -> str:
+        return f"Run(no={self.no}, start={self.start}, stop={self.stop}, kept={self.bodies is not None})"
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return self.stop - self.start
+
+    @property
+    def places(self) -> range:
+        """The rows' places."""
+        return range(place_of(self.no, self.start), place_of(self.no, self.stop))
+
+
+class Row(NamedTuple):
     """One row of a job's output: its key, and the answer's bytes or the error."""
 
     key: str = ""
-    response: msgspec.Raw = msgspec.Raw()
+    response: bytes = b""
     error: ServerError | None = None
 
+    def __repr__(self) -> str:
+        return f"Row(key={self.key!r}, bytes={len(self.response)}, error={self.error!r})"
 
-class Block(msgspec.Struct, kw_only=True):
-    """Rows that arrived together, and what could not be read among them."""
 
-    rows: list[Row]
+class Block(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of a job's output that arrived together, in columns, and what could not be read among them."""
+
+    keys: list[str]
+    """A row's key; empty where none came back."""
+    bodies: list[bytes]
+    """A row's answer; of no meaning where it is an error."""
+    errors: dict[int, ServerError] = {}
+    """Rows that are errors, by their index."""
     unreadable: int = 0
+    lines: bytes = b""
+    """JSON lines of exactly these rows, in order, with each answer as ``response``; empty if that is not at hand."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], unreadable: int = 0) -> Block:
+        """Return rows as a block."""
+        return cls(
+            keys=[row.key for row in rows],
+            bodies=[bytes(row.response) for row in rows],
+            errors={at: row.error for at, row in enumerate(rows) if row.error is not None},
+            unreadable=unreadable,
+        )
+
+    def __repr__(self) -> str:
+        return f"Block(rows={len(self.keys)}, errors={len(self.errors)}, unreadable={self.unreadable})"
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows one by one."""
+        return [Row(key, self.bodies[at], self.errors.get(at)) for at, key in enumerate(self.keys)]
 
 
 def limit_of(cap: int, *, searches: bool) -> int:

@@ -5,6 +5,7 @@ Every row of every job ends here, whatever the server did: the batch's own keys 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -24,6 +25,7 @@ from carpool._core.model import (
     Lane,
     Place,
     RowFault,
+    Run,
     Segment,
     Span,
     place_of,
@@ -37,30 +39,56 @@ _MISSING: Final = ServerError(message="the job succeeded without a row for this 
 
 def on_rows(book: Book, job: Job, event: RowsFetched, now: float) -> None:
     """Settle one block of a job's output: delivered rows at once, kept rows once stored, errors by their verdict."""
+    runs, delivered, kept = _parted(book, event)
     if job.id in book.overtaken:
-        _take_overtaken(book, job, event)
+        _take_overtaken(book, job, (*delivered, *(place for place, _ in kept)))
     # A row may have been answered over a live route since the block was sorted: the first answer is its answer.
-    kept = [(place, body) for place, body in event.kept if _is_sent(book, place)]
-    book.answered += sum([_finish_sent(book, place) for place in event.delivered]) + len(kept)
+    kept = [(place, body) for place, body in kept if _is_sent(book, place)]
+    book.answered += sum([_finish_sent(book, place) for place in delivered]) + len(kept)
     book.ledger.book("batch", job.lane.model, event.charge, now, job.id, event.again)
-    if kept:
-        rows = [_kept_row(book, place, body, failed=False) for place, body in kept]
-        head = shelf.keep(book, job.lane, job.name, rows, now)
-        for place, _ in kept:
-            _finish(book, place)
-        book.act(Deliver(job=job.name, lane=job.lane, rows=kept, text_only=head.text_only))
+    stored = [run for run in runs if run.bodies is not None]
+    if kept or stored:
+        columns = shelf.Columns()
+        for run in stored:
+            columns.add_run(book.segments[run.no], run)
+        for place, body in kept:
+            columns.add(_kept_row(book, place, body, failed=False))
+        head = shelf.keep_columns(book, job.lane, job.name, columns, now)
+        book.act(Deliver(job=job.name, lane=job.lane, rows=kept, text_only=head.text_only, runs=stored))
+    for place, _ in kept:
+        _finish(book, place)
+    for run in runs:
+        book.finish_run(run)
+        book.answered += run.count
     failed = [fault for fault in event.failed if _is_sent(book, fault.place)]
     if failed:
         _sort_faults(book, job, failed, now)
 
 
-def _take_overtaken(book: Book, job: Job, event: RowsFetched) -> None:
+def _parted(book: Book, event: RowsFetched) -> tuple[list[Run], list[Place], list[tuple[Place, bytes]]]:
+    """Return the runs of a block that can be settled as such; what is delivered and kept one by one; so are the others.
+
+    Since the block was sorted, a caller may have left, or a live call may be on its way to the same request.
+    """
+    runs: list[Run] = []
+    delivered, kept = list(event.delivered), list(event.kept)
+    for run in event.runs:
+        if book.is_plain(run):
+            runs.append(run)
+        elif run.bodies is None:
+            delivered += run.places
+        else:
+            kept += zip(run.places, run.bodies, strict=True)
+    return runs, delivered, kept
+
+
+def _take_overtaken(book: Book, job: Job, places: Iterable[Place]) -> None:
     """Note which rows came that a live call answered since the block was sorted: these are paid for as new.
 
     In another reading of the output they come again, and cost nothing more.
     """
     overtaken = book.overtaken[job.id]
-    for place in (*event.delivered, *(place for place, _ in event.kept)):
+    for place in places:
         overtaken.pop(book.key_at(place), None)
 
 

@@ -7,6 +7,8 @@ automatic keys until somebody took them. It must not know jobs beyond their name
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -15,7 +17,9 @@ from carpool._core.book import Book, spans_of
 from carpool._core.messages import DropResults, PutResults
 from carpool._core.model import (
     ABANDONED,
+    DIGEST_BYTES,
     EXPLICIT,
+    NAMED,
     ROW_BITS,
     ROW_MASK,
     UNKNOWN_DIGEST,
@@ -23,6 +27,7 @@ from carpool._core.model import (
     Lane,
     Place,
     ResultsHead,
+    Run,
     Segment,
     Taken,
     place_of,
@@ -30,6 +35,7 @@ from carpool._core.model import (
 from carpool.settings import Route, Settings
 
 ASIDE_KEY_CHARS: Final = 256
+_KEPT_FLAGS: Final = bytes(flags & ~ABANDONED for flags in range(256))
 ROWS_A_STEP: Final = 5_000
 """How many rows that are past their time a step goes through: some 10 ms."""
 _EXPLICIT_BYTES: Final = bytes(flags & EXPLICIT for flags in range(256))
@@ -58,35 +64,80 @@ def row_of(segment: Segment, row: int, body: bytes, *, failed: bool) -> KeptRow:
     )
 
 
+class Columns:
+    """Results to be stored, in columns: those of a job may be a million."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.keys: list[str] = []
+        self.digests = bytearray()
+        self.flags = bytearray()
+        self.failed = bytearray()
+        self.bodies: list[bytes] = []
+
+    @classmethod
+    def of(cls, rows: Iterable[KeptRow]) -> Columns:
+        """Return rows as columns."""
+        columns = cls()
+        for row in rows:
+            columns.add(row)
+        return columns
+
+    def add(self, row: KeptRow) -> None:
+        """Add a result."""
+        self.places.append(row.place)
+        self.keys.append(row.key)
+        self.digests += row.digest
+        self.flags.append(row.flags)
+        self.failed.append(row.failed)
+        self.bodies.append(row.body)
+
+    def add_run(self, segment: Segment, run: Run) -> None:
+        """Add the answers to rows of a segment that follow each other."""
+        start, stop = run.start, run.stop
+        self.places += run.places
+        self.keys += segment.keys[start:stop]
+        self.digests += segment.digests[start * DIGEST_BYTES : stop * DIGEST_BYTES]
+        self.flags += segment.flags[start:stop]
+        self.failed += bytes(run.count)
+        self.bodies += run.bodies or ()
+
+
 def keep(  # noqa: PLR0917 - as a record has them
-    book: Book, lane: Lane, job_name: str, rows: list[KeptRow], now: float, route: Route = "batch"
+    book: Book, lane: Lane, job_name: str, rows: Iterable[KeptRow], now: float, route: Route = "batch"
 ) -> ResultsHead:
     """Store results, let their keys find them, and return their record."""
-    sizes, total = array("Q"), 0
-    for row in rows:
-        total += len(row.body)
-        sizes.append(total)
+    return keep_columns(book, lane, job_name, Columns.of(rows), now, route)
+
+
+def keep_columns(  # noqa: PLR0917 - as a record has them
+    book: Book, lane: Lane, job_name: str, rows: Columns, now: float, route: Route = "batch"
+) -> ResultsHead:
+    """Store results as ``keep`` does."""
     head = ResultsHead(
         no=book.next_results,
         origin=book.origin,
         lane=lane,
         job=job_name,
         kept_at=now,
-        places=[row.place for row in rows],
-        keys=[row.key for row in rows],
-        digests=b"".join(row.digest for row in rows),
-        flags=bytes(row.flags & ~ABANDONED for row in rows),
-        failed=bytes(row.failed for row in rows),
-        ends=sizes.tobytes(),
+        places=rows.places,
+        keys=rows.keys,
+        digests=bytes(rows.digests),
+        flags=bytes(rows.flags.translate(_KEPT_FLAGS)),
+        failed=bytes(rows.failed),
+        ends=array("Q", accumulate(map(len, rows.bodies))).tobytes(),
         route=route,
-        text_only=lane.kind == "embed" and book.is_text_only(lane, spans_of(row.place for row in rows)),
+        text_only=lane.kind == "embed" and book.is_text_only(lane, spans_of(rows.places)),
     )
     book.next_results += 1
-    book.handed.update(
-        (row.place, place_of(head.no, at)) for at, row in enumerate(rows) if not row.flags & (EXPLICIT | ABANDONED)
-    )
+    if not NAMED.issuperset(rows.flags):
+        book.handed.update(
+            (place, place_of(head.no, at))
+            for at, (place, flags) in enumerate(zip(rows.places, rows.flags, strict=True))
+            if not flags & (EXPLICIT | ABANDONED)
+        )
     index_results(book, head)
-    book.write(PutResults(head=head, bodies=[row.body for row in rows]))
+    book.write(PutResults(head=head, bodies=rows.bodies))
     return head
 
 
@@ -94,7 +145,7 @@ def set_aside(book: Book, job: Job, rows: list[tuple[str, bytes]], now: float) -
     """Store rows of a job's output that are not its answers under keys of their own, for an operator to look at."""
     no = book.next_segment
     book.next_segment += len(rows)
-    kept = [
+    kept = (
         KeptRow(
             place=place_of(no + number, 0),
             key=f"aside/{job.name}/{number}/{key}"[:ASIDE_KEY_CHARS],
@@ -104,7 +155,7 @@ def set_aside(book: Book, job: Job, rows: list[tuple[str, bytes]], now: float) -
             body=body,
         )
         for number, (key, body) in enumerate(rows)
-    ]
+    )
     keep(book, job.lane, job.name, kept, now)
 
 
@@ -112,6 +163,10 @@ def index_results(book: Book, head: ResultsHead) -> None:
     """Let the keys of stored results find them, and offer those of automatic keys that no awaiter will take."""
     book.results[head.no] = head
     book.results_open[head.no] = len(head.keys)
+    if NAMED.issuperset(head.flags):
+        first = place_of(head.no, 0)
+        book.keys.kept.update(zip(head.keys, range(first, first + len(head.keys)), strict=True))
+        return
     for row, key in enumerate(head.keys):
         place = place_of(head.no, row)
         if head.flags[row] & EXPLICIT:

@@ -218,6 +218,11 @@ class Throttles:
                 self._forget((route, model))
         return throttle
 
+    @property
+    def are_full(self) -> bool:
+        """Whether no call more may be in the air, over all routes and models."""
+        return self._air.count >= self._air.most
+
     def refusing(self, now: float) -> list[tuple[Route, str]]:
         """Return the routes and models that refuse calls altogether, and are left alone now."""
         return sorted(key for key, throttle in self._throttles.items() if throttle.is_left_alone(now))

@@ -157,9 +157,7 @@ class DeveloperProvider:
                 raise unreadable("the job has no output that can be read")
         async with aclosing(self._files.download(_checked(output_file, "files/"))) as pieces:
             async for piece in pieces:
-                block = decode_block(piece.data)
-                block.unreadable += piece.skipped
-                yield block
+                yield decode_block(piece.data, piece.skipped)
 
     async def send(
         self, route: Route, lane: Lane, lines: Sequence[bytes], *, timeout_s: float | None = None

@@ -20,7 +20,7 @@ from carpool._gemini.wire import checked_name
 from carpool._ports import OpenAt, ProviderError
 from carpool.settings import Settings
 
-BLOCK_BYTES: Final = 262_144
+BLOCK_BYTES: Final = 524_288
 """Bytes of one piece of a download, unless a single line is longer."""
 _TRIES_MAX: Final = 5
 """Calls in a row that an upload may fail without getting further."""
@@ -86,7 +86,7 @@ class Files:
             await upload.close()
 
     async def download(self, name: str) -> AsyncGenerator[Piece]:
-        """Iterate over a file in pieces of whole lines, 256 KiB or one line each; end normally only at its checked end.
+        """Iterate over a file in pieces of whole lines, 512 KiB or one line each; end normally only at its checked end.
 
         Raises:
             ProviderError: it is not there, broke off, came too slowly, or without a length that tells its end.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
@@ -246,7 +246,7 @@ class Http:
         async with asyncio.timeout(self._settings.call_timeout_s):
             return await self._request("GET", url, (), None, keyed=keyed)
 
-    async def _request(
+    def _request(
         self,
         method: str,
         url: URL,
@@ -254,7 +254,7 @@ class Http:
         headers: Mapping[str, str] | None,
         *,
         keyed: bool,
-    ) -> aiohttp.ClientResponse:
+    ) -> Awaitable[aiohttp.ClientResponse]:
         session = self._session
         if session is None or session.closed:
             raise unreadable("the provider is closed", "not_sent")
@@ -266,7 +266,7 @@ class Http:
         if method != "GET":
             sent["Content-Length"] = str(sum(map(len, body)))
             sent.setdefault("Content-Type", "application/json")
-        return await session.request(
+        return session.request(
             method, url, data=_data(body), headers=sent, allow_redirects=False, timeout=self._timeout
         )
 

@@ -7,7 +7,7 @@ have held. Makes each call once: when to ask again, and where, is decided by oth
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from math import ceil
@@ -138,10 +138,10 @@ class Live:
         reply = await self._post(f"{path}:batchEmbedContents", body, timeout_s or TIMEOUT_S["standard"])
         return _vectors(_answer(reply), len(lines))
 
-    async def _post(self, path: str, body: bytes, timeout_s: float) -> Reply:
+    def _post(self, path: str, body: bytes, timeout_s: float) -> Coroutine[Any, Any, Reply]:
         headers = {"X-Server-Timeout": str(max(1, ceil(timeout_s)))}
         url = self._http.url(f"/{self._version}/{path}")
-        return await self._http.call("POST", url, body=(body,), headers=headers, timeout_s=timeout_s)
+        return self._http.call("POST", url, body=(body,), headers=headers, timeout_s=timeout_s)
 
 
 @lru_cache(maxsize=256)

@@ -26,6 +26,12 @@ LONG_BYTES: Final = 524_288
 _NEITHER: Final = ServerError(13, "the row came back with neither a response nor an error", "INTERNAL")
 
 
+class _Row(msgspec.Struct, gc=False):
+    key: str = ""
+    response: msgspec.Raw = msgspec.Raw()
+    error: ServerError | None = None
+
+
 class _Key(msgspec.Struct, frozen=True, gc=False):
     key: str = ""
 
@@ -37,27 +43,30 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
     metadata: _Key | None = None
 
 
-_rows: Final = msgspec.json.Decoder(Row, strict=False)
+_rows: Final = msgspec.json.Decoder(_Row, strict=False)
 _line: Final = msgspec.json.Decoder(_Line, strict=False)
 
 
-def decode_block(data: bytes) -> Block:
+def decode_block(data: bytes, skipped: int = 0) -> Block:
     """Decode whole lines of a result file. A line that cannot be read counts, and takes no other with it.
 
-    The rows' responses are views: each keeps the whole of ``data`` alive.
+    Args:
+        data: the lines.
+        skipped: how many lines before them were too long to be held: these cannot be read either.
     """
     if len(data) > LONG_BYTES:
-        return _decode_one_by_one(data)
+        return _decode_one_by_one(data, skipped)
     try:
         rows = _rows.decode_lines(data)
     except (ValueError, RecursionError):
-        return _decode_one_by_one(data)
-    for row in rows:
-        if row.error is not None:
-            row.error = tamed(row.error)
-        elif bytes(memoryview(row.response)[:1]) != b"{":
-            row.error = _NEITHER
-    return Block(rows=rows)
+        return _decode_one_by_one(data, skipped)
+    keys = [row.key for row in rows]
+    bodies = [bytes(row.response) for row in rows]  # copies: a view would keep the whole of ``data`` alive
+    errors = {at: _NEITHER for at, body in enumerate(bodies) if body[:1] != b"{"}
+    found = [row.error for row in rows]
+    if found.count(None) < len(found):
+        errors |= {at: tamed(error) for at, error in enumerate(found) if error is not None}
+    return Block(keys=keys, bodies=bodies, errors=errors, unreadable=skipped, lines=b"" if errors else data)
 
 
 def decode_items(items: Iterable[bytes]) -> Iterator[Block]:
@@ -70,12 +79,11 @@ def decode_items(items: Iterable[bytes]) -> Iterator[Block]:
     while some := list(islice(rest, BLOCK_ROWS)):
         found = [_read(item) for item in some]
         rows = [row for row in found if row is not None]
-        yield Block(rows=rows, unreadable=len(found) - len(rows))
+        yield Block.of(rows, len(found) - len(rows))
 
 
-def _decode_one_by_one(data: bytes) -> Block:
+def _decode_one_by_one(data: bytes, unreadable: int) -> Block:
     rows: list[Row] = []
-    unreadable = 0
     # Only line feeds end a line: str.splitlines would cut at U+2028 and others, which may stand in a JSON string.
     for line in data.split(b"\n"):
         text = line.strip(b" \t\r")
@@ -86,7 +94,7 @@ def _decode_one_by_one(data: bytes) -> Block:
             unreadable += 1
         else:
             rows.append(row)
-    return Block(rows=rows, unreadable=unreadable)
+    return Block.of(rows, unreadable)
 
 
 def _read(text: bytes) -> Row | None:
@@ -101,8 +109,9 @@ def _read(text: bytes) -> Row | None:
 def _judged(key: str, response: msgspec.Raw, error: bytes) -> Row:
     """Return a row, as an error if it holds neither an answer nor an error."""
     if error not in (b"", b"null"):
-        return Row(key, response, read_error(error))
-    return Row(key, response, None if bytes(memoryview(response)[:1]) == b"{" else _NEITHER)
+        return Row(key, bytes(response), read_error(error))
+    body = bytes(response)
+    return Row(key, body, None if body[:1] == b"{" else _NEITHER)
 
 
 def _salvaged(text: bytes) -> Row | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from carpool._core.model import ROW_BITS, ROW_MASK, Place
+from carpool._core.model import ROW_BITS, ROW_MASK, Place, Run
 from carpool._runtime.verdicts import deadline_exceeded
 from carpool.responses import EmbedResponse, GenerateResponse, Response
 from carpool.types import Facts, Kind
@@ -81,6 +81,15 @@ class Awaiters:
         self.columns[place >> ROW_BITS][place & ROW_MASK] = None
         futures = [future for future, _ in cell] if isinstance(cell, list) else [cell]
         return [future for future in futures if not future.done()]
+
+    def cells(self, run: Run) -> list[Cell]:
+        """Return the cells of rows that follow each other, as far as there are any."""
+        return self.columns.get(run.no, [])[run.start : run.stop]
+
+    def let_go(self, run: Run) -> None:
+        """Let go of the awaiters of rows that follow each other, who have been told."""
+        column = self.columns.get(run.no, [])
+        column[run.start : run.stop] = [None] * len(column[run.start : run.stop])
 
     def take_only(self, place: Place) -> Waiter | None:
         """Return the awaiter of a row if there is one alone and he is still there, and let go of him."""

@@ -5,10 +5,11 @@ Owns the mapping from actions to calls and from replies to events, and the readi
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import Final, TypeAlias, TypeVar, assert_never, cast
 
 from carpool._core.book import Book
@@ -37,8 +38,9 @@ from carpool._core.messages import (
 )
 from carpool._core.model import ROW_BITS, ROW_MASK, Block, Fault, Job, Lane, Place, Row, Span, place_of
 from carpool._ports import Provider, ProviderError, Store
+from carpool._runtime.arrivals import Arrivals
 from carpool._runtime.awaiters import Awaiters
-from carpool._runtime.fetch import RowSorter, Sorted, StrangerSorter, name_by_position
+from carpool._runtime.fetch import RowSorter, Sorted, StrangerSorter, name_by_position, take_back
 from carpool._runtime.verdicts import ECHO_CHARS_MIN
 from carpool._runtime.watch import log_bug
 from carpool.errors import ClientClosed, StoreError
@@ -47,8 +49,12 @@ from carpool.types import BatchJob, Facts, ServerError
 
 logger: Final = logging.getLogger("carpool")
 Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
-Settle: TypeAlias = Callable[[Sorted], Awaitable[None]]
+Settle: TypeAlias = Callable[[Sorted], asyncio.Future[None]]
+"""Takes a block; what it returns is done once the block is settled, and stored where it must be."""
 _T = TypeVar("_T")
+BLOCKS_AHEAD: Final = 3
+"""So many blocks of an output may be on their way to the disk while the next one is read: together they make one
+commit, which takes hardly longer than that of a single one."""
 SWEPT_JOBS_MAX: Final = 100_000
 """More jobs of one store than it can have made in the days for which a server keeps them."""
 _ENDLESS: Final = ServerError(message="the list of jobs does not end")
@@ -150,38 +156,23 @@ class Calls:
         return remotes
 
     async def _fetch(self, question: Fetch) -> Event:
-        """Stream the output; each block is settled, and durable where it must be, before the next is read."""
+        """Stream the output; when it has ended, all of it is settled, and durable where it must be."""
         job = question.job
         book, now = self._engine.book, self._now()
         text_only = not job.stranger and book.is_text_only(job.lane, job.spans)
         facts = facts_of(book, job.lane, job.name, now, text_only=text_only)
         meter = book.ledger.meter("batch", job.lane, now, text_only=text_only)
-        index = self._engine.fetch_index(job.id)
         sorter: RowSorter | StrangerSorter
+        arrivals: Arrivals | None = None
         if job.stranger:
+            index = self._engine.fetch_index(job.id)
             sorter = StrangerSorter(index, facts, meter, self._charged.setdefault(job.id, set()))
         else:
-            answered = set(self._keys(job)) - index.keys() if len(index) < job.count else set[str]()
-            keys = partial(self._keys, job)
-            sorter = RowSorter(
-                book,
-                self._awaiters,
-                index,
-                facts,
-                keys=keys,
-                answered=answered,
-                meter=meter,
-                overtaken=book.overtaken.get(job.id),
-            )
-        async with aclosing(self._blocks(question)) as blocks:
-            async for block in blocks:
-                found = sorter.sort(job.id, question.op, block)
-                try:
-                    await self._settle(found)
-                except Exception:
-                    if isinstance(sorter, RowSorter):
-                        sorter.take_back(found.handovers)
-                    raise
+            self._engine.begin_fetch(job.id)
+            arrivals = Arrivals(book, job.spans)
+            overtaken = book.overtaken.get(job.id)
+            sorter = RowSorter(book, self._awaiters, arrivals, facts, meter=meter, overtaken=overtaken)
+        await self._read(question, sorter, arrivals)
         if isinstance(sorter, RowSorter) and sorter.doubled:
             logger.info("%s: %d keys came more than once: its output is read again", job.name, len(sorter.doubled))
             async with aclosing(self._blocks(question)) as blocks:
@@ -189,6 +180,29 @@ class Calls:
                     sorter.compare(block)
         self._charged.pop(job.id, None)
         return FetchEnded(job.id, question.op, sorter.strangers, sorter.aside)
+
+    async def _read(self, question: Fetch, sorter: RowSorter | StrangerSorter, arrivals: Arrivals | None) -> None:
+        """Sort the output block by block; while some are being settled, the next are read."""
+        settling: deque[asyncio.Future[None]] = deque()
+        try:
+            async with aclosing(self._blocks(question)) as blocks:
+                async for block in blocks:
+                    if arrivals is not None and not arrivals.is_ready(block.keys):
+                        for _ in arrivals.learn():
+                            await asyncio.sleep(0)
+                    found = sorter.sort(question.job.id, question.op, block)
+                    try:
+                        settling.append(self._settle(found))
+                    except Exception:
+                        take_back(self._awaiters.columns, found.handovers)
+                        raise
+                    if len(settling) > BLOCKS_AHEAD:
+                        await settling.popleft()
+            while settling:
+                await settling.popleft()
+        finally:
+            for settled in settling:
+                settled.cancel()  # the engine takes what it was given all the same, before it hears how this ended
 
     async def _blocks(self, question: Fetch) -> AsyncGenerator[Block]:
         async with aclosing(_closable(self._provider.fetch(question.remote))) as blocks:
@@ -214,9 +228,10 @@ class Calls:
             unreadable += block.unreadable
             if len(rows) > job.count:
                 break  # they cannot fit any more, and there may be no end of them
-        if not unreadable and name_by_position(rows, self._keys(job)):
+        named = None if unreadable else name_by_position(rows, self._keys(job))
+        if named is not None:
             logger.info("%s: %d answers without a key were matched by position", job.name, len(rows))
-        yield Block(rows=rows, unreadable=unreadable)
+        yield Block.of(named or rows, unreadable)
         async for block in blocks:
             yield block
 

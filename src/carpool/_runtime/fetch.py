@@ -1,36 +1,125 @@
 """Sort a job's output by place: straight to live awaiters, or to be stored first, or an error.
 
 Owns the hottest loop of the way back. A row of an automatic key that somebody awaits is handed over at once; all others
-are stored before they count as settled.
+are stored before they count as settled. Rows that come in the order in which they were sent are taken in runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from carpool._core.book import Book
 from carpool._core.messages import Answered, RowsFetched
-from carpool._core.meter import NO_CHARGE, Charge, Meter
-from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Block, Place, Row, RowFault
-from carpool._runtime.awaiters import Awaiters, Waiter
+from carpool._core.meter import NO_CHARGE, Meter
+from carpool._core.model import (
+    EXPLICIT,
+    NAMED,
+    ROW_BITS,
+    ROW_MASK,
+    Block,
+    Place,
+    Row,
+    RowFault,
+    Run,
+    Segment,
+    Span,
+    place_of,
+)
+from carpool._runtime.arrivals import CAME, WAITED, Arrivals
+from carpool._runtime.awaiters import Awaiters, Cell, Waiter
 from carpool.types import Facts
 
 ASIDE_ROWS_MAX: Final = 100
 ASIDE_BYTES_MAX: Final = 1_048_576
+_BARE: Final = {asyncio.Future}
+"""Type of the cells of awaited rows with one awaiter each."""
+
+
+class Handful(NamedTuple):
+    """Answers for awaiters, in columns."""
+
+    waiters: list[Waiter]
+    places: Sequence[Place]
+    bodies: list[bytes]
 
 
 class Sorted(NamedTuple):
     """A block of a job's output, or what a live call brought, sorted."""
 
     event: RowsFetched | Answered
-    handovers: list[tuple[Waiter, Place, bytes]]
+    handovers: list[Handful]
     """Answers that go straight to awaiters, once the engine has taken the event."""
     facts: Facts
     keys: Mapping[Place, str] = MappingProxyType({})
     """Keys of requests that may be forgotten by the time they are handed over; jobs keep theirs."""
+
+
+class Parting:
+    """Parts answers: what goes straight to live awaiters of automatic keys, and what is to be stored first."""
+
+    def __init__(self, segments: dict[int, Segment], columns: dict[int, list[Cell]]) -> None:
+        self._segments = segments
+        self._columns = columns
+        self.handovers: list[Handful] = []
+        self.runs: list[Run] = []
+        self.delivered: list[Place] = []
+        self.kept: list[tuple[Place, bytes]] = []
+        self._single = Handful([], self.delivered, [])
+
+    def take_run(self, no: int, start: int, stop: int, bodies: list[bytes]) -> None:
+        """Take the answers to a run of rows: in one go if they are all of one kind."""
+        flags, count = self._segments[no].flags, stop - start
+        if flags.count(0, start, stop) == count:
+            column = self._columns.get(no, [])
+            cells = column[start:stop]
+            if len(cells) == count and set(map(type, cells)) == _BARE:
+                column[start:stop] = [None] * count
+                places = range(place_of(no, start), place_of(no, stop))
+                self.handovers.append(Handful(cast("list[Waiter]", cells), places, bodies))
+                self.runs.append(Run(no, start, stop))
+                return
+        elif set(flags[start:stop]) <= NAMED:
+            self.runs.append(Run(no, start, stop, bodies))
+            return
+        for row, body in enumerate(bodies, start):
+            self.take(no, row, body)
+
+    def take(self, no: int, row: int, body: bytes) -> None:
+        """Take one answer."""
+        place, column = place_of(no, row), self._columns.get(no, [])
+        waiter = column[row] if row < len(column) else None
+        if isinstance(waiter, asyncio.Future) and not waiter.done() and not self._segments[no].flags[row] & EXPLICIT:
+            column[row] = None
+            if not self.delivered:
+                self.handovers.append(self._single)
+            self.delivered.append(place)
+            self._single.waiters.append(waiter)
+            self._single.bodies.append(body)
+        else:
+            self.kept.append((place, body))
+
+
+def take_back(columns: dict[int, list[Cell]], handovers: list[Handful]) -> None:
+    """Let those who were to be handed answers wait like the others: a bug came between, and they are to be told."""
+    for waiters, places, _ in handovers:
+        for waiter, place in zip(waiters, places, strict=True):
+            column = columns.get(place >> ROW_BITS)
+            if column is not None and column[place & ROW_MASK] is None:
+                column[place & ROW_MASK] = waiter
+
+
+class _Lots(NamedTuple):
+    """What a block comes to, while it is sorted."""
+
+    parting: Parting
+    failed: list[RowFault]
+    new: list[bytes]
+    """Answers that cost something, since their requests had none."""
+    again: list[bytes]
+    """Answers that an earlier reading has charged."""
 
 
 class RowSorter:
@@ -42,36 +131,29 @@ class RowSorter:
     Args:
         book: knows the requests.
         awaiters: who awaits which.
-        index: places of the job's requests that have no answer yet.
+        arrivals: tells which of them keys name, and which have an answer.
         facts: what all answers of the job share.
-        keys: gives all keys of the job, those answered before included.
-        answered: keys of the job that were answered by an earlier fetch, which broke off.
-        meter: prices the answers, those to ``answered`` too; ``None``: whoever sorts does that.
-        overtaken: of ``answered``, those that a live call answered, by key: what the job says of them is new money.
-            They are taken out as they come.
+        meter: prices the answers, those to requests that were answered before too.
+        overtaken: requests that a live call answered, by key: what the job says of them is new money. They are taken
+            out as they come.
     """
 
     def __init__(
         self,
         book: Book,
         awaiters: Awaiters,
-        index: dict[str, Place],
+        arrivals: Arrivals,
         facts: Facts,
         *,
-        keys: Callable[[], list[str]],
-        answered: set[str],
-        meter: Meter | None = None,
+        meter: Meter,
         overtaken: dict[str, Place] | None = None,
     ) -> None:
-        self._overtaken = {} if overtaken is None else overtaken
         self._book = book
         self._columns = awaiters.columns
-        self._index = index
+        self._arrivals = arrivals
         self._facts = facts
-        self._keys = keys
-        self._job_keys: frozenset[str] | None = None
-        self._answered = answered
         self._meter = meter
+        self._overtaken = {} if overtaken is None else overtaken
         self.doubled: set[str] = set()
         """Keys that came more than once."""
         self._firsts: dict[str, int | None] = {}
@@ -84,89 +166,72 @@ class RowSorter:
 
     def sort(self, job_id: str, op: int, block: Block) -> Sorted:
         """Sort one block."""
-        pop, segments, columns = self._index.pop, self._book.segments, self._columns
-        delivered: list[Place] = []
-        handovers: list[tuple[Waiter, Place, bytes]] = []
-        kept: list[tuple[Place, bytes]] = []
-        failed: list[RowFault] = []
-        bodies: list[bytes] = []
-        again: list[bytes] = []
-        facts, future_type, overtaken = self._facts, asyncio.Future, self._overtaken
+        lots = _Lots(Parting(self._book.segments, self._columns), [], [], [])
+        at = 0
         try:
-            for row in block.rows:
-                place = pop(row.key, -1)
-                if place < 0:
-                    if row.key in overtaken and row.error is None:
-                        self._answered.discard(row.key)
-                        del overtaken[row.key]
-                        bodies.append(bytes(row.response))
-                    elif self._judge(row):
-                        again.append(bytes(row.response))
-                    continue
-                if row.error is not None:
-                    failed.append(RowFault(place, row.error))
-                    continue
-                body = bytes(row.response)
-                bodies.append(body)
-                no = place >> ROW_BITS
-                column = columns.get(no)
-                at = place & ROW_MASK
-                if column is not None and at < len(column):
-                    waiter = column[at]
-                    if isinstance(waiter, future_type) and not waiter.done() and not segments[no].flags[at] & EXPLICIT:
-                        handovers.append((waiter, place, body))
-                        column[at] = None
-                        delivered.append(place)
-                        continue
-                kept.append((place, body))
-            charge, repeated = self._charge(bodies), self._charge(again)
+            for span in self._arrivals.find(block.keys):
+                if span is None:
+                    self._set_aside(block, at)
+                    at += 1
+                else:
+                    self._sort_run(block, at, span, lots)
+                    at += span[2] - span[1]
+            parting, new = lots.parting, lots.new
+            charge = self._meter.charge(new, block.lines if len(new) == len(block.keys) else b"")
+            repeated = self._meter.charge(lots.again) if lots.again else NO_CHARGE
         except BaseException:
-            self.take_back(handovers)
+            take_back(self._columns, lots.parting.handovers)
             raise
         self.strangers += block.unreadable
-        event = RowsFetched(job_id, op, delivered, kept, failed, charge, again=repeated)
-        return Sorted(event, handovers, facts)
+        event = RowsFetched(
+            job_id, op, parting.delivered, parting.kept, lots.failed, charge, again=repeated, runs=parting.runs
+        )
+        return Sorted(event, parting.handovers, self._facts)
 
-    def _charge(self, bodies: list[bytes]) -> Charge:
-        return self._meter.charge(bodies) if bodies and self._meter is not None else NO_CHARGE
+    def _sort_run(self, block: Block, at: int, span: Span, lots: _Lots) -> None:
+        """Sort the rows of a block, from an index on, that belong to a run of requests."""
+        no, start, stop = span
+        marks, count = self._arrivals.marks[no], stop - start
+        if marks.count(WAITED, start, stop) == count and not block.errors:
+            bodies = block.bodies[at : at + count]
+            lots.parting.take_run(no, start, stop, bodies)
+            lots.new.extend(bodies)
+        else:
+            for row in range(start, stop):
+                self._sort_row(block, at + row - start, no, row, lots)
+        marks[start:stop] = bytes((CAME,)) * count
 
-    def take_back(self, handovers: list[tuple[Waiter, Place, bytes]]) -> None:
-        """Let those who were to be handed answers wait like the others: a bug came between, and they are to be told."""
-        for waiter, place, _ in handovers:
-            column = self._columns.get(place >> ROW_BITS)
-            if column is not None and column[place & ROW_MASK] is None:
-                column[place & ROW_MASK] = waiter
+    def _sort_row(self, block: Block, at: int, no: int, row: int, lots: _Lots) -> None:
+        key, body, error, mark = block.keys[at], block.bodies[at], block.errors.get(at), self._arrivals.marks[no][row]
+        if mark == WAITED:
+            if error is not None:
+                lots.failed.append(RowFault(place_of(no, row), error))
+            else:
+                lots.new.append(body)
+                lots.parting.take(no, row, body)
+        elif mark == CAME:
+            self.doubled.add(key)
+        elif error is None:
+            (lots.new if self._overtaken.pop(key, None) is not None else lots.again).append(body)
 
     def compare(self, block: Block) -> None:
         """Set aside what keys that came more than once say besides their first rows; to be called in a second reading.
 
         The same again, and an error after whatever came first, is nothing to be told.
         """
-        for row in block.rows:
-            if row.key not in self.doubled:
+        for at, key in enumerate(block.keys):
+            if key not in self.doubled:
                 continue
-            told = None if row.error is not None else hash(bytes(row.response))
-            if self._firsts.setdefault(row.key, told) != told and told is not None:
-                self._set_aside(row)
+            told = None if at in block.errors else hash(block.bodies[at])
+            if self._firsts.setdefault(key, told) != told and told is not None:
+                self._set_aside(block, at)
 
-    def _judge(self, row: Row) -> bool:
-        """Judge a row that is the answer to nothing that waits for one; return whether it was settled before."""
-        if row.key in self._answered:
-            self._answered.discard(row.key)
-            return row.error is None
-        if self._job_keys is None:
-            self._job_keys = frozenset(self._keys())
-        if row.key in self._job_keys:
-            self.doubled.add(row.key)
-        else:
-            self._set_aside(row)
-        return False
-
-    def _set_aside(self, row: Row) -> None:
-        body = bytes(row.response)
+    def _set_aside(self, block: Block, at: int) -> None:
+        body = block.bodies[at]
         self.strangers += 1
-        if row.error is None and len(self.aside) < ASIDE_ROWS_MAX and self._aside_bytes + len(body) <= ASIDE_BYTES_MAX:
-            self.aside.append((row.key, body))
+        is_kept = len(self.aside) < ASIDE_ROWS_MAX and self._aside_bytes + len(body) <= ASIDE_BYTES_MAX
+        if is_kept and at not in block.errors:
+            self.aside.append((block.keys[at], body))
             self._aside_bytes += len(body)
 
 
@@ -196,31 +261,28 @@ class StrangerSorter:
         new: list[bytes] = []
         again: list[bytes] = []
         charge, charged, seen = self._meter.charge, self._charged, self._seen
-        for row in block.rows:
-            if row.error is not None:
+        for key, body, error in block.rows:
+            if error is not None:
                 continue
-            body = bytes(row.response)
-            place = self._index.pop(row.key, -1)
+            place = self._index.pop(key, -1)
             if place < 0:
-                unclaimed.append((row.key, body))
+                unclaimed.append((key, body))
             else:
                 kept.append((place, body))
-            if not row.key or row.key not in seen:  # the same again costs nothing
-                (again if row.key in charged else new).append(body)
-                seen.add(row.key)
+            if not key or key not in seen:  # the same again costs nothing
+                (again if key in charged else new).append(body)
+                seen.add(key)
         charged |= seen
         self.strangers += block.unreadable
         event = RowsFetched(job_id, op, [], kept, [], charge(new), unclaimed, charge(again))
         return Sorted(event, [], self._facts)
 
 
-def name_by_position(rows: list[Row], keys: list[str]) -> bool:
-    """Give rows without any key those of the requests in the order in which they were sent; return whether they fit.
+def name_by_position(rows: list[Row], keys: list[str]) -> list[Row] | None:
+    """Return rows without any key under those of the requests, in the order in which they were sent, if they fit.
 
     The service promises the order of the input, and field reports contradict it: only where a setting says so.
     """
     if len(rows) != len(keys) or any(row.key for row in rows):
-        return False
-    for row, key in zip(rows, keys, strict=True):
-        row.key = key
-    return True
+        return None
+    return [row._replace(key=key) for row, key in zip(rows, keys, strict=True)]

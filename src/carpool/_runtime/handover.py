@@ -37,20 +37,22 @@ class Handover:
         """Give awaiters the answers that the engine has booked; who was cancelled meanwhile leaves his to the next."""
         for block in self._blocks:
             facts = block.facts
-            for waiter, place, body in block.handovers:
-                if waiter.done():
-                    key = block.keys.get(place) or self._engine.book.key_at(place)
-                    self._entrance.undelivered(place, key, body, facts)
-                else:
-                    waiter.set_result((body, facts))
+            for handful in block.handovers:
+                for waiter, place, body in zip(*handful, strict=True):
+                    if waiter.done():
+                        key = block.keys.get(place) or self._engine.book.key_at(place)
+                        self._entrance.undelivered(place, key, body, facts)
+                    else:
+                        waiter.set_result((body, facts))
         self._blocks.clear()  # last: what a bug leaves here, ``dismiss`` hands over
 
     def dismiss(self) -> None:
         """Give awaiters what is here, though it will not be booked any more."""
         for block in self._blocks:
-            for waiter, _, body in block.handovers:
-                if not waiter.done():
-                    waiter.set_result((body, block.facts))
+            for handful in block.handovers:
+                for waiter, body in zip(handful.waiters, handful.bodies, strict=True):
+                    if not waiter.done():
+                        waiter.set_result((body, block.facts))
 
     def deliver(self, action: Deliver) -> None:
         """Hand stored results to their awaiters."""
@@ -59,6 +61,16 @@ class Handover:
         for place, body in action.rows:
             for waiter in self._awaiters.take(place):
                 waiter.set_result((body, facts))
+        for run in action.runs:
+            assert run.bodies is not None, "what is delivered was stored"
+            for cell, body in zip(self._awaiters.cells(run), run.bodies, strict=False):
+                if isinstance(cell, list):
+                    for waiter, _ in cell:
+                        if not waiter.done():
+                            waiter.set_result((body, facts))
+                elif cell is not None and not cell.done():
+                    cell.set_result((body, facts))
+            self._awaiters.let_go(run)  # last: whom a bug leaves here is told of it
 
     def fail(self, action: Fail, lines: dict[Place, bytes]) -> None:
         """Tell awaiters the verdict; ``lines`` are the requests, so that their text is not echoed."""

@@ -15,7 +15,7 @@ from carpool._core.meter import Charge, Meter
 from carpool._core.model import DONE, EXPLICIT, ROW_BITS, ROW_MASK, Fault, Place
 from carpool._ports import Answers, Provider, ProviderError, Store
 from carpool._runtime.awaiters import Awaiters, Waiter
-from carpool._runtime.fetch import Sorted
+from carpool._runtime.fetch import Handful, Sorted
 from carpool._runtime.watch import log_bug
 from carpool.types import Facts, ServerError
 
@@ -58,7 +58,9 @@ class LiveCalls:
             StoreError: the requests cannot be read.
         """
         trips = self._engine.book.live.flights[call.op].trips
-        lines = [await self._line(trip.place) if trip.line is None else trip.line for trip in trips]
+        lines = [trip.line for trip in trips if trip.line is not None]
+        if len(lines) < len(trips):
+            lines = [await self._line(trip.place) if trip.line is None else trip.line for trip in trips]
         left_s = call.deadline - self._now()
         try:
             answers = await self._provider.send(
@@ -89,7 +91,8 @@ class LiveCalls:
         trips = book.live.flights[call.op].trips
         pairs = list(zip(trips, answers.bodies, strict=True))
         # From here on nothing raises: an answer that has left its awaiter behind would reach nobody.
-        handovers: list[tuple[Waiter, Place, bytes]] = []
+        waiters: list[Waiter] = []
+        bodies: list[bytes] = []
         keys: dict[Place, str] = {}
         kept: list[tuple[Place, bytes]] = []
         for trip, body in pairs:
@@ -101,9 +104,11 @@ class LiveCalls:
             if waiter is None:
                 kept.append((place, body))
             else:
-                handovers.append((waiter, place, body))
+                waiters.append(waiter)
+                bodies.append(body)
                 keys[place] = segment.keys[row]
-        return Sorted(Answered(call.op, list(keys), kept, [], charge), handovers, facts, keys)
+        places = list(keys)
+        return Sorted(Answered(call.op, places, kept, [], charge), [Handful(waiters, places, bodies)], facts, keys)
 
 
 def _charge(meter: Meter, answers: Answers) -> Charge:

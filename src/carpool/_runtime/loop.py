@@ -469,8 +469,11 @@ class Runtime:
         self._inbox.append(event)
         self._wake()
 
-    async def _settle(self, block: Sorted) -> None:
-        """Let the engine take a block, then hand over what goes straight to awaiters. On return the rest is stored."""
+    def _settle(self, block: Sorted) -> asyncio.Future[None]:
+        """Let the engine take a block, then hand over what goes straight to awaiters. Awaited, the rest is stored."""
+        self._check_running()
         self._handover.add(block)
         self._inbox.append(block.event)
-        await self.turn()
+        settled = self._milestones.after_turn()
+        self._wake()
+        return settled
