@@ -15,7 +15,7 @@ import goals
 
 WIDTH, HEIGHT = 880, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 790, 84, 320
-BAR_HEIGHT, BAR_STEP, BARS_LEFT, BARS_RIGHT = 18, 30, 290, 760
+BAR_HEIGHT, BAR_STEP, BARS_LEFT, BARS_RIGHT = 18, 30, 370, 790
 STYLE = """
     .card { fill: #ffffff; stroke: #d5dae1 } .ink { fill: #1d2430 } .soft { fill: #5a6472 } .s { font-size: 12.5px }
     .b { font-weight: 600 } .grid { stroke: #d5dae1; stroke-width: 1 } .line { fill: none; stroke-width: 2.5 }
@@ -163,4 +163,4 @@ def _text(x: float, y: float, words: str, kind: str, *, anchor: str = "", size: 
 def _round_up(us: float) -> float:
     """Return a round number that is not below."""
     step = 10 ** math.floor(math.log10(us))
-    return next(step * factor for factor in (1, 2, 4, 8, 10) if step * factor >= us)
+    return next(step * factor for factor in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if step * factor >= us)

@@ -42,28 +42,74 @@ def test_plain_answers_are_summed() -> None:
 SPECIAL = [
     body(PLAIN),
     body(PLAIN | {"thoughtsTokenCount": 5}),
+    body(PLAIN | {"thoughtsTokenCount": 5, "totalTokenCount": 125}),
     body(PLAIN | {"cachedContentTokenCount": 7}),
+    body(PLAIN | {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": 100}]}),
+    body(PLAIN | {"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 100}]}),
+    body(PLAIN | {"promptTokensDetails": [{"tokenCount": 100}]}),
+    body(PLAIN | {"promptTokensDetails": []}),
+    body(PLAIN | {"promptTokensDetails": None}),
+    body(PLAIN | {"candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 20}]}),
+    body(PLAIN | {"toolUsePromptTokenCount": 30, "totalTokenCount": 150}),
+    body(PLAIN | {"promptTokenCount": 300_000, "totalTokenCount": 300_020}),
     body(PLAIN, candidates=[{"groundingMetadata": {"webSearchQueries": ["a"]}}]),
+    body(PLAIN, candidates=[{}, {"groundingMetadata": {"webSearchQueries": ["a"]}}]),
+    body(PLAIN, candidates=[{}, {}]),
+    body(PLAIN, candidates=[]),
     body({name: str(count) for name, count in PLAIN.items()}),
     b'{"tokenCount":"3"}',
     b"{}",
+    body(PLAIN | {"promptTokenCount": -1}),
+    b'{"usageMetadata":[]}',
+    b'{"candidates":NaN}',
+    b"{",
 ]
-UNCLEAR = [body(PLAIN | {"promptTokenCount": -1}), b'{"usageMetadata":[]}', b'{"candidates":NaN}', b"{"]
 
 
-@given(st.lists(st.sampled_from(SPECIAL + UNCLEAR), max_size=40), st.booleans())
-def test_lines_are_charged_as_the_answers_in_them(bodies: list[bytes], embeds: bool) -> None:
-    meter = Meter(FLASH, "batch", embeds=embeds)
-    lines = b"".join(b'{"key":"k%d", "response" : %b}\r\n\n' % (at, one) for at, one in enumerate(bodies))
-    assert meter.charge(bodies, lines) == meter.charge(bodies)
+def lines_of(bodies: list[bytes]) -> bytes:
+    return b"".join(b'{"key":"k%d", "response" : %b}\r\n\n' % (at, one) for at, one in enumerate(bodies))
 
 
-def test_lines_are_decoded_at_once() -> None:
-    """Bodies that no line has show which of both was read; lines that are not of these answers count for nothing."""
-    meter = Meter(FLASH, "batch")
-    line = b'{"key":"k","response":%b}\n' % body(PLAIN)
-    assert meter.charge([b"{}"] * 2, line * 2) == meter.charge([body(PLAIN)] * 2)
-    assert meter.charge([b"{}"] * 2, line * 3) == meter.charge([b"{}"] * 2)
+@given(
+    st.lists(
+        st.integers(1, 40).flatmap(lambda size: st.lists(st.sampled_from(SPECIAL[:3]), max_size=size)), max_size=3
+    ),
+    st.lists(st.sampled_from(SPECIAL), max_size=1),
+    st.sampled_from(["gemini-2.5-flash", "gemini-2.5-pro", "gemini-embedding-001", "gemini-2.5-flash-image", ""]),
+    st.booleans(),
+)
+def test_lines_are_charged_as_the_answers_in_them(
+    blocks: list[list[bytes]],
+    special: list[bytes],
+    model: str,
+    embeds: bool,
+) -> None:
+    meter = Meter(PRICES.rate(model), "batch", embeds=embeds)
+    for bodies in (*blocks, special, *blocks):
+        one_by_one = Meter(PRICES.rate(model), "batch", embeds=embeds).charge(bodies)
+        assert meter.charge(bodies, lines_of(bodies)) == one_by_one
+
+
+@pytest.mark.parametrize("one", SPECIAL)
+def test_each_is_charged_among_plain_ones_as_alone(one: bytes) -> None:
+    bodies = [body(PLAIN), one, body(PLAIN)]
+    for model in ("gemini-2.5-flash", "gemini-2.5-pro", "gemini-embedding-001"):
+        meter = Meter(PRICES.rate(model), "batch")
+        assert meter.charge(bodies, lines_of(bodies)) == Meter(PRICES.rate(model), "batch").charge(bodies)
+
+
+def test_blank_lines_are_no_answers() -> None:
+    assert Meter(FLASH, "batch").charge([], b"\n\n") == Charge()
+
+
+def test_plain_lines_are_decoded_at_once_and_no_others_are_tried() -> None:
+    """Bodies that no line has show which of both was read."""
+    for model, reads_lines in ((FLASH, True), (None, False)):
+        meter = Meter(model, "batch")
+        two = lines_of([body(PLAIN)] * 2)
+        assert meter.charge([b"{}"] * 2, two).unknown == (0 if reads_lines else 2)
+        assert meter.charge([b"{}"] * 3, two).unknown == 3
+        assert meter.charge([b"{}"] * 2, two).unknown == 2, "the lines before were not of these answers"
 
 
 def test_numbers_may_come_as_strings() -> None:

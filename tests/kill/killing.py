@@ -130,9 +130,10 @@ class KillingStore:
         self._watched.ending(writes)
         for point in points:
             self._killer.passing(f"{point}.before")
+        queued = writes.copy()  # the store empties the list
         done = self._store.commit(writes)
         # Before whoever waits for it: callbacks run in the order in which they were added.
-        done.add_done_callback(lambda done: self._durable(done, points, writes))  # type: ignore[attr-defined]
+        done.add_done_callback(lambda done: self._durable(done, points, queued))  # type: ignore[attr-defined]
         return done
 
     def _durable(self, done: Any, points: list[str], writes: Sequence[Write]) -> None:

@@ -7,8 +7,9 @@ cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from collections.abc import Sequence
+from operator import add
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -54,15 +55,48 @@ class _View(msgspec.Struct, frozen=True, rename="camel", gc=False):
     candidates: list[_Candidate] | None = None
 
 
-_NOTHING: Final = _View()
+class _PlainDetail(msgspec.Struct, frozen=True, gc=False):
+    modality: Literal["TEXT"]
 
 
-class _Line(msgspec.Struct, frozen=True, gc=False):
-    response: _View = _NOTHING
+class _OneDetail(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """A list of one: as a struct, it is nothing to the garbage collector."""
+
+    only: _PlainDetail
+
+
+class _PlainUsage(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    prompt_token_count: _Count = 0
+    candidates_token_count: _Count = 0
+    thoughts_token_count: _Count = 0
+    cached_content_token_count: _Count = 0
+    total_token_count: _Count = 0
+    prompt_tokens_details: _OneDetail | None = None
+    candidates_tokens_details: _OneDetail | None = None
+
+
+class _PlainCandidate(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    grounding_metadata: None = None
+
+
+class _OneCandidate(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    only: _PlainCandidate
+
+
+class _PlainView(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    usage_metadata: _PlainUsage
+    candidates: _OneCandidate | None = None
+
+
+class _PlainLine(msgspec.Struct, frozen=True, gc=False):
+    """An answer of one candidate, from text to text, without a search: nothing else can be decoded so."""
+
+    response: _PlainView
 
 
 _decode: Final = msgspec.json.Decoder(_View, strict=False).decode
-_decode_lines: Final = msgspec.json.Decoder(_Line, strict=False).decode_lines
+_decode_plain: Final = msgspec.json.Decoder(_PlainLine, strict=False).decode_lines
+_NOTHING: Final = _View()
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -96,13 +130,15 @@ class Meter:
             sum; where media have prices of their own, it can be priced only if there are none.
     """
 
-    __slots__ = ("_embeds", "_rate", "_route", "_text_only")
+    __slots__ = ("_embeds", "_plain", "_rate", "_route", "_text_only")
 
     def __init__(self, rate: Rate | None, route: str, *, embeds: bool = False, text_only: bool = False) -> None:
         self._rate = rate
         self._route = route
         self._embeds = embeds
         self._text_only = text_only
+        self._plain = rate is not None and not embeds and not rate.by_kind
+        """Whether the next answers may be plain ones."""
 
     def cost(self, body: bytes) -> Cost | None:
         """Return what one answer costs; ``None``: not known."""
@@ -121,10 +157,16 @@ class Meter:
 
         Args:
             bodies: the server's JSON, one answer each.
-            lines: the same as JSON lines, each with its answer as ``response``, if that is at hand: it takes less time.
+            lines: the same as JSON lines, each with its answer as ``response``, if that is at hand: the answers of most
+                jobs are plain ones, and charged so in two thirds of the time.
         """
         rate = self._rate
         count = len(bodies)
+        if lines and count and self._plain:
+            plain_charge = self._charge_plain(lines, count)
+            if plain_charge is not None:
+                return plain_charge
+            self._plain = False  # neither will those be that come after them
         if rate is None:
             return Charge(answers=count, unknown=count)
         plain_prompt = plain_output = prompts = outputs = listed = paid = unknown = 0
@@ -133,7 +175,11 @@ class Meter:
         one_price, long_from = rate.one_price, rate.long_from_tokens
         embeds = self._embeds
         simple = one_price if embeds else not rate.by_kind
-        for index, view in enumerate(_views(bodies, lines)):
+        for index, body in enumerate(bodies):
+            try:
+                view = _decode(body)
+            except (ValueError, RecursionError):  # not JSON as the strict decoder has it, or not counts
+                view = _NOTHING
             usage = view.usage_metadata
             prompt = usage.prompt_token_count
             if embeds and simple and (prompt or view.token_count):
@@ -176,25 +222,36 @@ class Meter:
             outputs=tuple(samples[:SAMPLES_MAX]),
         )
 
-
-def _views(bodies: Sequence[bytes], lines: bytes) -> Iterable[_View]:
-    """Return what the answers say they took; of those that do not say it clearly: nothing."""
-    if lines:
+    def _charge_plain(self, lines: bytes, count: int) -> Charge | None:
+        """Return what some answers took and cost; ``None`` if there is something special in one of them."""
+        rate = self._rate
         try:
-            found = _decode_lines(lines)
+            usages = [line.response.usage_metadata for line in _decode_plain(lines)]
         except (ValueError, RecursionError):
-            pass  # one of them: the others are told apart from it below
-        else:
-            if len(found) == len(bodies):
-                return [line.response for line in found]
-    return map(_view, bodies)
-
-
-def _view(body: bytes) -> _View:
-    try:
-        return _decode(body)
-    except (ValueError, RecursionError):  # not JSON as the strict decoder has it, or not counts
-        return _NOTHING
+            return None
+        prompts = [usage.prompt_token_count for usage in usages]
+        outputs = [usage.candidates_token_count + usage.thoughts_token_count for usage in usages]
+        totals = [usage.total_token_count for usage in usages]
+        cached = [usage.cached_content_token_count for usage in usages]
+        if (
+            rate is None
+            or len(usages) != count
+            or not all(prompts)
+            or max(prompts) > rate.long_from_tokens
+            or any(cached)
+            or list(map(add, prompts, outputs)) != totals
+        ):
+            return None
+        prompt, output = sum(prompts), sum(outputs)
+        cost = rate.plain(self._route, prompt, output)
+        return Charge(
+            answers=count,
+            prompt=prompt,
+            output=output,
+            list_picousd=cost.list_picousd,
+            paid_picousd=cost.paid_picousd,
+            outputs=tuple(outputs[:: max(1, count // SAMPLES_MAX)][:SAMPLES_MAX]),
+        )
 
 
 def _is_text(usage: _Usage) -> bool:

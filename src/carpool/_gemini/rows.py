@@ -63,7 +63,9 @@ def decode_block(data: bytes, skipped: int = 0) -> Block:
     keys = [row.key for row in rows]
     bodies = [bytes(row.response) for row in rows]  # copies: a view would keep the whole of ``data`` alive
     errors = {at: _NEITHER for at, body in enumerate(bodies) if body[:1] != b"{"}
-    errors |= {at: tamed(row.error) for at, row in enumerate(rows) if row.error is not None}
+    found = [row.error for row in rows]
+    if found.count(None) < len(found):
+        errors |= {at: tamed(error) for at, error in enumerate(found) if error is not None}
     return Block(keys=keys, bodies=bodies, errors=errors, unreadable=skipped, lines=b"" if errors else data)
 
 
