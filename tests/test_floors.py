@@ -43,6 +43,7 @@ FLOORS = {
     "_portal": 5,
     "_quote": 5,
     "_quoted": 4,
+    "_tuning": 5,
     "_siblings": 5,
     "_upkeep": 5,
     "client": 5,

@@ -54,6 +54,7 @@ from carpool.types import (
 if TYPE_CHECKING:
     from carpool import sync as sync
     from carpool._stores.memory import MemoryStore
+    from carpool._tuning import tune as tune
     from carpool.client import Client
 
     __version__: str
@@ -108,12 +109,13 @@ __all__ = [
     "SubmitAmbiguous",
     "Ticket",
     "Usage",
+    "tune",
 ]
 
 
 # What brings sockets and databases along is loaded when it is first asked for: pytest loads this package in every run,
 # for its plugin.
-_LAZY = {"Client": "carpool.client", "MemoryStore": "carpool._stores.memory"}
+_LAZY = {"Client": "carpool.client", "MemoryStore": "carpool._stores.memory", "tune": "carpool._tuning"}
 
 
 def __getattr__(name: str) -> object:

@@ -26,6 +26,7 @@ from carpool._core.estimate import (
     text_tokens,
     video_tokens,
 )
+from carpool._core.model import caps_of, limit_of
 from carpool.emulator import media as pictures
 
 MODEL = "gemini-2.5-flash"
@@ -246,10 +247,12 @@ def test_a_damaged_habit_is_no_habit() -> None:
 def test_no_more_is_reserved_than_a_cap_allows(caps: list[int], extra: int) -> None:
     habits = Habits()
     count = len(caps) + extra
-    caps = [*caps, *[0] * extra]
-    wanted = sum(min(cap, GUESS.p95) if cap else GUESS.p95 for cap in caps)
-    assert habits.reserved_output(MODEL, count, caps) == wanted
-    assert habits.reserved_output(MODEL, count) == GUESS.p95 * count
+    limits = [limit_of(cap, searches=cap % 3 == 0) for cap in [*caps, *[0] * extra]]
+    wanted = sum(min(cap, GUESS.p95) if cap else GUESS.p95 for cap in [*caps, *[0] * extra])
+    found, searches = caps_of(limits)
+    assert habits.reserved_output(MODEL, count, found) == wanted
+    assert searches == sum(cap % 3 == 0 for cap in caps) + extra
+    assert habits.reserved_output(MODEL, count, {}) == GUESS.p95 * count
 
 
 def test_the_models_that_are_remembered_have_a_limit() -> None:

@@ -26,7 +26,7 @@ PRICES = {"mine": Price(input_usd=Decimal("0.000002"), output_usd=Decimal(3))}
 
 
 def ask(lane: Lane = MINE, route: str = "batch", tokens: int = 1_000_000, **more: object) -> Ask:
-    fields = {"id": "a", "count": 1, "caps": (100,)} | more
+    fields = {"id": "a", "count": 1, "caps": {100: 1}} | more
     return Ask(lane=lane, route=route, input_tokens=tokens, **fields)  # type: ignore[arg-type]
 
 
@@ -117,22 +117,22 @@ def test_reserved_is_the_input_and_the_lesser_of_cap_and_usual_length() -> None:
     ledger = Ledger(PRICES)
     half = 1_500_000
     assert ledger.ask_picousd(ask(), NOW) == 1_000_000 + 100 * half
-    assert ledger.ask_picousd(ask(caps=()), NOW) == 1_000_000 + GUESS.p95 * half
+    assert ledger.ask_picousd(ask(caps={}), NOW) == 1_000_000 + GUESS.p95 * half
     assert ledger.ask_picousd(ask(route="standard"), NOW) == 2_000_000 + 200 * half
     assert ledger.ask_picousd(ask(lane=Lane("embed", "mine")), NOW) == 1_000_000
     assert ledger.ask_picousd(ask(lane=NOBODYS), NOW) is None
     ledger.habits.saw_outputs("mine", [7] * LEARNED_FROM)
     ledger.habits.saw_input("mine", 10, 30)
-    assert ledger.ask_picousd(ask(caps=()), NOW) == 3_000_000 + 7 * half
+    assert ledger.ask_picousd(ask(caps={}), NOW) == 3_000_000 + 7 * half
 
 
 def test_long_prompts_pictures_and_media_are_reserved_at_their_own_prices() -> None:
     ledger = Ledger({})
     pro = Lane("generate", "gemini-2.5-pro")
-    assert ledger.ask_picousd(ask(pro, tokens=400_000, count=2, caps=(1, 1)), NOW) == 400_000 * 625_000 + 2 * 5_000_000
-    assert ledger.ask_picousd(ask(pro, tokens=400_002, count=2, caps=(1, 1)), NOW) == 400_002 * 1_250_000 + 15_000_000
+    assert ledger.ask_picousd(ask(pro, tokens=400_000, count=2, caps={1: 2}), NOW) == 400_000 * 625_000 + 2 * 5_000_000
+    assert ledger.ask_picousd(ask(pro, tokens=400_002, count=2, caps={1: 2}), NOW) == 400_002 * 1_250_000 + 15_000_000
     image = Lane("generate", "gemini-2.5-flash-image")
-    assert ledger.ask_picousd(ask(image, tokens=0, caps=()), NOW) == 2_520 * 15_000_000
+    assert ledger.ask_picousd(ask(image, tokens=0, caps={}), NOW) == 2_520 * 15_000_000
     embed = Lane("embed", "gemini-embedding-2")
     assert ledger.ask_picousd(ask(embed, tokens=10, searches=1), NOW) == 10 * 6_000_000
     assert ledger.ask_picousd(ask(embed, tokens=10), NOW) == 10 * 100_000

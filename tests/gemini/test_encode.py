@@ -481,6 +481,11 @@ def test_cached_configs_are_not_mixed_up() -> None:
     first = encoder.generate(MODEL, "hi", changed).payload
     changed["temperature"] = 0.75
     assert first != encoder.generate(MODEL, "hi", changed).payload
+    nested: dict[str, Any] = {"stop_sequences": ["a"]}
+    for words in (["a"], ["a", "b"]):
+        found = json.loads(encoder.generate(MODEL, "hi", nested).payload)
+        assert found["generationConfig"] == {"stopSequences": words}
+        nested["stop_sequences"].append("b")
     for number in range(600):
         payload = encoder.generate(MODEL, "hi", {"seed": number}).payload
         assert json.loads(payload)["generationConfig"] == {"seed": number}

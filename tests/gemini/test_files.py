@@ -147,6 +147,64 @@ async def test_a_file_goes_up_in_chunks(world: Any) -> None:
     assert [len(asked.body) for asked in server.asked[1:]] == [STEP, STEP, len(DATA) - 2 * STEP]
 
 
+class Held:
+    """An upload service that does not answer a chunk before it may."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self.uploads = uploads
+        self.has_chunk, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, asked: Any, writer: asyncio.StreamWriter) -> None:
+        if asked.headers.get("x-goog-upload-command", "").startswith("upload"):
+            self.has_chunk.set()
+            async with asyncio.timeout(20):
+                await self.may_answer.wait()
+        await self.uploads(asked, writer)
+
+
+async def test_the_next_chunk_is_read_while_one_is_on_its_way(quick: Settings, tools: Any) -> None:
+    held = Held(Uploads(tools))
+
+    async def opened_at(offset: int) -> AsyncIterator[bytes]:
+        for at in range(offset, len(DATA), STEP):
+            if at == STEP:
+                await held.has_chunk.wait()
+                held.may_answer.set()  # the first chunk is answered only now that the second is read
+            yield DATA[at : at + STEP]
+
+    async with tools.Server(held) as server:
+        provider = DeveloperProvider(api_key=tools.KEY, base_url=server.url, settings=quick)
+        await provider.open()
+        file = await provider.upload("files/cp-1", len(DATA), opened_at)
+        await provider.close()
+    assert (held.uploads.got, file.sha256) == (DATA, SHA256)
+
+
+async def test_an_upload_that_is_left_lets_go_of_what_it_reads_ahead(quick: Settings, tools: Any) -> None:
+    held = Held(Uploads(tools))
+    closed: list[int] = []
+
+    async def opened_at(offset: int) -> AsyncIterator[bytes]:
+        try:
+            yield DATA[offset : offset + STEP]
+            await asyncio.Event().wait()
+        finally:
+            closed.append(offset)
+
+    async with tools.Server(held) as server:
+        provider = DeveloperProvider(api_key=tools.KEY, base_url=server.url, settings=quick)
+        await provider.open()
+        before = asyncio.all_tasks()
+        uploading = asyncio.create_task(provider.upload("files/cp-1", len(DATA), opened_at))
+        await held.has_chunk.wait()
+        uploading.cancel()
+        await asyncio.wait((uploading,))
+        assert closed == [0]
+        assert {task for task in asyncio.all_tasks() - before if "_take" in str(task.get_coro())} == set()
+        held.may_answer.set()
+        await provider.close()
+
+
 async def test_an_empty_file_is_one_finalize(world: Any) -> None:
     provider, uploads, _ = world
 

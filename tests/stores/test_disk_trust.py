@@ -236,7 +236,7 @@ async def test_what_is_written_is_what_diskcache_would_have_written(store: DiskS
         assert cache["s1"] == value
         assert cache.get("s1", expire_time=True, tag=True) == (value, None, None)
     columns = "raw, expire_time, access_count, tag, size, mode, filename, store_time = access_time"
-    assert set(sql(slot, f"SELECT {columns} FROM Cache")) == {(1, None, 0, None, 0, caches.MODE_RAW, None, 1)}  # noqa: S608
+    assert set(sql(slot, f"SELECT {columns} FROM Cache")) == {(1, None, 0, None, 0, caches.MODE_RAW, None, 1)}  # noqa: S608 - names of ours
 
 
 @pytest.mark.parametrize("setting", ["sqlite_writable_schema", "disk_evil", "anything", "_disk"])

@@ -330,9 +330,11 @@ class Budget:
         return None if double_picousd is None or self.ceilings.double_picousd else DOUBLES
 
     def _rooms(self, now: float, route: str, *, double: bool) -> list[tuple[int, str]]:
-        sums = self.committed(day_of(now))
         ceilings = self.ceilings
         rooms: list[tuple[int, str]] = []
+        if ceilings.all_picousd is None and ceilings.full_picousd is None and not double:
+            return rooms
+        sums = self.committed(day_of(now))
         if ceilings.all_picousd is not None:
             rooms.append((ceilings.all_picousd - sums.all_picousd, "budget_per_day_usd"))
         if route == "standard" and ceilings.full_picousd is not None:

@@ -312,13 +312,13 @@ def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int)
         riders: whom it carries, of one lane.
         doubles: how many of them are in a running job too.
     """
-    caps, searches = caps_of(one.limit for one in riders)
+    caps, searches = caps_of([one.limit for one in riders])
     return Ask(
         id=hold_id,
         route=route,
         lane=riders[0].segment.lane,
         count=len(riders),
-        input_tokens=sum(one.tokens for one in riders),
+        input_tokens=sum([one.tokens for one in riders]),
         caps=caps,
         searches=searches,
         doubles=doubles,

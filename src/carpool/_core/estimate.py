@@ -9,8 +9,7 @@ learned is applied where sums are used, never to the estimates themselves, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -320,23 +319,20 @@ class Habits:
         mean = outputs.mean()
         return Lengths(min(p10, mean), mean, max(p90, mean), p95, outputs.count)
 
-    def reserved_output(self, model: str, count: int, caps: Sequence[int] = ()) -> int:
+    def reserved_output(self, model: str, count: int, caps: Mapping[int, int]) -> int:
         """Return the output tokens for which money is to be reserved: each answer's cap, or the 95th percentile.
 
         Args:
             model: the model.
             count: requests.
-            caps: ``maxOutputTokens`` (times the candidates) of each, 0 where it has none; empty: none has one.
+            caps: how many of them have which cap: ``maxOutputTokens``, times the candidates.
         """
         learned = self._models.get(model)
         if learned is None or learned.outputs.count < LEARNED_FROM:
             usual = self.lengths(model).p95
         else:
             usual = learned.outputs.quantile(RESERVED_PERCENT)  # alone: this is asked for each live call
-        if not caps:
-            return usual * count
-        capped = [cap for cap in caps if cap]
-        return sum(map(min, capped, repeat(usual))) + usual * (count - len(capped))
+        return sum(min(cap, usual) * number for cap, number in caps.items()) + usual * (count - sum(caps.values()))
 
     def _of(self, model: str) -> _Learned:
         learned = self._models.get(model)

@@ -32,7 +32,7 @@ def start(book: Book, now: float) -> None:
     for call in book.live.start(now):
         flight = book.live.flights[call.op]
         riders = [rider(book, trip.place) for trip in flight.trips]
-        doubles = sum(trip.besides for trip in flight.trips)
+        doubles = sum([trip.besides for trip in flight.trips])
         refusal = book.ledger.reserve(ask_of(hold_of(call.op), call.route, riders, doubles=doubles), now)
         if refusal is None:
             book.act(call)
@@ -50,7 +50,7 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
     if flight is None:
         return
     model, route = flight.lane.model, flight.route
-    estimate = sum(trip.tokens for trip in flight.trips)
+    estimate = sum([trip.tokens for trip in flight.trips])
     throttle = book.live.throttles.of(route, model)
     throttle.ended(
         now,
@@ -70,18 +70,18 @@ def on_answered(book: Book, event: Answered, now: float) -> None:
         rows = [shelf.row_of(*rider(book, place), body, failed=False) for place, body in kept]
         head = shelf.keep(book, flight.lane, "", rows, now, route=route)
         book.act(Deliver(job="", lane=flight.lane, rows=kept, route=route, text_only=head.text_only))
-    # Time in which flex refuses is no reason to leave a job earlier for its sake; before standard is the last moment.
-    entered_at = {trip.place: flight.started_at if route == "flex" else trip.entered_at for trip in flight.trips}
-    for place in (*delivered, *(place for place, _ in kept)):
-        book.overtake(place)
-        book.durations.saw(model, route, now - entered_at[place])
-        book.withdraw(*rider(book, place))  # it may have left the call, and wait for a batch
-    faults = {fault.place: fault.error for fault in event.failed}
+    answered = {*delivered, *[place for place, _ in kept]}
     for trip in flight.trips:
-        if not trip.over:
-            error = faults.get(trip.place, _NO_ANSWER)
+        if trip.place in answered:
+            book.overtake(trip.place)
+            # Time in which flex refuses is no reason to leave a job earlier for its sake; before standard is the last
+            # moment.
+            book.durations.saw(model, route, now - (flight.started_at if route == "flex" else trip.entered_at))
+            book.withdraw(*rider(book, trip.place))  # it may have left the call, and wait for a batch
+        elif not trip.over:
+            error = next((fault.error for fault in event.failed if fault.place == trip.place), _NO_ANSWER)
             _failed(book, trip, Fault(kind="refused", error=error), read_pushback(error), now)
-    book.sweep_segments(trip.place >> ROW_BITS for trip in flight.trips)
+    book.sweep_segments([trip.place >> ROW_BITS for trip in flight.trips])
 
 
 def _let_alone(book: Book, trip: Trip) -> None:

@@ -52,8 +52,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     count: int
     input_tokens: int
     """Estimate, as it was made when the requests were encoded."""
-    caps: tuple[int, ...] = ()
-    """``maxOutputTokens`` times candidates of each request, 0 where it has none; empty: none has one."""
+    caps: dict[int, int] = {}
+    """How many of the requests have which cap, ``maxOutputTokens`` times candidates; the others have none."""
     searches: int = 0
     """Of the requests: those that may search, for a fee; of embeddings: those that hold anything but text."""
     doubles: int = 0

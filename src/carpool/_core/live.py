@@ -217,7 +217,7 @@ class Live:
             most = EMBEDS_MAX if lane.kind == "embed" else 1
             while entries := line.first(most):
                 trips = [trip for _, _, trip in entries]
-                tokens = sum(trip.tokens for trip in trips)
+                tokens = sum([trip.tokens for trip in trips])
                 if not throttle.may_start(now, tokens, trips[0].urgent_at):
                     line.put_back(entries)
                     break
@@ -228,7 +228,7 @@ class Live:
                     self.carried[trip.place >> ROW_BITS] += 1
                 self.flights[op] = Flight(op=op, route=route, lane=lane, trips=trips, started_at=now)
                 throttle.started(tokens, now, requests=len(trips))
-                until = max(trip.deadline for trip in trips)
+                until = max([trip.deadline for trip in trips])
                 # A deadline that has passed leaves no time for an answer, and whoever named it waits no more.
                 until = until if until > now else NEVER
                 yield Call(op=op, route=route, lane=lane, places=[trip.place for trip in trips], deadline=until)

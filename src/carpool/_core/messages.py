@@ -151,7 +151,7 @@ class SweepFailed(msgspec.Struct, frozen=True, tag=True):
     fault: Fault
 
 
-class Answered(msgspec.Struct, frozen=True, tag=True):
+class Answered(msgspec.Struct, frozen=True, tag=True, gc=False):
     """A live call was answered; its rows are sorted as those of a job are."""
 
     op: int
@@ -345,7 +345,7 @@ class Fetch(msgspec.Struct, frozen=True, tag=True):
     remote: BatchJob
 
 
-class Call(msgspec.Struct, frozen=True, tag=True):
+class Call(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Send these requests over a live route, once."""
 
     op: int

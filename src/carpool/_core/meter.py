@@ -8,7 +8,6 @@ cost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import add
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -239,7 +238,7 @@ class Meter:
             or not all(prompts)
             or max(prompts) > rate.long_from_tokens
             or any(cached)
-            or list(map(add, prompts, outputs)) != totals
+            or [prompt + output for prompt, output in zip(prompts, outputs, strict=True)] != totals
         ):
             return None
         prompt, output = sum(prompts), sum(outputs)

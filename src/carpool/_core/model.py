@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import accumulate
@@ -471,10 +472,15 @@ def limit_of(cap: int, *, searches: bool) -> int:
     return cap << 1 | searches
 
 
-def caps_of(limits: Iterable[int]) -> tuple[tuple[int, ...], int]:
-    """Return the caps of requests, 0 where none is named, and how many of them may search: see ``limit_of``."""
-    limits = list(limits)
-    return tuple([limit >> 1 for limit in limits]), sum([limit & 1 for limit in limits])
+def caps_of(limits: Iterable[int]) -> tuple[dict[int, int], int]:
+    """Return how many requests have which cap, and how many of them may search: see ``limit_of``."""
+    caps: dict[int, int] = {}
+    searches = 0
+    for limit, count in Counter(limits).items():  # few: most requests of a job have the same
+        caps[limit >> 1] = caps.get(limit >> 1, 0) + count
+        searches += count if limit & 1 else 0
+    caps.pop(0, None)
+    return caps, searches
 
 
 def base_url_of(origin: str) -> str:

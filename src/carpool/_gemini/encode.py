@@ -47,6 +47,7 @@ _TYPES_MAX: Final = 1_024
 _NOT_BATCHABLE = re.compile(r"(?:imagen|veo|lyria)|.*(?:-live(?:-|$)|native-audio)")
 _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _LIKE_A_NAME = re.compile(r"[\x21-\x7e]{0,64}")
+_SCALARS: Final = frozenset({str, int, float, bool})
 _join: Final = b"".join
 _FILE_NAMES: Final = (b'"fileData"', b'"file_data"')
 
@@ -277,7 +278,7 @@ def _no_nan(value: Any, path: str) -> None:
 class _Configs:
     """Placed configurations by the bytes of the dict that they came from; the oldest goes when there are too many."""
 
-    __slots__ = ("_bytes", "_encode", "_place", "_placed", "_types")
+    __slots__ = ("_bytes", "_encode", "_last", "_last_as_it_was", "_last_placed", "_place", "_placed", "_types")
 
     def __init__(self, place: Callable[[Any], Placed]) -> None:
         self._place = place
@@ -285,15 +286,25 @@ class _Configs:
         self._bytes = 0
         self._types: dict[Any, str] = {}
         self._encode = msgspec.json.Encoder(enc_hook=self._named).encode
+        # Most callers give the same dict each time: to see that nothing in it was changed takes a tenth of encoding it.
+        self._last: object = None
+        self._last_as_it_was: dict[str, Any] = {}
+        self._last_placed = NOTHING
 
     def place(self, config: Any) -> Placed:
+        if config is self._last and config == self._last_as_it_was:
+            return self._last_placed
         if type(config) is not dict:
             return self._place(config)
         try:
             key = self._encode(config)
         except (TypeError, ValueError, OverflowError, RecursionError):
             key = b""
-        return self._placed.get(key) or self._place_anew(key, config)
+        placed = self._placed.get(key) or self._place_anew(key, config)
+        fields = cast("dict[str, Any]", config)
+        if all(type(value) in _SCALARS for value in fields.values()):  # what is nested may change unseen
+            self._last, self._last_as_it_was, self._last_placed = fields, fields.copy(), placed
+        return placed
 
     def _place_anew(self, key: bytes, config: Any) -> Placed:
         placed = self._place(config)

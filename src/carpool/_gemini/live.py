@@ -169,7 +169,7 @@ def request_of(line: bytes) -> bytes:
 
 def _tiered(request: bytes, route: Route) -> bytes:
     """Return a generate request for a route. A tier of its own gives way: the route is what is paid for."""
-    if _TIER_NAMES[0].encode() in request or _TIER_NAMES[1].encode() in request:
+    if b"serviceTier" in request or b"service_tier" in request:
         fields = _fields.decode(request)
         kept = {name: raw for name, raw in fields.items() if name not in _TIER_NAMES}
         if len(kept) < len(fields):

@@ -6,6 +6,7 @@ compared and taken. It must not know how often to try.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +22,7 @@ from carpool.settings import Settings
 from carpool.types import ServerError
 
 _STEP_BYTES_MAX: Final = 67_108_864
-"""Largest unit of a chunk that a server may ask for: a chunk is held in memory."""
+"""Largest unit of a chunk that a server may ask for: two chunks are held in memory."""
 
 _DIGITS_MAX: Final = 18
 
@@ -72,9 +73,12 @@ class Upload:
         self._digest: Any = hashlib.sha256()
         self._digested = 0
         self._in_doubt = False
+        self._ahead: tuple[int, asyncio.Task[list[bytes]]] | None = None
+        """The next chunk and its offset, being read while the one before it is on its way."""
 
     async def close(self) -> None:
         """Let go of the bytes to upload."""
+        await self._forget_ahead()
         await self._source.close()
 
     def mendable(self, fault: Fault) -> bool:
@@ -131,7 +135,11 @@ class Upload:
         size = min(self._chunk_bytes, self._size_bytes - self.offset)
         last = self.offset + size == self._size_bytes
         self._in_doubt = False
-        chunk = await self._take(self.offset, size)
+        chunk = await self._chunk_at(self.offset, size)
+        if not last:
+            following = self.offset + size
+            following_bytes = min(self._chunk_bytes, self._size_bytes - following)
+            self._ahead = following, asyncio.create_task(self._take(following, following_bytes))
         self._in_doubt = True
         reply = await self._command("upload, finalize" if last else "upload", chunk)
         if last and reply.status == 409:
@@ -178,6 +186,7 @@ class Upload:
     async def _existing(self, refusal: Reply) -> _File:
         """Return the file that has the name already, if it is this one; else raise what refused it."""
         self._in_doubt = False
+        await self._forget_ahead()
         reply = await self._http.call("GET", self._http.url(f"/{self._version}/{self._name}"))
         if 400 <= reply.status < 500:
             raise ProviderError(server_fault(refusal.status, refusal.body))
@@ -187,14 +196,33 @@ class Upload:
                 await self._take(self._digested, min(self._chunk_bytes, self._size_bytes - self._digested))
         return found
 
+    async def _chunk_at(self, offset: int, size_bytes: int) -> list[bytes]:
+        """Return a chunk: that which was read ahead, if it is this one."""
+        if self._ahead is None or self._ahead[0] != offset:
+            await self._forget_ahead()
+            return await self._take(offset, size_bytes)
+        (_, chunk), self._ahead = self._ahead, None
+        return await chunk
+
+    async def _forget_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            _, chunk = ahead
+            chunk.cancel()
+            await asyncio.wait((chunk,))
+            if not chunk.cancelled():
+                chunk.exception()  # whoever reads there again is told
+
     async def _take(self, offset: int, size_bytes: int) -> list[bytes]:
         """Read bytes to upload, and digest what has not been yet."""
-        chunk = await self._source.take(offset, size_bytes)
+        chunk: list[bytes] = []
         at = offset
-        for part in chunk:
+        async for part in self._source.take(offset, size_bytes):
+            chunk.append(part)
             if at <= self._digested < at + len(part):
                 self._digest.update(part[self._digested - at :])
                 self._digested = at + len(part)
+                await asyncio.sleep(0)  # what was read ahead comes at once: a digest of 8 MB would be one callback
             at += len(part)
         return chunk
 
@@ -240,26 +268,25 @@ class _Source:
     def __init__(self, open_at: OpenAt) -> None:
         self._open_at = open_at
         self._parts: AsyncIterator[bytes] | None = None
-        self._at = 0
+        self._at = -1
         self._left = b""
 
-    async def take(self, offset: int, size_bytes: int) -> list[bytes]:
-        """Return the bytes from an offset, in the pieces in which they come."""
+    async def take(self, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+        """Iterate over the bytes from an offset, in the pieces in which they come."""
         if self._parts is None or self._at != offset:
             await self.close()
             self._parts = self._open_at(offset)
-            self._at, self._left = offset, b""
-        taken: list[bytes] = []
+            self._left = b""
+        self._at = -1  # who stops here, or is stopped, has to open it again
         missing = size_bytes
         while missing:
             part = self._left or await anext(self._parts, b"")
             if not part:
                 raise unreadable("the bytes to upload ended before the size that was announced", "refused")
-            taken.append(part[:missing])
-            self._left = part[missing:]
-            missing -= len(taken[-1])
+            taken, self._left = part[:missing], part[missing:]
+            missing -= len(taken)
+            yield taken
         self._at = offset + size_bytes
-        return taken
 
     async def close(self) -> None:
         """Let go of what is being read."""

@@ -37,7 +37,7 @@ class Arrivals:
         self._keys = {no: book.segments[no].keys for no, _, _ in spans}
         self.marks = {no: bytearray(book.segments[no].states.translate(_MARKS)) for no in self._keys}
         """What is known of each row, by segment."""
-        self._due = 0, spans[0][1] if spans else 0
+        self._due: tuple[int, int] = (0, spans[0][1] if spans else 0)
         """Which span, and which row of it, is due next."""
         self._index: dict[str, Place] | None = None
 
