@@ -48,14 +48,14 @@ def acts_first() -> None:
 
 def forgets_results() -> None:
     """Deliver results that were never stored."""
-    keep = shelf.keep
+    keep = shelf.keep_columns
 
     def worse(book: Any, *args: Any) -> ResultsHead:
         head = keep(book, *args)
         book.step.writes[:] = [write for write in book.step.writes if not isinstance(write, PutResults)]
         return head
 
-    shelf.keep = worse
+    shelf.keep_columns = worse
 
 
 def sends_unasked() -> None:
