@@ -56,6 +56,7 @@ SPECIAL = [
     body(PLAIN, candidates=[{}, {"groundingMetadata": {"webSearchQueries": ["a"]}}]),
     body(PLAIN, candidates=[{}, {}]),
     body(PLAIN, candidates=[]),
+    body({"candidatesTokenCount": 20, "totalTokenCount": 20}),
     body({name: str(count) for name, count in PLAIN.items()}),
     b'{"tokenCount":"3"}',
     b"{}",

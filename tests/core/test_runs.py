@@ -109,7 +109,9 @@ def test_runs_end_as_rows_one_by_one_do(callers: list[str], data: st.DataObject)
         for state, head in zip((before, after), heads, strict=True):
             live, kept, abandoned = state["keys"]
             assert all(head.places[place & 0xFFFFF] == by_key(desks[0], key) for key, place in kept.items())
-            state["keys"] = (live, kept.keys(), abandoned.keys())
+            offers = {digest: str(waiting).count("kept=True") for digest, waiting in abandoned.items()}
+            offers |= {digest + b"live": str(waiting).count("kept=False") for digest, waiting in abandoned.items()}
+            state["keys"] = (live, kept.keys(), offers)
             state["handed"] = state["handed"].keys()
     assert after == before
     ends = [desk.ended() for desk in desks]

@@ -268,6 +268,13 @@ def test_line_ends_and_blank_lines_are_no_rows(end: bytes) -> None:
     assert (keys(block), block.unreadable) == (["a", "b"], 0)
 
 
+def test_the_lines_of_a_block_are_at_hand_where_each_of_them_is_an_answer() -> None:
+    good = b'{"key":"a","response":{}}\n'
+    assert decode_block(good * 2).lines == good * 2
+    for other in (b'{"key":"b","error":{"code":8}}\n', b'{"key":"b"}\n', b"garbage\n", b'{"key":"b","response":[]}\n'):
+        assert decode_block(good + other).lines == b""
+
+
 @pytest.mark.parametrize("text", ["\u2028", "\u2029", "\u0085", "\x0b\x0c", "\x1c\x1d"])
 def test_only_line_feeds_end_a_line(text: str) -> None:
     # Control characters must be escaped in JSON; these others may stand raw, and str.splitlines would cut there.

@@ -196,6 +196,25 @@ def test_runs_are_as_long_as_segment_and_block_allow() -> None:
     assert (two.delivered, two.kept) == ([], [])
 
 
+@pytest.mark.parametrize("odd", ["two", "key"])
+def test_one_row_of_another_kind_takes_its_run_apart(odd: str) -> None:
+    read = reading(["waits"] * 5 + [odd] + ["waits"] * 4)
+    places = list(read.places.values())
+    found = read.sort(*(Row(key, b"{}") for key in read.places))
+    assert event_of(found).runs == []
+    assert stored(found).keys() == {places[5]}
+    assert straight(found).keys() == {*places} - {places[5]}
+    [(waiters, _, _)] = found.handovers
+    assert waiters == [read.waiters[place] for place in places if place != places[5]]
+
+
+def test_a_caller_who_is_cancelled_before_he_knows_it_leaves_a_run_as_it_is() -> None:
+    """His future is done, and still in its cell: whoever hands over finds that out."""
+    read = reading(["waits"] * 5)
+    next(iter(read.waiters.values())).cancel()
+    assert [run.count for run in event_of(read.sort(*(Row(key, b"{}") for key in read.places))).runs] == [5]
+
+
 def test_the_index_is_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "_SLICE_ROWS", 4)
     read = reading(["waits"] * 25, segment_rows=10)
