@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from carpool._core.messages import Record, Write
-from carpool._core.model import Block, Fault, Framing, Job, Lane, Place, RemoteFile, Span
+from carpool._core.model import Fault, Framing, Job, Lane, Place, RemoteFile, Span
+from carpool._core.output import Block
 from carpool._showing import status_word
 from carpool.settings import Route
 from carpool.types import BatchJob, Cache, File

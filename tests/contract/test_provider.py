@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from carpool._core.model import Fault as Verdict
-from carpool._core.model import Job, JobState, Lane, Row
+from carpool._core.model import Job, JobState, Lane
+from carpool._core.output import Row
 from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.encode import Encoder, line
 from carpool._ports import Provider, ProviderError

@@ -50,8 +50,8 @@ from carpool._core.model import (
     Meta,
     Place,
     RemoteFile,
-    RowFault,
 )
+from carpool._core.output import RowFault
 from carpool._core.recovery import Recovery
 from carpool._core.routing import code_of
 from carpool.settings import Ladder, Settings

@@ -8,7 +8,8 @@ import pytest
 
 from carpool._core.messages import Answered, Call, CancelRemote, Create, Fail
 from carpool._core.meter import Charge
-from carpool._core.model import DONE, LIVE, QUEUED, SENT, Lane, RowFault
+from carpool._core.model import DONE, LIVE, QUEUED, SENT, Lane
+from carpool._core.output import RowFault
 from carpool._core.routing import BATCH_ONLY, Durations, choose, code_of
 from carpool.errors import ConfigurationError
 from carpool.settings import CHEAP, FAST, Ladder, Price

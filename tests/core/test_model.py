@@ -16,14 +16,12 @@ from carpool._core.model import (
     ROW_MASK,
     ROWS_MAX,
     TRANSITIONS,
-    Block,
     JobState,
-    Row,
-    Run,
     Segment,
     SegmentHead,
     place_of,
 )
+from carpool._core.output import Block, Row, Run
 from carpool.types import ServerError
 
 from .desk import LANE, ORIGIN

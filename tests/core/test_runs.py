@@ -13,7 +13,8 @@ from tests.simulation.calls import in_runs
 
 from carpool._core.messages import Answered, Call, Deliver, PutResults, RowsFetched, Step
 from carpool._core.meter import Charge
-from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Place, Run
+from carpool._core.model import EXPLICIT, ROW_BITS, ROW_MASK, Place
+from carpool._core.output import Run
 from carpool._core.routing import Durations
 from carpool.settings import CHEAP, Price
 

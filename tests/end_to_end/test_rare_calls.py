@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from carpool import ConfigurationError, GenerateResponse, JobError, MemoryStore
-from carpool._core.model import Block
+from carpool._core.output import Block
 from carpool._gemini.rows import decode_block
 from carpool.emulator import Emulator, Fault, Plan
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carpool._core.model import Block
+from carpool._core.output import Block
 from carpool._gemini.encode import Encoder, line
 from carpool._gemini.faults import http_error
 from carpool._gemini.rows import decode_block, decode_items

@@ -35,7 +35,8 @@ from carpool._core.messages import (
     Record,
     Write,
 )
-from carpool._core.model import Block, Job, JobState, Lane, Marks, RemoteFile, ResultsHead, SegmentHead
+from carpool._core.model import Job, JobState, Lane, Marks, RemoteFile, ResultsHead, SegmentHead
+from carpool._core.output import Block
 from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.http import Http
 from carpool._ports import Answers, OpenAt, ProviderError

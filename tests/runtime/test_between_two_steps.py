@@ -14,7 +14,7 @@ import pytest
 
 import carpool
 from carpool._core.messages import Write
-from carpool._core.model import Block, Row
+from carpool._core.output import Block, Row
 from carpool.types import BatchJob
 
 from .virtual import MODEL, Service, answer, client_of, run, turns, until

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import carpool
-from carpool._core.model import Block
+from carpool._core.output import Block
 from carpool.types import BatchJob
 
 from .virtual import MODEL, Service, answer, client_of, run, turns, until

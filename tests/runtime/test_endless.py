@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 import carpool
-from carpool._core.model import Block, Row
+from carpool._core.output import Block, Row
 from carpool._runtime import calls
 from carpool._runtime.fetch import RowSorter, Sorted
 from carpool.types import BatchJob

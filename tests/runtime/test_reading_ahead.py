@@ -8,7 +8,7 @@ from typing import Any
 
 import carpool
 from carpool._core.messages import PutResults, Write
-from carpool._core.model import Block
+from carpool._core.output import Block
 from carpool._runtime.calls import BLOCKS_AHEAD
 from carpool.types import BatchJob
 

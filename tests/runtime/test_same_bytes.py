@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 import carpool
-from carpool._core.model import Block, Row
+from carpool._core.output import Block, Row
 from carpool.types import BatchJob
 
 from .virtual import MODEL, Service, client_of, run, turns, until

@@ -13,7 +13,8 @@ from tests.core.desk import Desk
 
 from carpool._core.messages import Flushed, RowsFetched, Woken
 from carpool._core.meter import Charge
-from carpool._core.model import ROW_BITS, ROW_MASK, Block, Place, Row
+from carpool._core.model import ROW_BITS, ROW_MASK, Place
+from carpool._core.output import Block, Row
 from carpool._runtime import arrivals
 from carpool._runtime.arrivals import Arrivals
 from carpool._runtime.awaiters import Awaiters

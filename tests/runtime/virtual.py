@@ -17,7 +17,8 @@ import msgspec
 import pytest
 
 import carpool
-from carpool._core.model import Block, Fault, Framing, Job, Lane, RemoteFile, Row
+from carpool._core.model import Fault, Framing, Job, Lane, RemoteFile
+from carpool._core.output import Block, Row
 from carpool._ports import Answers, OpenAt, ProviderError
 from carpool.settings import Route
 from carpool.types import BatchJob, ServerError

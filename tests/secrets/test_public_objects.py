@@ -11,7 +11,8 @@ import pytest
 
 import carpool
 from carpool import MemoryStore, Settings
-from carpool._core.model import Block, Fault, Row
+from carpool._core.model import Fault
+from carpool._core.output import Block, Row
 from carpool._gemini.developer import DeveloperProvider
 from carpool._gemini.encode import Encoder
 from carpool.types import Facts, ServerError

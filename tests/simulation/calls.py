@@ -33,7 +33,8 @@ from carpool._core.messages import (
     Uploaded,
 )
 from carpool._core.meter import Charge
-from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, RowFault, Run, place_of
+from carpool._core.model import EXPLICIT, Fault, Framing, Job, JobState, Place, place_of
+from carpool._core.output import RowFault, Run
 from carpool.types import BatchJob
 
 from .history import expect

@@ -59,7 +59,6 @@ from carpool._core.model import (
     Meta,
     Place,
     ResultsHead,
-    Run,
     Segment,
     Span,
     Taken,
@@ -67,6 +66,7 @@ from carpool._core.model import (
     caps_of,
     place_of,
 )
+from carpool._core.output import Run
 from carpool._core.pacing import Pacing
 from carpool._core.routing import Durations, Seen
 from carpool._core.sealing import choose_form, display_name, file_name

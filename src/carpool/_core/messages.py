@@ -22,11 +22,10 @@ from carpool._core.model import (
     Place,
     RemoteFile,
     ResultsHead,
-    RowFault,
-    Run,
     SegmentHead,
     Taken,
 )
+from carpool._core.output import RowFault, Run
 from carpool._core.routing import Seen
 from carpool.settings import Route
 from carpool.types import BatchJob

@@ -24,12 +24,11 @@ from carpool._core.model import (
     Job,
     Lane,
     Place,
-    RowFault,
-    Run,
     Segment,
     Span,
     place_of,
 )
+from carpool._core.output import RowFault, Run
 from carpool._core.retry import bad_rows, is_retryable
 from carpool.types import ServerError
 

@@ -27,11 +27,11 @@ from carpool._core.model import (
     Lane,
     Place,
     ResultsHead,
-    Run,
     Segment,
     Taken,
     place_of,
 )
+from carpool._core.output import Run
 from carpool.settings import Route, Settings
 
 ASIDE_KEY_CHARS: Final = 256

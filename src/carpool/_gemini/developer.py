@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
-from carpool._core.model import Block, Fault, Framing, Job, Lane, RemoteFile
+from carpool._core.model import Fault, Framing, Job, Lane, RemoteFile
+from carpool._core.output import Block
 from carpool._gemini import wire
 from carpool._gemini.caches import Caches
 from carpool._gemini.files import Files

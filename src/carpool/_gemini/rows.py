@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from carpool._core.model import Block, Row
+from carpool._core.output import Block, Row
 from carpool._gemini import scan
 from carpool._gemini.faults import read_error, tamed
 from carpool._gemini.plain import is_object

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from carpool._core.model import ROW_BITS, ROW_MASK, Place, Run
+from carpool._core.model import ROW_BITS, ROW_MASK, Place
+from carpool._core.output import Run
 from carpool._runtime.verdicts import deadline_exceeded
 from carpool.responses import EmbedResponse, GenerateResponse, Response
 from carpool.types import Facts, Kind

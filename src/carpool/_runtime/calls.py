@@ -36,7 +36,8 @@ from carpool._core.messages import (
     Upload,
     Uploaded,
 )
-from carpool._core.model import ROW_BITS, ROW_MASK, Block, Fault, Job, Lane, Place, Row, Span, place_of
+from carpool._core.model import ROW_BITS, ROW_MASK, Fault, Job, Lane, Place, Span, place_of
+from carpool._core.output import Block, Row
 from carpool._ports import Provider, ProviderError, Store
 from carpool._runtime.arrivals import Arrivals
 from carpool._runtime.awaiters import Awaiters

@@ -14,20 +14,8 @@ from typing import Final, NamedTuple, cast
 from carpool._core.book import Book
 from carpool._core.messages import Answered, RowsFetched
 from carpool._core.meter import NO_CHARGE, Meter
-from carpool._core.model import (
-    EXPLICIT,
-    NAMED,
-    ROW_BITS,
-    ROW_MASK,
-    Block,
-    Place,
-    Row,
-    RowFault,
-    Run,
-    Segment,
-    Span,
-    place_of,
-)
+from carpool._core.model import EXPLICIT, NAMED, ROW_BITS, ROW_MASK, Place, Segment, Span, place_of
+from carpool._core.output import Block, Row, RowFault, Run
 from carpool._runtime.arrivals import CAME, WAITED, Arrivals
 from carpool._runtime.awaiters import Awaiters, Cell, Waiter
 from carpool.types import Facts
