@@ -18,7 +18,7 @@ from pathlib import Path
 import report
 
 FILE = re.compile(r" \((?P<file>[^()]*?)(?::\d+)?\)$")
-STORE_THREAD = "_Writer.run "
+STORE_THREAD = "Writer.run "
 IMPORTING = "<frozen importlib"
 PROGRAM = re.compile(r"(?:carpool_client|harness)\.py$")
 LEAST_SHARE = 0.01

@@ -191,7 +191,7 @@ def test_samples_count_for_who_was_at_work_and_imports_do_not() -> None:
         "thread (1): MainThread;run (harness.py:9);call (carpool/client.py:3);encode (carpool/_gemini/encode.py:7) 5\n"
         "thread (1): MainThread;run (harness.py:9) 2\n"
         "thread (1): MainThread;_find_and_load (<frozen importlib._bootstrap>:1);<module> (carpool/client.py:1) 9\n"
-        "thread (2): carpool-store;_Writer.run (carpool/_stores/disk.py:1);commit (diskcache/core.py:2) 3\n"
+        "thread (2): carpool-store;Writer.run (carpool/_stores/writer.py:1);commit (diskcache/core.py:2) 3\n"
     )
     assert module("where").count(samples) == {
         ("loop", "carpool/_gemini/encode.py"): 5,
