@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -137,16 +138,25 @@ class Lookout:
         self._looks = 0
         """How many were begun."""
         self._fresh_until = 0.0
+        self._home_fresh_until = 0.0
+        """Of the monotonic clock."""
 
     def __bool__(self) -> bool:
-        if self.own is None:
-            return False
+        if self.own is not None and time.monotonic() >= self._home_fresh_until:
+            self._look_at_home(self.own)
+        return bool(self._others)
+
+    def _look_at_home(self, own_folder: Path) -> None:
+        """Find slots that are new; once a turn: asked for each new key, a million would let go of the GIL as often."""
+        with suppress(RuntimeError):  # where no loop runs, each question looks anew
+            asyncio.get_running_loop().call_soon(self._turn_ended)
+            self._home_fresh_until = time.monotonic() + FRESH_S
         try:
-            stamp_ns = os.stat(self._home_path).st_mtime_ns  # noqa: PTH116 - asked for each new key
+            stamp_ns = os.stat(self._home_path).st_mtime_ns  # noqa: PTH116 - as above
         except OSError:
-            return bool(self._others)
+            return
         if stamp_ns != self._home_stamp_ns:
-            now_ns, own = time.time_ns(), slot_number(self.own)
+            now_ns, own = time.time_ns(), slot_number(own_folder)
             for folder in find_slots(self._home):
                 number = slot_number(folder)
                 if number != own and number not in self._others:
@@ -156,7 +166,6 @@ class Lookout:
                     )
                     self._fresh_until = 0.0
             self._home_stamp_ns = stamp_ns if is_settled(stamp_ns, now_ns) else -1
-        return bool(self._others)
 
     def siblings(self) -> list[Sibling]:
         """Return the other slots."""
@@ -184,7 +193,7 @@ class Lookout:
             await asyncio.wait((self._looking,))
 
     def _turn_ended(self) -> None:
-        self._fresh_until = 0.0
+        self._fresh_until = self._home_fresh_until = 0.0
 
     def _looked(self, siblings: list[Sibling], looking: asyncio.Future[list[StoreError | None]]) -> None:
         self._looking = None

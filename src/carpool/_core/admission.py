@@ -158,7 +158,8 @@ class Admission:
         again.
         """
         book = self.book
-        self._keep_late(now)
+        if self._late:
+            self._keep_late(now)
         place = book.keys.live.get(key)
         if place is not None:
             segment, row = book.at(place)
