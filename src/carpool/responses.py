@@ -178,13 +178,17 @@ class GenerateResponse(_Response, frozen=True, eq=False, gc=False):
         return candidates[0] if candidates else _Candidate()
 
     def _parts(self) -> list[_Part]:
-        content = self._candidate().content
+        candidates = _view_answer(self.raw).candidates
+        content = candidates[0].content if candidates else None
         return content.parts or [] if content is not None else []
 
     @property
     def text(self) -> str:
         """Text of the first candidate, thoughts left out; empty if it holds none (blocked, or cut while thinking)."""
-        return "".join(part.text for part in self._parts() if part.text and not part.thought)
+        parts = self._parts()
+        if len(parts) == 1 and not parts[0].thought:  # as most answers are
+            return parts[0].text or ""
+        return "".join([part.text for part in parts if part.text and not part.thought])
 
     @property
     def parsed(self) -> Any:
