@@ -325,9 +325,9 @@ class Client:
 
     async def _come_in(self) -> None:
         """Look closer at whether a call can be taken: it cannot, or has to wait its turn."""
-        if not self._entered:
-            raise ConfigurationError("this client is not open; use 'async with carpool.Client() as client:'")
-        await self._runtime.come_in()
+        runtime = self._ready()
+        if runtime.crowded:
+            await runtime.wait_turn()
 
     def _ask(  # noqa: PLR0917 - keywords would cost on the hot path
         self,

@@ -103,7 +103,7 @@ class Admission:
         self.spilled.append(self._close_segment(segment, now))
 
     def open_for(self, lane: Lane, now: float) -> Segment:
-        """Return the segment to which requests of a lane are added now, until it has ``states``."""
+        """Return the segment to which requests of a lane are added now, until it is closed."""
         return self.book.open.get(lane) or self.book.open_segment(lane, now)
 
     def add(  # noqa: PLR0917 - as admit

@@ -166,8 +166,11 @@ class Meter:
             if plain_charge is not None:
                 return plain_charge
             self._plain = False  # neither will those be that come after them
-        if rate is None:
-            return Charge(answers=count, unknown=count)
+        return Charge(answers=count, unknown=count) if rate is None else self._charge_each(bodies, rate)
+
+    def _charge_each(self, bodies: Sequence[bytes], rate: Rate) -> Charge:
+        """Return what some answers took and cost, having looked at each."""
+        count = len(bodies)
         plain_prompt = plain_output = prompts = outputs = listed = paid = unknown = 0
         stride = max(1, count // SAMPLES_MAX)
         samples: list[int] = []

@@ -254,16 +254,6 @@ class Runtime:
         book = self.engine.book
         return self.gate.is_shut(book.waiting_requests, book.waiting_bytes)
 
-    async def come_in(self) -> None:
-        """Wait until a call may be encoded and taken in: first come, first served.
-
-        Raises:
-            ConfigurationError, ClientClosed, CarpoolError: as ``check``.
-        """
-        self.check()
-        if self.crowded:
-            await self.wait_turn()
-
     async def wait_turn(self) -> None:
         """Wait until there is room: first come, first served."""
         try:
