@@ -18,27 +18,22 @@ Python happens to have.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peers import environments
 from peers.catalogue import ENVIRONMENTS, PEERS, Peer
+from stage import ProgramFailed, Run, run_command, stub_server
 
 HERE = Path(__file__).parent
 METRICS = ("cpu_us_per_call", "net_us_per_call", "memory_mb")
 SMOKE_CALLS = 200
-RUN_TIMEOUT_S = 1_800
-TOLD_CHARS = 4_000
-
-Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,42 +46,12 @@ class Side:
     jobs: int
 
 
-class RunFailedError(Exception):
-    """A measured program failed, or did other work than it should."""
-
-
-@contextlib.contextmanager
-def serving(python: str, module: str) -> Iterator[str]:
-    """Run a stub in a process of its own and yield its base URL."""
-    command = [python, "-m", module]
-    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line.startswith("listening on "):
-                raise SystemExit(f"{module} did not start: {line!r}")
-            yield line.removeprefix("listening on ").strip()
-        finally:
-            process.terminate()
-
-
 def run_once(side: Side) -> Run:
     """Run a measured program to its end and return the line it printed."""
-    name = " ".join(side.command)
-    done = subprocess.run(
-        side.command,
-        cwd=side.cwd,
-        env=side.environ,
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise RunFailedError(f"{name} ended with {done.returncode}:\n{done.stderr[-TOLD_CHARS:]}")
-    run: Run = json.loads(done.stdout.splitlines()[-1])  # inspect_ai says more before
+    run = run_command(side.command, side.cwd, side.environ)
     if run["jobs"] != side.jobs:
-        raise RunFailedError(f"{name} used {run['jobs']} jobs, not {side.jobs}: these do not compare")
+        name = " ".join(side.command)
+        raise ProgramFailed(f"{name} used {run['jobs']} jobs, not {side.jobs}: these do not compare")
     return run
 
 
@@ -168,7 +133,7 @@ def run_peers(
     python = os.path.abspath(python)  # noqa: PTH100 - a path that is resolved leaves the virtual environment
     wanted = [peer for peer in PEERS if only in peer.name]
     pythons = interpreters({peer.environment for peer in wanted}, folder, smoke=smoke)
-    with serving(python, "stub_server") as gemini, serving(python, "peers.stub_other_wires") as others:
+    with stub_server(python) as gemini, stub_server(python, "peers.stub_other_wires") as others:
         for peer in wanted:
             pins, own = ENVIRONMENTS[peer.environment], pythons[peer.environment]
             n = min(peer.calls, calls or peer.calls, SMOKE_CALLS if smoke else peer.calls)
@@ -184,7 +149,7 @@ def run_peers(
             try:
                 made = compare(f"{peer.name}, {n:,} calls", sides, pairs)
                 report |= {"pairs": made, "summary": summarise(made)}
-            except (RunFailedError, subprocess.TimeoutExpired) as reason:
+            except ProgramFailed as reason:
                 report["failed"] = str(reason)
     return reports
 

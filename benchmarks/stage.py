@@ -13,14 +13,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 LIBRARIES = ("aiohttp", "anyio", "carpool", "diskcache", "msgspec", "uvloop")
 RUN_TIMEOUT_S = 1_800
-TOLD_CHARS = 2_000
+TOLD_CHARS = 4_000
 
 Run = dict[str, Any]
 
@@ -30,34 +30,41 @@ class ProgramFailed(Exception):
 
 
 @contextlib.contextmanager
-def stub_server(python: str = sys.executable) -> Iterator[str]:
-    """Run the stub in a process of its own and yield its base URL."""
-    command = [python, str(HERE / "stub_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def stub_server(python: str = sys.executable, module: str = "stub_server") -> Iterator[str]:
+    """Run a stub in a process of its own and yield its base URL."""
+    command = [python, "-m", module]
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line.startswith("listening on "):
-                raise SystemExit(f"the stub server did not start: {line!r}")
+                raise SystemExit(f"{module} did not start: {line!r}")
             yield line.removeprefix("listening on ").strip()
         finally:
             process.terminate()
 
 
 def run_program(script: str, arguments: Sequence[str], python: str = sys.executable) -> Run:
-    """Run a measured program to its end and return the line it printed.
+    """Run a measured program to its end and return the line it printed; see ``run_command``."""
+    return run_command([python, str(HERE / script), *arguments])
+
+
+def run_command(command: Sequence[str], cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> Run:
+    """Run a command to its end and return the last line that it printed.
 
     Raises:
         ProgramFailed: it ended with an error, or took too long.
     """
-    command = [python, str(HERE / script), *arguments]
+    name = " ".join(command)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise ProgramFailed(f"{script} took more than {RUN_TIMEOUT_S} s") from None
+        raise ProgramFailed(f"{name} took more than {RUN_TIMEOUT_S} s") from None
     if done.returncode:
-        raise ProgramFailed(f"{script} ended with {done.returncode}:\n{done.stderr[-TOLD_CHARS:]}")
-    run: Run = json.loads(done.stdout)
+        raise ProgramFailed(f"{name} ended with {done.returncode}:\n{done.stderr[-TOLD_CHARS:]}")
+    run: Run = json.loads(done.stdout.splitlines()[-1])  # some libraries say more before
     return run
 
 

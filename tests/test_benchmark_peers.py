@@ -133,7 +133,7 @@ def test_a_run_that_did_other_work_than_it_should_is_refused(tmp_path: Path) -> 
     program = tmp_path / "program.py"
     program.write_text('print("a word before")\nprint(\'{"jobs": 2}\')\n', "utf-8")
     assert run_peers.run_once(run_peers.Side([sys.executable, str(program)], None, {}, 2)) == {"jobs": 2}
-    with pytest.raises(run_peers.RunFailedError, match="used 2 jobs, not 1"):
+    with pytest.raises(run_peers.ProgramFailed, match="used 2 jobs, not 1"):
         run_peers.run_once(run_peers.Side([sys.executable, str(program)], None, {}, 1))
 
 
