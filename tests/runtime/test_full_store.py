@@ -16,6 +16,7 @@ from carpool._core.messages import Write
 from carpool._core.model import Meta
 from carpool._stores.database import Database
 from carpool._stores.memory import MemoryStore
+from carpool._stores.segments import Changes
 from carpool.emulator import Emulator, Plan, expected_text
 
 from . import virtual
@@ -187,13 +188,13 @@ class Disk:
         self.refused = 0
         change = Database._change
 
-        def change_if_there_is_room(database: Database, cache: Any, name: str, value: bytearray | None) -> None:
-            if value is not None:
-                self.used_bytes += len(value)
+        def change_if_there_is_room(database: Database, cache: Any, changes: Changes) -> None:
+            for name, value in changes.items():
+                self.used_bytes += len(value or b"")
                 if self.used_bytes > self.size_bytes:
                     self.refused += 1
                     raise OSError(errno.ENOSPC, "No space left on device")
-            change(database, cache, name, value)
+                change(database, cache, {name: value})
 
         monkeypatch.setattr(Database, "_change", change_if_there_is_room)
 

@@ -24,6 +24,7 @@ from carpool.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked
 
 ROW_BYTES: Final = 8_388_608
 """Larger values take several rows."""
+STATEMENT_ROWS_MAX: Final = 16
 PAGE_BYTES: Final = 16_384
 """Four times SQLite's default: a segment costs half the time in the system, its checkpoint and its deletion too."""
 BUSY_S: Final = 5.0
@@ -179,25 +180,45 @@ def verify(cache: Cache) -> None:
 _PUT: Final = (
     "INSERT INTO Cache"
     "(key, raw, store_time, expire_time, access_time, access_count, tag, size, mode, filename, value)"
-    " VALUES (?1, 1, ?2, NULL, ?2, 0, NULL, 0, ?3, NULL, ?4)"
-    " ON CONFLICT (key, raw) DO UPDATE SET store_time = excluded.store_time, expire_time = NULL,"
+    " VALUES {} ON CONFLICT (key, raw) DO UPDATE SET store_time = excluded.store_time, expire_time = NULL,"
     " access_time = excluded.access_time, access_count = 0, tag = NULL, size = 0, mode = excluded.mode,"
     " filename = NULL, value = excluded.value"
 )
-_DROP: Final = "DELETE FROM Cache WHERE key = ? AND raw = 1"
+_PUT_ROW: Final = f"(?, 1, ?, NULL, ?, 0, NULL, 0, {MODE_RAW}, NULL, ?)"
+_DROP: Final = "DELETE FROM Cache WHERE raw = 1 AND key IN ({})"
 
 
-def put(cache: Cache, key: str, value: memoryview) -> None:
-    """Store a row as ``diskcache.Cache.set`` does, which asks first whether it is there: half the time of a small one.
+def put(cache: Cache, rows: Sequence[tuple[str, memoryview]]) -> None:
+    """Store rows as ``diskcache.Cache.set`` does, which asks of each first whether it is there.
 
-    It goes into the transaction that is open.
+    They go into the transaction that is open, and several into one statement. At each statement this thread lets go of
+    the interpreter's lock, and an event loop that has much to do gives it back after 5 ms: one by one, large commits
+    would wait longer for the lock than for the disk.
     """
-    cache._sql(_PUT, (key, time.time(), MODE_RAW, value))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    now, size_bytes = time.time(), 0
+    some: list[tuple[str, memoryview]] = []
+    for key, value in rows:
+        if some and (len(some) == STATEMENT_ROWS_MAX or size_bytes + len(value) > ROW_BYTES):
+            _put(cache, some, now)
+            some, size_bytes = [], 0
+        some.append((key, value))
+        size_bytes += len(value)
+    if some:
+        _put(cache, some, now)
 
 
-def drop(cache: Cache, key: str) -> None:
-    """Delete a row, if there is one; no row of ours has a file to be deleted with it."""
-    cache._sql(_DROP, (key,))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+def _put(cache: Cache, rows: list[tuple[str, memoryview]], now: float) -> None:
+    values: list[object] = []
+    for key, value in rows:
+        values += (key, now, now, value)
+    cache._sql(_PUT.format(", ".join([_PUT_ROW] * len(rows))), values)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def drop(cache: Cache, keys: Sequence[str]) -> None:
+    """Delete rows, those that are there; no row of ours has a file to be deleted with it."""
+    for start in range(0, len(keys), STATEMENT_ROWS_MAX):
+        some = keys[start : start + STATEMENT_ROWS_MAX]
+        cache._sql(_DROP.format(", ".join("?" * len(some))), some)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 @contextmanager

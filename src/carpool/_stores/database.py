@@ -218,8 +218,7 @@ class Database:
                     verify(cache)
                     self._unverified = False
                 with cache.transact(retry=False):
-                    for name, value in changes.items():
-                        self._change(cache, name, value)
+                    self._change(cache, changes)
         except StoreError as error:
             self._unverified = True
             if not isinstance(error, StoreFull | StoreLocked):
@@ -228,15 +227,18 @@ class Database:
             cache.close()
             raise
 
-    def _change(self, cache: Cache, name: str, value: bytearray | None) -> None:
-        size = 0
-        if value is not None:
-            size = len(value)
-            view = memoryview(value)
-            for number, row in enumerate(_rows(name, 0, size)):
-                put(cache, row, view[number * ROW_BYTES : (number + 1) * ROW_BYTES])
-        for row in _rows(name, size, self._sizes.get(name, 0)):
-            drop(cache, row)
+    def _change(self, cache: Cache, changes: Changes) -> None:
+        dropped: list[str] = []
+        rows: list[tuple[str, memoryview]] = []
+        for name, value in changes.items():
+            size = len(value or b"")
+            dropped += _rows(name, size, self._sizes.get(name, 0))
+            if value is not None:
+                view = memoryview(value)
+                parts = enumerate(_rows(name, 0, size))
+                rows += [(row, view[number * ROW_BYTES : (number + 1) * ROW_BYTES]) for number, row in parts]
+        drop(cache, dropped)  # first: what follows may need their room
+        put(cache, rows)
 
     # -- errors
 

@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 _END_BYTES: Final = 8
 GROUP_COMMITS_MAX: Final = 1_000
-GROUP_BYTES_MAX: Final = 33_554_432
-BEHIND_BYTES_MAX: Final = 33_554_432
+GROUP_BYTES_MAX: Final = 8_388_608
+BEHIND_BYTES_MAX: Final = 8_388_608
 """How many bytes of rows may wait for the thread before whoever commits more waits for it a little."""
 BEHIND_PAUSE_S: Final = 0.02
 LOOP_CHECK_S: Final = 1.0
