@@ -111,7 +111,7 @@ class Adopter:
         if not was_knocked(folder):
             return
         engine, woken = self._runtime.engine, False
-        for key, place in list(engine.book.keys.live.items()):
+        for key, place in engine.book.keys.all_live():
             states = engine.book.segments[place >> ROW_BITS].states
             if states and states[place & ROW_MASK] == PARKED:
                 engine.find(key)

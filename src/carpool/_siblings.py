@@ -246,7 +246,7 @@ class Siblings:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if not stored.failed:
             facts = facts_of(book, head.lane, head.job, head.kept_at, head.route, text_only=head.text_only)
-            future.set_result((body, facts))
+            future.set_result(Answer(body, facts))
         else:
             try:
                 future.set_exception(exception_for(_verdict.decode(body), key))

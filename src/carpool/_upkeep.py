@@ -215,7 +215,7 @@ def _stored(engine: Engine) -> int:
 
 def _kept(engine: Engine) -> Iterator[KnownKey]:
     book = engine.book
-    for key, place in book.keys.kept.items():
+    for key, place in book.keys.all_kept():
         head = book.results[place >> ROW_BITS]
         yield KnownKey(
             key=key,
@@ -229,7 +229,7 @@ def _kept(engine: Engine) -> Iterator[KnownKey]:
 
 def _live(engine: Engine) -> Iterator[KnownKey]:
     book = engine.book
-    for key, place in book.keys.live.items():
+    for key, place in book.keys.all_live():
         segment = book.segments[place >> ROW_BITS]
         yield KnownKey(
             key=key,

@@ -22,7 +22,7 @@ import platformdirs
 from carpool._arguments import checked_hook, checked_key, day_number, without_batch
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
-from carpool._core.routing import choose
+from carpool._core.routing import BATCH_ONLY, choose
 from carpool._deadline import parse_deadline
 from carpool._files import Files
 from carpool._filewatch import FileWatch
@@ -95,6 +95,7 @@ class Client:
             provider = _provider(api_key, base_url, api_version, self.settings)
         if store is None:
             store = DiskStore(home_path(home), self.settings)
+        self._usual_ladder = self.settings.ladder
         self._encoder = Encoder()
         runtime = self._runtime = Runtime(self.settings, provider, store, line, checked_hook(on_alarm))
         self._entered = False
@@ -175,11 +176,11 @@ class Client:
             asked = await self._ask_around("generate", model, encoded, key, 0, deadline, ladder)
         del contents, config, encoded  # a suspended frame would pin them: bodies live on disk, not here
         try:
-            raw, facts = await asked.future
+            answer = await asked.future
         except asyncio.CancelledError:
             runtime.entrance.gone(asked)
             raise
-        return GenerateResponse(asked.key, raw, facts, asked.accepted_at, asked.reused, schema)
+        return GenerateResponse(asked.key, answer.raw, answer.facts, asked.accepted_at, asked.reused, schema)
 
     async def embed(
         self,
@@ -203,11 +204,11 @@ class Client:
             asked = await self._ask_around("embed", model, encoded, key, 0, deadline, ladder)
         del content, config, encoded
         try:
-            raw, facts = await asked.future
+            answer = await asked.future
         except asyncio.CancelledError:
             runtime.entrance.gone(asked)
             raise
-        return EmbedResponse(asked.key, raw, facts, asked.accepted_at, asked.reused)
+        return EmbedResponse(asked.key, answer.raw, answer.facts, asked.accepted_at, asked.reused)
 
     # -- tickets and rows
 
@@ -246,7 +247,7 @@ class Client:
         except asyncio.CancelledError:
             runtime.entrance.gone(asked)
             raise
-        return asked.response(answer[1].kind, None, answer)
+        return asked.response(answer.facts.kind, None, answer)
 
     def map(
         self,
@@ -339,7 +340,9 @@ class Client:
         until: float | None,
         ladder: Ladder | None,
     ) -> Asked:
-        route = choose(ladder, self.settings.ladder, kind, timed=until is not None)
+        route = BATCH_ONLY
+        if ladder is not None or until is not None or self._usual_ladder is not None:
+            route = choose(ladder, self._usual_ladder, kind, timed=until is not None)
         if encoded.live_only:
             route = without_batch(route, encoded.live_only)
         if key is not None:

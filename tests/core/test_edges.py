@@ -377,7 +377,7 @@ def test_answers_jobs_and_money_are_counted() -> None:
 def test_when_a_request_ends_its_key_and_its_offer_end_too() -> None:
     desk = Desk(linger_s=100.0)
     bare, named = desk.admit("a"), desk.admit("b", key="k")
-    assert desk.engine.book.keys.live == {"k": named}
+    assert desk.engine.book.keys.all_live() == [("k", named)]
     desk.wait(100.0)
     desk.created()
     desk.leave(bare)
@@ -386,7 +386,7 @@ def test_when_a_request_ends_its_key_and_its_offer_end_too() -> None:
     desk.polled()
     desk.fetched(bare, kept=[(named, b"x")])
     assert not desk.engine.has_abandoned
-    assert desk.engine.book.keys.live == {}
+    assert desk.engine.book.keys.all_live() == []
     assert desk.engine.find("k") == (Claim.KEPT, place_of(1, 0))
     assert desk.engine.find("other") == (Claim.NEW, 0)
 

@@ -31,7 +31,7 @@ def test_a_request_is_written_by_the_next_step_whatever_it_is_about() -> None:
     desk = Desk()
     place = desk.admit("a", key="k", tokens=7, deadline=START + 5)
     put = only(desk.wait().writes, PutSegment)
-    assert put.lines == [b"a" + b"." * 48 + b"\n"]
+    assert b"".join(put.lines) == b"a" + b"." * 48 + b"\n"
     assert (put.head.keys, put.head.flags, put.head.lane, put.head.accepted_at) == (["k"], b"\1", LANE, START)
     assert place == place_of(put.head.no, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from typing import Any
 
 import msgspec
@@ -249,7 +250,7 @@ def test_no_more_is_reserved_than_a_cap_allows(caps: list[int], extra: int) -> N
     count = len(caps) + extra
     limits = [limit_of(cap, searches=cap % 3 == 0) for cap in [*caps, *[0] * extra]]
     wanted = sum(min(cap, GUESS.p95) if cap else GUESS.p95 for cap in [*caps, *[0] * extra])
-    found, searches = caps_of(limits)
+    found, searches = caps_of([array("Q", limits)])
     assert habits.reserved_output(MODEL, count, found) == wanted
     assert searches == sum(cap % 3 == 0 for cap in caps) + extra
     assert habits.reserved_output(MODEL, count, {}) == GUESS.p95 * count

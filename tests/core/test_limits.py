@@ -159,11 +159,12 @@ def test_what_waits_is_the_sum_over_all_lanes() -> None:
 def test_a_segment_takes_rows_until_its_bytes_or_its_numbers_are_spent() -> None:
     desk = Desk(segment_bytes=8_192)
     segment = desk.engine.open_for(LANE, START)
-    segment.size_bytes = 8_191
+    assert segment.fresh is not None
+    segment.fresh.lines += bytes(8_191)
     assert not desk.engine.is_full(segment)
-    segment.size_bytes = 8_192
+    segment.fresh.lines += b"\n"
     assert desk.engine.is_full(segment)
-    segment.size_bytes, segment.keys = 1, ["k"] * (ROWS_MAX - 1)
+    segment.fresh.lines[1:], segment.keys = b"", ["k"] * (ROWS_MAX - 1)
     assert not desk.engine.is_full(segment)
     segment.keys.append("k")
     assert desk.engine.is_full(segment)

@@ -43,7 +43,7 @@ def state_of(desk: Desk) -> dict[str, Any]:
             for no, one in book.segments.items()
         },
         "results": {no: msgspec.structs.asdict(head) for no, head in book.results.items()},
-        "keys": (book.keys.live, book.keys.kept, book.keys.abandoned),
+        "keys": (dict(book.keys.all_live()), dict(book.keys.all_kept()), book.keys.abandoned),
         "handed": book.handed,
         "held_back": book.held_back,
         "overtaken": book.overtaken,

@@ -107,7 +107,7 @@ def test_results_past_their_time_go_a_record_a_step() -> None:
     desk.wait()
     steps = [desk.wait(2 * DAY), desk.wait(), desk.wait()]
     assert [only(step.writes, DropResults).numbers for step in steps] == [[1], [2], [3]]
-    assert (desk.engine.book.results, desk.engine.book.keys.kept) == ({}, {})
+    assert (desk.engine.book.results, desk.engine.book.keys.named) == ({}, {})
     assert every(desk.wait().writes, DropResults) == []
 
 

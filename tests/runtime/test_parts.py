@@ -13,7 +13,7 @@ from tests.contract.records import put_results, put_segment
 from carpool import RequestFailed, StoreCorrupt, StoreError
 from carpool._core.messages import Record
 from carpool._core.model import place_of
-from carpool._runtime.awaiters import Awaiters
+from carpool._runtime.awaiters import Answer, Awaiters
 from carpool._runtime.errand import Crew
 from carpool._runtime.gate import Gate
 from carpool._runtime.kept import KeptReads
@@ -86,7 +86,7 @@ async def test_what_is_dropped_while_it_is_read_is_told_as_gone_and_the_others_a
     shelf.on_read = drop
     await shelf.kept.serve()
     assert shelf.reads == [[place_of(1, 0), place_of(2, 0)], [place_of(2, 0)]]
-    assert await there == (b"{}", "facts")
+    assert await there == Answer(b"{}", cast("Any", "facts"))
     error = gone.exception()
     assert isinstance(error, RequestFailed)
     assert (error.key, "was dropped before it could be read" in str(error)) == ("r1-0", True)

@@ -254,7 +254,7 @@ class Limited(Halting):
 
     @property
     def room_bytes(self) -> int:
-        return 1_000_000 - sum(len(head) + sum(map(len, rows)) for head, rows in self._values.values())
+        return 1_000_000 - sum(len(head) + len(rows) for head, rows, _ in self._values.values())
 
 
 def test_what_is_on_disk_before_its_turn_ends_is_not_counted_twice() -> None:

@@ -103,7 +103,8 @@ def never_joins_explicit_keys(patch: Patch) -> None:
     original = Engine.claim
 
     def claim(self: Engine, key: str, digest: bytes, now: float) -> tuple[Claim, int]:
-        self.book.keys.live.pop(key, None)
+        if self.book.keys.live(key) is not None:
+            del self.book.keys.named[key]
         return original(self, key, digest, now)
 
     patch.setattr(Engine, "claim", claim)
@@ -202,7 +203,8 @@ def forgets_explicit_keys_at_a_restart(patch: Patch) -> None:
 
     def finish(self: Recovery, now: float) -> Any:
         engine, step = original(self, now)
-        engine.book.keys.live.clear()
+        for key, _ in engine.book.keys.all_live():
+            del engine.book.keys.named[key]
         return engine, step
 
     patch.setattr(Recovery, "finish", finish)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -61,10 +62,9 @@ class DurableStore:
                 case PutMeta(meta=meta):
                     self.meta = _encode(meta)
                 case PutSegment(head=head, lines=lines):
-                    assert array("Q", head.ends).tolist()[-1] == sum(map(len, lines)), (
-                        "ends tell the sizes of the lines"
-                    )
-                    self.segments[head.no] = _encode(head), list(lines)
+                    rows, ends = b"".join(lines), array("Q", head.ends).tolist()
+                    assert ends[-1] == len(rows), "ends tell the sizes of the lines"
+                    self.segments[head.no] = _encode(head), [rows[start:end] for start, end in pairwise([0, *ends])]
                     accepted = accepted or any(flags & EXPLICIT for flags in head.flags)
                 case PutMarks(marks=marks):
                     assert marks.no in self.segments, "marks belong to a segment that is there"

@@ -217,7 +217,7 @@ class World:
         expect(mine == book.segments.keys(), f"on disk {mine}, in memory {list(book.segments)}")
         results = {no for no in self.store.results if self.store.results_head(no).origin != FOREIGN}
         expect(results == book.results.keys(), f"on disk {results}, in memory {list(book.results)}")
-        for place in book.keys.live.values():
+        for _, place in book.keys.all_live():
             of, row = book.at(place)
             expect(of is not None and of.states[row] == PARKED, f"a live key of nothing: {place}")
 
@@ -310,7 +310,7 @@ class World:
         book = self.process.engine.book
         expect(not book.results, f"results for ever: {book.results}")
         expect(not book.handed, "handed over for ever")
-        expect(not book.keys.kept, "kept keys for ever")
+        expect(not book.keys.all_kept(), "kept keys for ever")
         expect(not book.keys.abandoned, f"abandoned for ever: {book.keys.abandoned}")
         for segment in book.segments.values():
             for row, state in enumerate(segment.states):

@@ -7,6 +7,7 @@ Owns the entrance, and what is to be done at the next step since somebody left. 
 from __future__ import annotations
 
 import heapq
+from itertools import count
 
 import msgspec
 
@@ -49,8 +50,10 @@ class Admission:
         self.book = Book(settings, framing, origin, meta)
         self.spilled: list[PutSegment] = []
         """Full segments that should be written before the next step; whoever writes them empties the list."""
+        self._named = self.book.keys.named
         self._segment_bytes = settings.segment_bytes
         self._key_infix = f".{meta.epoch:x}."
+        self._numbers = count(1)
         self._told_at = 0.0
         """The time of the last step, or of what was told since."""
         self._late: dict[Lane, list[shelf.KeptRow]] = {}
@@ -58,8 +61,7 @@ class Admission:
 
     def new_key(self, digest: bytes) -> str:
         """Return an automatic key: unique in this slot, and telling its request's digest."""
-        number = self.book.next_key = self.book.next_key + 1
-        return f"a{digest.hex()}{self._key_infix}{number}"
+        return f"a{digest.hex()}{self._key_infix}{next(self._numbers)}"
 
     def admit(  # noqa: PLR0917 - keywords would cost on the hot path
         self,
@@ -96,7 +98,8 @@ class Admission:
 
     def is_full(self, segment: Segment) -> bool:
         """Return whether nothing more may be added to an open segment."""
-        return segment.size_bytes >= self._segment_bytes or len(segment.keys) == ROWS_MAX
+        fresh = segment.fresh
+        return fresh is None or len(fresh.lines) >= self._segment_bytes or len(segment.keys) == ROWS_MAX
 
     def spill(self, segment: Segment, now: float) -> None:
         """Close a segment before the next step does."""
@@ -119,37 +122,26 @@ class Admission:
         limit: int,
     ) -> Place:
         """Take a new request into an open segment, which is to be spilled once it is full; see ``admit``."""
-        fresh, keys = segment.fresh, segment.keys
+        fresh = segment.fresh
         assert fresh is not None, "rows are added to open segments"
-        row, size = len(keys), len(line)
-        keys.append(key)
-        fresh.lines.append(line)
-        fresh.digests.append(digest)
-        fresh.tokens.append(tokens)
-        if limit:
-            limits = segment.limits
-            if len(limits) < row:
-                limits.extend([0] * (row - len(limits)))
-            limits.append(limit)
-        if flags or ladder or deadline is not None:
-            self._add_terms(segment, row, flags, deadline, ladder)
-        book = self.book
-        book.waiting_requests += 1
-        book.waiting_bytes += size
-        segment.size_bytes += size
-        return segment.no << ROW_BITS | row
-
-    def _add_terms(self, segment: Segment, row: int, flags: int, deadline: float | None, ladder: int) -> None:
-        """Note what most requests do not have."""
+        place = fresh.add(key, digest, line, tokens, flags, limit)
         if flags:
-            segment.flags.extend(bytes(row - len(segment.flags)))
-            segment.flags.append(flags)
-            self.book.keys.live[segment.keys[row]] = place_of(segment.no, row)
+            self._named[key] = place
+        if ladder or deadline is not None:
+            self._add_terms(segment, place & ROW_MASK, deadline, ladder)
+        return place
+
+    def _add_terms(self, segment: Segment, row: int, deadline: float | None, ladder: int) -> None:
+        """Note what most requests do not have."""
         if ladder:
             segment.ladders.extend(bytes(row - len(segment.ladders)))
             segment.ladders.append(ladder)
         if deadline is not None:
             self.book.set_deadline(segment, row, deadline)
+
+    def has_claims(self, key: str) -> bool:
+        """Return whether ``claim`` is to be asked: anything but NEW may come of it."""
+        return key in self._named or bool(self._late)
 
     def claim(self, key: str, digest: bytes, now: float) -> tuple[Claim, Place]:
         """Ask what an explicit key names.
@@ -160,7 +152,7 @@ class Admission:
         book = self.book
         if self._late:
             self._keep_late(now)
-        place = book.keys.live.get(key)
+        place = book.keys.live(key)
         if place is not None:
             segment, row = book.at(place)
             assert segment is not None, f"live key {key!r} leads nowhere"
@@ -168,13 +160,13 @@ class Admission:
                 return Claim.CONFLICT, place
             self._wake_row(segment, row, now)
             return Claim.LIVE, place
-        place = book.keys.kept.get(key)
+        place = book.keys.kept(key)
         if place is None:
             return Claim.NEW, 0
         head = book.results[place >> ROW_BITS]
         row = place & ROW_MASK
         if head.failed[row] or now - head.kept_at > book.settings.keep_results_s:
-            del book.keys.kept[key]
+            book.keys.forget(key, place)
             shelf.release(book, place)
             return Claim.NEW, 0
         if head.digests[row * 16 : row * 16 + 16] not in (digest, UNKNOWN_DIGEST):
@@ -185,20 +177,20 @@ class Admission:
     def find(self, key: str) -> tuple[Claim, Place]:
         """Look an explicit key up without knowing its request; what was parked is sent, since somebody asks for it."""
         self._keep_late(self._told_at)
-        place = self.book.keys.live.get(key)
+        place = self.book.keys.live(key)
         if place is not None:
             segment, row = self.book.at(place)
             assert segment is not None, f"live key {key!r} leads nowhere"
             self._wake_row(segment, row, max(segment.accepted_at, self._told_at))
             return Claim.LIVE, place
-        place = self.book.keys.kept.get(key)
+        place = self.book.keys.kept(key)
         return (Claim.NEW, 0) if place is None else (Claim.KEPT, place)
 
     def has_failed(self, key: str) -> bool:
         """Return whether all that is known of an explicit key is a stored error."""
         self._keep_late(self._told_at)
-        place = self.book.keys.kept.get(key)
-        if place is None or key in self.book.keys.live:
+        place = self.book.keys.kept(key)
+        if place is None:
             return False
         return bool(self.book.results[place >> ROW_BITS].failed[place & ROW_MASK])
 
@@ -239,9 +231,9 @@ class Admission:
                 and (candidate.kept or book.is_open(candidate.place))
                 for candidate in book.keys.offers(digest)
             )
-        place = book.keys.kept.get(key)
-        if key in book.keys.live or place is None:
-            return key in book.keys.live
+        place = book.keys.kept(key)
+        if place is None:
+            return book.keys.live(key) is not None
         head = book.results[place >> ROW_BITS]
         return not head.failed[place & ROW_MASK] and now - head.kept_at <= book.settings.keep_results_s
 
@@ -315,7 +307,7 @@ class Admission:
         write = self.book.close_segment(segment)
         descent.begin(self.book, segment, 0, len(segment.keys), now)
         if segment.ladders:
-            self.book.live.remember(segment.no, write.lines)
+            self.book.live.remember(segment, *write.lines)
         return write
 
     def _waits(self, segment: Segment, row: int, state: int) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import TypeVar
 
 import msgspec
@@ -119,11 +118,10 @@ class Book:
         for, and nobody waits for it."""
         self.deadlines: list[tuple[float, Place]] = []
         self.next_segment = self.next_results = 1
-        self.next_key = 0
         self.reached = False
         """Whether the server has ever answered this client."""
-        self.waiting_requests = 0
-        self.waiting_bytes = 0
+        self._waiting_requests = self._waiting_bytes = 0
+        """Of closed segments."""
         self.answered = self.failed = self.retried = self.reused = 0
         self.jobs_created = self.foreign = self.quarantined = 0
         self.late: set[str] = set()
@@ -167,17 +165,20 @@ class Book:
 
     def open_segment(self, lane: Lane, now: float) -> Segment:
         """Start a segment for new requests of a lane."""
-        segment = Segment(no=self.next_segment, lane=lane, origin=self.origin, accepted_at=now, fresh=Fresh())
+        segment = Segment(no=self.next_segment, lane=lane, origin=self.origin, accepted_at=now)
+        segment.fresh = Fresh(segment.no, segment.keys, segment.digests)
         self.next_segment += 1
         self.open[lane] = segment
         self.segments[segment.no] = segment
         return segment
 
     def close_segment(self, segment: Segment) -> PutSegment:
-        """End a segment: queue its rows, and return the write that makes them durable."""
+        """End a segment, and return the write that makes its rows durable."""
         del self.open[segment.lane]
         lines = segment.close()
-        return PutSegment(head=segment.head(), lines=lines)
+        self._waiting_requests += segment.open_rows
+        self._waiting_bytes += segment.size_bytes
+        return PutSegment(head=segment.head(), lines=(lines,))
 
     def set_deadline(self, segment: Segment, row: int, deadline: float) -> None:
         """Note the deadline of the segment's newest row."""
@@ -224,7 +225,7 @@ class Book:
         segment.states[row] = DONE
         segment.open_rows -= 1
         if segment.flags[row] & EXPLICIT:
-            self.keys.live.pop(segment.keys[row], None)
+            self.keys.end(segment.keys[row], place_of(segment.no, row))
         elif segment.flags[row] & ABANDONED:
             self.keys.discard(segment.digest(row), segment.accepted_at, place_of(segment.no, row), kept=False)
 
@@ -246,14 +247,13 @@ class Book:
         )
 
     def finish_run(self, run: Run) -> None:
-        """Mark the rows of a plain run DONE: what ``finish`` does to each of them."""
+        """Mark the rows of a plain run DONE: what ``finish`` does to each of them.
+
+        Those of explicit keys have been stored, and their keys lead there.
+        """
         segment, start, stop = self.segments[run.no], run.start, run.stop
         segment.states[start:stop] = bytes((DONE,)) * run.count
         segment.open_rows -= run.count
-        if run.bodies is not None:
-            forget = self.keys.live.pop
-            for key in segment.keys[start:stop]:
-                forget(key, None)
 
     def withdraw(self, segment: Segment, row: int) -> None:
         """Take a row that waits out, for good."""
@@ -309,15 +309,26 @@ class Book:
     def _lanes(self, no: int) -> Accumulator:
         return self.held_lanes if no <= self.held_to else self.lanes
 
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait to be sent."""
+        return self._waiting_requests + sum(len(segment.keys) for segment in self.open.values())
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How large they are as lines of a batch file."""
+        fresh = (segment.fresh for segment in self.open.values())
+        return self._waiting_bytes + sum(len(rows.lines) for rows in fresh if rows is not None)
+
     def count_in(self, segment: Segment, start: int, stop: int) -> None:
         """Count rows as waiting."""
-        self.waiting_requests += stop - start
-        self.waiting_bytes += segment.bytes_of(start, stop)
+        self._waiting_requests += stop - start
+        self._waiting_bytes += segment.bytes_of(start, stop)
 
     def count_out(self, segment: Segment, start: int, stop: int) -> None:
         """Count rows as waiting no more."""
-        self.waiting_requests -= stop - start
-        self.waiting_bytes -= segment.bytes_of(start, stop)
+        self._waiting_requests -= stop - start
+        self._waiting_bytes -= segment.bytes_of(start, stop)
 
     def sweep_segments(self, numbers: Iterable[int]) -> None:
         """Let segments be dropped with this step if nothing needs them then, else let their state be recorded."""
@@ -370,9 +381,7 @@ class Book:
 
     def ask_of(self, hold_id: str, batch: Batch | Job) -> Ask:
         """Return what a batch asks of the budget."""
-        caps, searches = caps_of(
-            chain.from_iterable([self.segments[no].limits[start:stop] for no, start, stop in batch.spans])
-        )
+        caps, searches = caps_of(self.segments[no].limits[start:stop] for no, start, stop in batch.spans)
         return Ask(
             id=hold_id,
             route="batch",

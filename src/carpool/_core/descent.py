@@ -7,6 +7,7 @@ what the end of one means for ``landing``, when time is short for ``leaving``, a
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -312,7 +313,7 @@ def ask_of(hold_id: str, route: Route, riders: Sequence[Rider], *, doubles: int)
         riders: whom it carries, of one lane.
         doubles: how many of them are in a running job too.
     """
-    caps, searches = caps_of([one.limit for one in riders])
+    caps, searches = caps_of([array("Q", [one.limit for one in riders])])
     return Ask(
         id=hold_id,
         route=route,

@@ -1,12 +1,13 @@
 """Which request a key names, so that nothing is paid for twice.
 
-Owns three tables: explicit keys in flight, explicit keys with a stored result, and abandoned requests by digest.
-Automatic keys in flight are in no table: two identical live calls are two requests.
+Owns two tables: explicit keys, in flight or with a stored result, and abandoned requests by digest. Automatic keys in
+flight are in no table: two identical live calls are two requests.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
@@ -38,11 +39,46 @@ class KeyTable:
     """Keys and abandoned requests of one store slot."""
 
     def __init__(self) -> None:
-        self.live: dict[str, Place] = {}
-        self.kept: dict[str, Place] = {}
+        self.named: dict[str, int] = {}
+        """Explicit keys. One in flight leads to the place of its request; one with a stored result to the complement
+        of that place, so that a million answers change what is there, and make no table grow."""
         self.abandoned: dict[bytes, Candidate | list[Candidate]] = {}
         """By digest; several of one are in a list, oldest first. A list for each would cost a million of them, which
         the collector walks over, where a process opens a store of a million requests."""
+
+    def live(self, key: str) -> Place | None:
+        """Return the place of the request in flight that a key names."""
+        place = self.named.get(key, -1)
+        return place if place >= 0 else None
+
+    def kept(self, key: str) -> Place | None:
+        """Return the place of the stored result that a key names."""
+        place = self.named.get(key, 0)
+        return ~place if place < 0 else None
+
+    def all_live(self) -> list[tuple[str, Place]]:
+        """Return all keys in flight, with the places of their requests."""
+        return [(key, place) for key, place in self.named.items() if place >= 0]
+
+    def all_kept(self) -> list[tuple[str, Place]]:
+        """Return all keys with a stored result, with its place."""
+        return [(key, ~place) for key, place in self.named.items() if place < 0]
+
+    def keep(self, keys: Sequence[str], first: Place) -> None:
+        """Let keys lead to stored results whose places follow each other."""
+        self.named.update(zip(keys, range(~first, ~first - len(keys), -1), strict=True))
+
+    def end(self, key: str, place: Place) -> None:
+        """Forget a request in flight, if its key still leads there."""
+        if self.named.get(key) == place:
+            del self.named[key]
+
+    def forget(self, key: str, place: Place) -> bool:
+        """Forget a stored result, and return whether its key led there."""
+        led_there = self.named.get(key) == ~place
+        if led_there:
+            del self.named[key]
+        return led_there
 
     def abandon(self, digest: bytes, accepted_at: float, place: Place, *, kept: bool) -> None:
         """Offer a request to later identical calls."""

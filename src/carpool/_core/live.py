@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from typing import Final
 
 import msgspec
 
 from carpool._core.messages import Call
-from carpool._core.model import ROW_BITS, Lane, Place
+from carpool._core.model import ROW_BITS, Lane, Place, Segment
 from carpool._core.throttle import Throttle, Throttles
 from carpool.settings import Route
 
@@ -164,16 +164,18 @@ class Live:
         self._lines_bytes = 0
         self._numbers = count(1)
 
-    def remember(self, no: int, lines: Sequence[bytes]) -> None:
+    def remember(self, segment: Segment, lines: bytes | bytearray) -> None:
         """Keep those rows of a segment that has just been closed in memory which are to go live, while there is room.
 
         To read each of them back would cost more than the rest of a call, and hold up whoever writes.
         """
-        for place, line in enumerate(lines, no << ROW_BITS):
+        start = 0
+        for place, end in enumerate(segment.ends, segment.no << ROW_BITS):
             trip = self.trips.get(place)
-            if trip is not None and self._lines_bytes + len(line) <= LINES_BYTES_MAX:
-                trip.line = line
-                self._lines_bytes += len(line)
+            if trip is not None and self._lines_bytes + end - start <= LINES_BYTES_MAX:
+                trip.line = bytes(lines[start:end])
+                self._lines_bytes += end - start
+            start = end
 
     def push(self, trip: Trip) -> None:
         """Take a request in, or back."""

@@ -5,6 +5,7 @@ Writes of a step are durable before its actions start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -208,8 +209,8 @@ class PutSegment(msgspec.Struct, frozen=True, tag=True):
     """Record accepted requests."""
 
     head: SegmentHead
-    lines: list[bytes]
-    """One JSONL line a row, newline included."""
+    lines: Sequence[bytes | bytearray]
+    """One JSONL line a row, newline included; in pieces of any size."""
 
 
 class PutMarks(msgspec.Struct, frozen=True, tag=True):

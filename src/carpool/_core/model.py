@@ -91,18 +91,40 @@ class SegmentHead(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_lik
     """Eight bytes a row: see ``Segment``; empty where no row has any."""
 
 
-class Fresh(msgspec.Struct, kw_only=True, gc=False):
-    """Rows of an open segment: what becomes columns once it is closed."""
+class Fresh:
+    """Rows of an open segment, as they come: what becomes columns once it is closed."""
 
-    lines: list[bytes] = []
-    digests: list[bytes] = []
-    tokens: list[int] = []
+    __slots__ = ("digests", "ends", "first", "flags", "keys", "limits", "lines", "tokens")
+
+    def __init__(self, no: int, keys: list[str], digests: bytearray) -> None:
+        self.first = no << ROW_BITS
+        self.keys = keys
+        self.digests = digests
+        self.lines = bytearray()
+        """One JSONL line a row, newline included."""
+        self.ends: list[int] = []
+        self.tokens: list[int] = []
+        self.limits: list[int] = []
+        self.flags = bytearray()
+
+    def add(self, key: str, digest: bytes, line: bytes, tokens: int, flags: int, limit: int) -> Place:  # noqa: PLR0917
+        """Take a row in, and return its place."""
+        lines, digests, ends = self.lines, self.digests, self.ends
+        place = self.first | len(ends)
+        lines += line
+        digests += digest
+        ends.append(len(lines))
+        self.keys.append(key)
+        self.tokens.append(tokens)
+        self.flags.append(flags)
+        self.limits.append(limit)
+        return place
 
 
 class Segment(msgspec.Struct, kw_only=True, gc=False):
     """Accepted requests of one lane, in columns.
 
-    While it is open, rows are only appended to ``keys`` and ``fresh``: ``close`` makes the other columns at once.
+    While it is open, rows are added to ``fresh``: ``close`` makes all columns but keys and digests of it at once.
     """
 
     no: int
@@ -111,13 +133,12 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
     accepted_at: float
     keys: list[str] = []
     fresh: Fresh | None = None
-    """Of an open segment."""
+    """What takes its rows while it is open."""
     ends: array[int] = msgspec.field(default_factory=lambda: array("Q"))
     """Cumulative bytes of the lines."""
     tokens: array[int] = msgspec.field(default_factory=lambda: array("Q"))
     """Cumulative estimate of input tokens."""
     flags: bytearray = msgspec.field(default_factory=bytearray)
-    """Of an open segment, it may be shorter: the others have none."""
     digests: bytearray = msgspec.field(default_factory=bytearray)
     deadlines: array[float] = msgspec.field(default_factory=lambda: array("d"))
     """Empty where no row has one; else infinity for rows without."""
@@ -126,6 +147,7 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
     limits: array[int] = msgspec.field(default_factory=lambda: array("Q"))
     """What bounds the rows' cost: ``limit_of``; may be shorter than the segment: the others name nothing."""
     size_bytes: int = 0
+    """Of all lines; counted when it is closed."""
     states: bytearray = msgspec.field(default_factory=bytearray)
     attempts: bytearray = msgspec.field(default_factory=bytearray)
     open_rows: int = 0
@@ -178,15 +200,16 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
             open_rows=count,
         )
 
-    def close(self) -> list[bytes]:
+    def close(self) -> bytearray:
         """Take no more rows, and return the lines of those that came, which are not held any longer."""
         fresh, count = self.fresh, len(self.keys)
         assert fresh is not None, "a segment is closed once"
         self.fresh = None
-        self.ends.extend(accumulate(map(len, fresh.lines)))
+        self.flags, self.ends = fresh.flags, array("Q", fresh.ends)
         self.tokens.extend(accumulate(fresh.tokens))
-        self.digests = bytearray().join(fresh.digests)
-        self.flags.extend(bytes(count - len(self.flags)))
+        if any(fresh.limits):
+            self.limits = array("Q", fresh.limits)
+        self.size_bytes = len(fresh.lines)
         if self.deadlines:
             self.deadlines.extend([NEVER] * (count - len(self.deadlines)))
         self.states, self.attempts, self.open_rows = bytearray(count), bytearray(count), count
@@ -194,8 +217,6 @@ class Segment(msgspec.Struct, kw_only=True, gc=False):
 
     def digest(self, row: int) -> bytes:
         """Return the digest of one row's request."""
-        if self.fresh is not None:
-            return self.fresh.digests[row]
         return bytes(self.digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES])
 
     def bytes_of(self, start: int, stop: int) -> int:
@@ -398,11 +419,17 @@ def limit_of(cap: int, *, searches: bool) -> int:
     return cap << 1 | searches
 
 
-def caps_of(limits: Iterable[int]) -> tuple[dict[int, int], int]:
+def caps_of(columns: Iterable[array[int]]) -> tuple[dict[int, int], int]:
     """Return how many requests have which cap, and how many of them may search: see ``limit_of``."""
+    counts: Counter[int] = Counter()
+    for limits in columns:
+        if limits.tobytes() == limits[:1].tobytes() * len(limits):  # most requests of a job have the same
+            counts[limits[0] if limits else 0] += len(limits)
+        else:
+            counts.update(limits)
     caps: dict[int, int] = {}
     searches = 0
-    for limit, count in Counter(limits).items():  # few: most requests of a job have the same
+    for limit, count in counts.items():
         caps[limit >> 1] = caps.get(limit >> 1, 0) + count
         searches += count if limit & 1 else 0
     caps.pop(0, None)

@@ -196,11 +196,11 @@ class Recovery:
         """Let explicit rows go on, and offer the others to identical calls."""
         keys, flags = self._book.keys, segment.flags
         named = len(flags) - flags.translate(_NAMED).count(0)
-        if named == len(flags) == segment.open_rows == len(set(segment.keys)) and keys.live.keys().isdisjoint(
+        if named == len(flags) == segment.open_rows == len(set(segment.keys)) and keys.named.keys().isdisjoint(
             segment.keys
         ):
             first = place_of(segment.no, 0)
-            keys.live.update(zip(segment.keys, range(first, first + named), strict=True))
+            keys.named.update(zip(segment.keys, range(first, first + named), strict=True))
         elif segment.open_rows:
             self._sort_row_by_row(segment)
 
@@ -212,7 +212,7 @@ class Recovery:
                 continue
             if flags[row] & EXPLICIT:
                 self._supersede(segment.keys[row])
-                keys.live[segment.keys[row]] = first + row
+                keys.named[segment.keys[row]] = first + row
                 continue
             if state == QUEUED:
                 states[row] = PARKED
@@ -222,7 +222,7 @@ class Recovery:
 
     def _supersede(self, key: str) -> None:
         """Withdraw an older request of a key: its caller had left, and asked again before its end was on record."""
-        segment, row = self._book.at(self._book.keys.live.get(key, 0))
+        segment, row = self._book.at(self._book.keys.live(key) or 0)
         if segment is not None and segment.states[row] == QUEUED:
             _mark_done(segment, row)
             self._superseded.append(segment.no)

@@ -164,13 +164,12 @@ def index_results(book: Book, head: ResultsHead) -> None:
     book.results[head.no] = head
     book.results_open[head.no] = len(head.keys)
     if NAMED.issuperset(head.flags):
-        first = place_of(head.no, 0)
-        book.keys.kept.update(zip(head.keys, range(first, first + len(head.keys)), strict=True))
+        book.keys.keep(head.keys, place_of(head.no, 0))
         return
     for row, key in enumerate(head.keys):
         place = place_of(head.no, row)
         if head.flags[row] & EXPLICIT:
-            book.keys.kept[key] = place
+            book.keys.keep((key,), place)
         elif head.places[row] not in book.handed:
             offer(book, place)
 
@@ -218,8 +217,7 @@ def index_taken(book: Book, record: Taken) -> None:
             continue
         book.results_open[record.no] -= 1
         place = place_of(record.no, row)
-        if book.keys.kept.get(key) == place:
-            del book.keys.kept[key]
+        book.keys.forget(key, place)
         book.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
 
 
@@ -255,13 +253,13 @@ def drop(book: Book, numbers: list[int]) -> None:
         book.taken.pop(no, None)
         for row, key in enumerate(head.keys):
             place, request = place_of(no, row), head.places[row]
-            if book.keys.kept.get(key) == place:
-                del book.keys.kept[key]
-            elif book.handed.get(request) == place:
+            unmarked.append(request >> ROW_BITS)
+            if book.keys.forget(key, place):
+                continue
+            if book.handed.get(request) == place:
                 del book.handed[request]
             elif not head.flags[row] & EXPLICIT:
                 book.keys.discard(head.digests[row * 16 : row * 16 + 16], head.kept_at, place, kept=True)
-            unmarked.append(request >> ROW_BITS)
     # Until its job is closed, a row counts as done on disk only by its result.
     book.sweep_segments(no for no in unmarked if no in book.segments and book.segments[no].jobs)
     book.write(DropResults(numbers=numbers))

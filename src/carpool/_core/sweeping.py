@@ -310,7 +310,7 @@ def _unclaimed(book: Book, rows: list[tuple[str, bytes]]) -> Iterator[shelf.Kept
     known = {key for head in book.results.values() for key in head.keys} if rows else set[str]()
     no = book.next_segment
     for key, body in rows:
-        if key in known or key in book.keys.live or key in book.census.stranger_keys:
+        if key in known or book.keys.live(key) is not None or key in book.census.stranger_keys:
             continue
         book.census.stranger_keys.add(key)
         # A place of its own, in a segment that will never be.

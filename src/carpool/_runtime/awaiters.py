@@ -16,7 +16,17 @@ from carpool._runtime.verdicts import deadline_exceeded
 from carpool.responses import EmbedResponse, GenerateResponse, Response
 from carpool.types import Facts, Kind
 
-Answer: TypeAlias = tuple[bytes, Facts]
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What a future is given. Not a tuple: the garbage collector would count one for each of a million answers."""
+
+    raw: bytes
+    facts: Facts
+
+    def __repr__(self) -> str:
+        return f"Answer(bytes={len(self.raw)})"
+
+
 Waiter: TypeAlias = asyncio.Future[Answer]
 Cell: TypeAlias = Waiter | list[tuple[Waiter, float | None]] | None
 
@@ -38,10 +48,9 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
     def response(self, kind: Kind, schema: Any, answer: Answer) -> Response:
         """Return what the caller gets for an answer."""
-        raw, facts = answer
         if kind == "embed":
-            return EmbedResponse(self.key, raw, facts, self.accepted_at, self.reused)
-        return GenerateResponse(self.key, raw, facts, self.accepted_at, self.reused, schema)
+            return EmbedResponse(self.key, answer.raw, answer.facts, self.accepted_at, self.reused)
+        return GenerateResponse(self.key, answer.raw, answer.facts, self.accepted_at, self.reused, schema)
 
 
 class Awaiters:

@@ -53,7 +53,7 @@ Question: TypeAlias = Upload | Create | Find | Revoke | Poll | Fetch
 Settle: TypeAlias = Callable[[Sorted], asyncio.Future[None]]
 """Takes a block; what it returns is done once the block is settled, and stored where it must be."""
 _T = TypeVar("_T")
-BLOCKS_AHEAD: Final = 3
+BLOCKS_AHEAD: Final = 12
 """So many blocks of an output may be on their way to the disk while the next one is read: together they make one
 commit, which takes hardly longer than that of a single one."""
 SWEPT_JOBS_MAX: Final = 100_000

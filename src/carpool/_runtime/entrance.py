@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from carpool._core.engine import Engine
 from carpool._core.keys import Claim
 from carpool._core.messages import Event, Undelivered
-from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place, Segment
-from carpool._runtime.awaiters import Answer, Asked, Awaiters
+from carpool._core.model import ROW_BITS, ROW_MASK, Lane, Place, Segment, place_of
+from carpool._runtime.awaiters import Answer, Asked, Awaiters, Cell
 from carpool._runtime.gate import NOBODY, Gate
 from carpool._runtime.kept import KeptReads
 from carpool.errors import KeyConflict, RequestFailed, RequestTooLarge, StoreFull
@@ -25,6 +25,14 @@ Line: TypeAlias = Callable[[str, bytes], bytes]
 NOWHERE: Final = -1
 """The place of a request that is forgotten. That of its stored result must not be taken for it: the same number may be
 the place of another request, which would count as answered."""
+
+
+class _Intake(NamedTuple):
+    """What takes the requests of a lane; its segment may be closed by now."""
+
+    segment: Segment
+    lines: bytearray
+    column: list[Cell]
 
 
 class Entrance:
@@ -52,10 +60,8 @@ class Entrance:
         self._spill = spill
         self._room = room
         self._gate = gate
-        self.room_bytes = self._granted_bytes = room()
-        """What the store has room for, less what came in and is not in it yet."""
         self._came_bytes = self._leaving_bytes = 0
-        """Of what is not in it yet: what came since the turn under way began, and what that turn writes."""
+        """Of what is not in the store yet: what came since the turn under way began, and what that turn writes."""
         self._create_future: Callable[[], asyncio.Future[Answer]] = asyncio.get_running_loop().create_future
         self._abandoned = engine.book.keys.abandoned
         self._columns = awaiters.columns
@@ -63,8 +69,10 @@ class Entrance:
         self._line_bytes_max = settings.file_bytes_max
         self._segment_bytes = settings.segment_bytes
         self._requests_max, self._bytes_max = settings.waiting_requests_max, settings.waiting_bytes_max
-        self._open: dict[tuple[Kind, str], Segment] = {}
-        """What took the last request of a lane; it may be closed by now."""
+        self._free_bytes = self._counted_bytes = self._free_requests = 0
+        """What may come in before that is counted anew, and what it was when it was counted."""
+        self.grant(room())
+        self._intakes: dict[tuple[Kind, str], _Intake] = {}
         self._lanes: dict[tuple[Kind, str], Lane] = {}
         self._undelivered: list[Event] = []
 
@@ -90,9 +98,10 @@ class Entrance:
         """
         engine = self._engine
         if key is not None:
-            claim, place = engine.claim(key, digest, self._now())
-            if claim is not Claim.NEW:
-                return self.join(claim, place, key, deadline)
+            if engine.has_claims(key):
+                claim, place = engine.claim(key, digest, self._now())
+                if claim is not Claim.NEW:
+                    return self.join(claim, place, key, deadline)
         else:
             if self._abandoned:
                 claim, place = engine.adopt(digest, self._now(), deadline, ladder)
@@ -101,40 +110,51 @@ class Entrance:
             key = engine.new_key(digest)
         line = self._line(key, payload)
         size_bytes = len(line)
-        if size_bytes > self.room_bytes or size_bytes > self._line_bytes_max:
+        if size_bytes > self._free_bytes or size_bytes > self._line_bytes_max:
             self._check_size(size_bytes, key)
-        segment = self._open.get((kind, model))
-        if segment is None or segment.fresh is None or deadline is not None:
-            segment = self._opened(kind, model)
+        intake = self._intakes.get((kind, model))
+        if intake is None or intake.segment.fresh is None or deadline is not None:
+            intake = self._opened(kind, model)
+        segment = intake.segment
         place = engine.add(segment, key, digest, line, tokens, flags, deadline, ladder, limit)
-        self.room_bytes -= size_bytes
         future = self._create_future()
-        column = self._columns.get(segment.no)
-        if column is None:
-            column = self._awaiters.open(place)
-        column.append(future)
-        if segment.size_bytes >= self._segment_bytes:  # long before its rows are too many, which take 20 bytes or more
+        intake.column.append(future)
+        if len(intake.lines) >= self._segment_bytes:  # long before its rows are too many, which take 20 bytes or more
             engine.spill(segment, self._now())
             self._spill()
-        book = engine.book
-        if book.waiting_requests >= self._requests_max or book.waiting_bytes >= self._bytes_max:
-            self._gate.serves = NOBODY  # until a turn ends and finds room
+        self._free_bytes = free_bytes = self._free_bytes - size_bytes
+        self._free_requests = free_requests = self._free_requests - 1
+        if free_requests <= 0 or free_bytes <= 0:
+            self._check_crowd()
         # reused, kept: keywords would cost on the hot path
         return Asked(key, place, future, segment.accepted_at, False, False, flags != 0)  # noqa: FBT003
 
-    def _opened(self, kind: Kind, model: str) -> Segment:
-        """Return the segment that takes requests of a lane now, and let the loop know that it has something to do."""
+    def _opened(self, kind: Kind, model: str) -> _Intake:
+        """Return what takes requests of a lane now, and let the loop know that it has something to do."""
         lane = self._lanes.get((kind, model))
         if lane is None:
             lane = self._lanes[kind, model] = Lane(kind, model.removeprefix("models/"))
         self._wake()
-        segment = self._open[kind, model] = self._engine.open_for(lane, self._now())
-        return segment
+        segment = self._engine.open_for(lane, self._now())
+        assert segment.fresh is not None, "it takes requests"
+        column = self._columns.get(segment.no)
+        if column is None:
+            column = self._awaiters.open(place_of(segment.no, len(segment.keys)))
+        intake = self._intakes[kind, model] = _Intake(segment, segment.fresh.lines, column)
+        return intake
 
-    def grant(self, room_bytes: int) -> None:
-        """Take in no more than the store has room for, as of its last commit."""
-        self._came_bytes += self._granted_bytes - self.room_bytes
-        self.room_bytes = self._granted_bytes = room_bytes - self._came_bytes - self._leaving_bytes
+    def grant(self, room_bytes: int) -> int:
+        """Take in no more than the store has room for, as of its last commit, and no more than may wait.
+
+        Returns:
+            What the store has room for, less what came in and is not in it yet.
+        """
+        book = self._engine.book
+        self._came_bytes += self._counted_bytes - self._free_bytes
+        room_bytes -= self._came_bytes + self._leaving_bytes
+        self._free_bytes = self._counted_bytes = min(room_bytes, self._bytes_max - book.waiting_bytes)
+        self._free_requests = self._requests_max - book.waiting_requests
+        return room_bytes
 
     def _check_size(self, size_bytes: int, key: str) -> None:
         if size_bytes > self._line_bytes_max:
@@ -142,13 +162,19 @@ class Entrance:
                 f"request {key!r} takes {size_bytes} bytes, more than a batch file may hold; upload its media as files",
                 key=key,
             )
-        self.grant(self._room())
-        if size_bytes > self.room_bytes:
+        if size_bytes > self.grant(self._room()):
             raise StoreFull(
                 "the store is full, and nothing was sent: make room on its disk, or raise Settings.store_bytes_max; "
                 "what was accepted before goes on by itself",
                 key=key,
             )
+
+    def _check_crowd(self) -> None:
+        """Let nobody in without a closer look while as many wait as may, until a turn ends and finds room."""
+        self.grant(self._room())
+        book = self._engine.book
+        if book.waiting_requests >= self._requests_max or book.waiting_bytes >= self._bytes_max:
+            self._gate.serves = NOBODY
 
     def has_failed(self, key: str) -> bool:
         """Return whether all that is known of an explicit key is an error."""
@@ -200,8 +226,8 @@ class Entrance:
         future = asked.future
         if future.done() and not future.cancelled() and future.exception() is None:
             if not asked.explicit:
-                body, facts = future.result()
-                self._keep(NOWHERE if asked.kept else asked.place, asked.key, body, facts)
+                answer = future.result()
+                self._keep(NOWHERE if asked.kept else asked.place, asked.key, answer.raw, answer.facts)
         elif asked.kept:
             self._engine.offer_again(asked.place)
         elif not self._awaiters.drop(asked.place, future):

@@ -12,7 +12,7 @@ from copy import copy
 from carpool._core.engine import Engine
 from carpool._core.messages import Deliver, Expire, Fail
 from carpool._core.model import Place
-from carpool._runtime.awaiters import Awaiters
+from carpool._runtime.awaiters import Answer, Awaiters
 from carpool._runtime.calls import facts_of
 from carpool._runtime.entrance import Entrance
 from carpool._runtime.fetch import Sorted
@@ -43,7 +43,7 @@ class Handover:
                         key = block.keys.get(place) or self._engine.book.key_at(place)
                         self._entrance.undelivered(place, key, body, facts)
                     else:
-                        waiter.set_result((body, facts))
+                        waiter.set_result(Answer(body, facts))
         self._blocks.clear()  # last: what a bug leaves here, ``dismiss`` hands over
 
     def dismiss(self) -> None:
@@ -52,7 +52,7 @@ class Handover:
             for handful in block.handovers:
                 for waiter, body in zip(handful.waiters, handful.bodies, strict=True):
                     if not waiter.done():
-                        waiter.set_result((body, block.facts))
+                        waiter.set_result(Answer(body, block.facts))
 
     def deliver(self, action: Deliver) -> None:
         """Hand stored results to their awaiters."""
@@ -60,16 +60,16 @@ class Handover:
         facts = facts_of(book, action.lane, action.job, self._now(), action.route, text_only=action.text_only)
         for place, body in action.rows:
             for waiter in self._awaiters.take(place):
-                waiter.set_result((body, facts))
+                waiter.set_result(Answer(body, facts))
         for run in action.runs:
             assert run.bodies is not None, "what is delivered was stored"
             for cell, body in zip(self._awaiters.cells(run), run.bodies, strict=False):
                 if isinstance(cell, list):
                     for waiter, _ in cell:
                         if not waiter.done():
-                            waiter.set_result((body, facts))
+                            waiter.set_result(Answer(body, facts))
                 elif cell is not None and not cell.done():
-                    cell.set_result((body, facts))
+                    cell.set_result(Answer(body, facts))
             self._awaiters.let_go(run)  # last: whom a bug leaves here is told of it
 
     def fail(self, action: Fail, lines: dict[Place, bytes]) -> None:

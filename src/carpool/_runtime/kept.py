@@ -101,7 +101,8 @@ class KeptReads:
             future.set_exception(exception_for(_decoder.decode(body), head.keys[row]))
             return
         book, text_only = self._engine.book, head.text_only
-        future.set_result((body, facts_of(book, head.lane, head.job, head.kept_at, head.route, text_only=text_only)))
+        facts = facts_of(book, head.lane, head.job, head.kept_at, head.route, text_only=text_only)
+        future.set_result(Answer(body, facts))
         if not head.flags[row] & EXPLICIT:
             self._engine.took(place)
 

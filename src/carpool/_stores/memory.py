@@ -37,8 +37,9 @@ from carpool._core.model import ROW_BITS, ROW_MASK, Meta, Place, ResultsHead, Se
 from carpool._stores import segments
 from carpool.errors import StoreCorrupt, StoreError
 
-_Value: TypeAlias = tuple[bytes, tuple[bytes, ...]]
-"""An encoded record, and the rows that belong to it."""
+_Value: TypeAlias = tuple[bytes, bytes, memoryview]
+"""An encoded record, the rows that belong to it, and where each of them ends."""
+_NO_ROWS: Final = (b"", memoryview(b"").cast("Q"))
 
 _ID_CHARS: Final = string.ascii_lowercase + string.digits
 
@@ -54,7 +55,7 @@ class MemoryStore:
         if meta is None:
             meta = Meta(store_id="".join(secrets.choice(_ID_CHARS) for _ in range(8)))
         self._store_id = meta.store_id
-        self._values: dict[str, _Value] = {segments.META: (_encoded(meta), ())}
+        self._values: dict[str, _Value] = {segments.META: (_encoded(meta), *_NO_ROWS)}
         self._pid = os.getpid()
         self._state = "not open"
 
@@ -108,31 +109,31 @@ class MemoryStore:
         match write:
             case PutMeta(meta):
                 segments.check_identity(meta, self._store_id)
-                return [(segments.META, (_encoded(meta), ()))]
+                return [(segments.META, (_encoded(meta), *_NO_ROWS))]
             case PutSegment(head, rows):
                 return [(segments.segment_name(head.no), _with_rows(head, rows))]
             case PutMarks(marks):
-                return [(segments.marks_name(marks.no), (_encoded(marks), ()))]
+                return [(segments.marks_name(marks.no), (_encoded(marks), *_NO_ROWS))]
             case DropSegments(numbers):
                 return [(name(no), None) for no in numbers for name in (segments.segment_name, segments.marks_name)]
             case PutJob(job):
-                return [(segments.job_name(job.id), (_encoded(job), ()))]
+                return [(segments.job_name(job.id), (_encoded(job), *_NO_ROWS))]
             case DropJob(job_id):
                 return [(segments.job_name(job_id), None)]
             case PutResults(head, rows):
                 return [(segments.results_name(head.no), _with_rows(head, rows))]
             case PutTaken(taken):
-                return [(segments.taken_name(taken.no), (_encoded(taken), ()))]
+                return [(segments.taken_name(taken.no), (_encoded(taken), *_NO_ROWS))]
             case DropResults(numbers):
                 return [(name(no), None) for no in numbers for name in (segments.results_name, segments.taken_name)]
             case PutDay(account):
-                return [(segments.day_name(account.base_url, account.day), (_encoded(account), ()))]
+                return [(segments.day_name(account.base_url, account.day), (_encoded(account), *_NO_ROWS))]
             case DropDays(days, base_url):
                 return [(segments.day_name(base_url, day), None) for day in days]
             case PutHabit(habit):
-                return [(segments.habit_name(habit.base_url, habit.model), (_encoded(habit), ()))]
+                return [(segments.habit_name(habit.base_url, habit.model), (_encoded(habit), *_NO_ROWS))]
             case PutSeen(seen):
-                return [(segments.seen_name(seen.base_url, seen.model, seen.route), (_encoded(seen), ()))]
+                return [(segments.seen_name(seen.base_url, seen.model, seen.route), (_encoded(seen), *_NO_ROWS))]
             case _:
                 assert_never(write)
 
@@ -152,22 +153,22 @@ class MemoryStore:
 
     async def _read(self, spans: Sequence[Span]) -> AsyncIterator[bytes]:
         for no, start, stop in spans:
-            yield b"".join(self._rows(segments.segment_name(no), start, stop))
+            yield self._rows(segments.segment_name(no), start, stop)
 
     async def results(self, places: Sequence[Place]) -> list[bytes]:
         """Return the bodies of stored results; a place here is a results number and a row."""
         self._check()
         rows = ((segments.results_name(place >> ROW_BITS), place & ROW_MASK) for place in places)
-        return [body for name, row in rows for body in self._rows(name, row, row + 1)]
+        return [self._rows(name, row, row + 1) for name, row in rows]
 
-    def _rows(self, name: str, start: int, stop: int) -> tuple[bytes, ...]:
+    def _rows(self, name: str, start: int, stop: int) -> bytes:
         value = self._values.get(name)
         if value is None:
             raise StoreCorrupt(f"there is no {name}")
-        rows = value[1]
-        if not 0 <= start <= stop <= len(rows):
-            raise StoreCorrupt(f"{name} has no rows {start} to {stop}: it has {len(rows)}")
-        return rows[start:stop]
+        _, rows, ends = value
+        if not 0 <= start <= stop <= len(ends):
+            raise StoreCorrupt(f"{name} has no rows {start} to {stop}: it has {len(ends)}")
+        return rows[ends[start - 1] if start else 0 : ends[stop - 1] if stop else 0]
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
@@ -183,10 +184,10 @@ def _encoded(record: Record) -> bytes:
         raise StoreError(f"a {type(record).__name__} cannot be stored: {error}") from error
 
 
-def _with_rows(head: SegmentHead | ResultsHead, rows: Sequence[bytes]) -> _Value:
+def _with_rows(head: SegmentHead | ResultsHead, rows: Sequence[bytes | bytearray]) -> _Value:
     try:
-        size = len(b"".join(rows))
+        joined = b"".join(rows)
     except TypeError as error:
         raise StoreError(f"the rows of a {type(head).__name__} cannot be stored: {error}") from error
-    segments.check_rows(head, len(rows), size)
-    return _encoded(head), tuple(rows)
+    segments.check_rows(head, len(joined))
+    return _encoded(head), joined, memoryview(head.ends).cast("Q")

@@ -48,6 +48,7 @@ Changes: TypeAlias = dict[str, bytearray | None]
 """What is to be stored by name; ``None``: nothing."""
 
 META: Final = "meta"
+_LOCKED_BYTES_MAX: Final = 5_120
 HEADER_BYTES: Final = 24
 _MAGIC: Final = b"crpl"
 _VERSION: Final = 1
@@ -149,7 +150,7 @@ def _kind(name: str) -> str:
     return name if name == META else name[:1]
 
 
-def encode(name: str, record: Record, body: Sequence[bytes] = ()) -> bytearray:
+def encode(name: str, record: Record, body: Sequence[bytes | bytearray] = ()) -> bytearray:
     """Return the value of a record.
 
     Raises:
@@ -167,7 +168,12 @@ def encode(name: str, record: Record, body: Sequence[bytes] = ()) -> bytearray:
 
 def _checksum(value: bytes | bytearray) -> int:
     view = memoryview(value)
-    return zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _PREFIX.size]))
+    found = zlib.crc32(view[: _PREFIX.size])
+    # In pieces: for a longer one zlib lets go of the interpreter's lock, and to get that back from an event loop that
+    # has much to do takes ten times as long as a megabyte's checksum.
+    for start in range(HEADER_BYTES, len(view), _LOCKED_BYTES_MAX):
+        found = zlib.crc32(view[start : start + _LOCKED_BYTES_MAX], found)
+    return found
 
 
 def size_bytes(name: str, start: bytes) -> int:
@@ -320,9 +326,9 @@ def encode_all(writes: Sequence[Write], store_id: str) -> Changes:
     }
 
 
-def _encode_rows(name: str, head: SegmentHead | ResultsHead, rows: Sequence[bytes]) -> bytearray:
+def _encode_rows(name: str, head: SegmentHead | ResultsHead, rows: Sequence[bytes | bytearray]) -> bytearray:
     value = encode(name, head, rows)
-    check_rows(head, len(rows), _PREFIX.unpack_from(value)[4])
+    check_rows(head, _PREFIX.unpack_from(value)[4])
     return value
 
 
@@ -332,17 +338,16 @@ def check_identity(meta: Meta, store_id: str) -> None:
         raise StoreError(f"the store is {store_id!r} and cannot become {meta.store_id!r}")
 
 
-def check_rows(head: SegmentHead | ResultsHead, count: int, size: int) -> None:
+def check_rows(head: SegmentHead | ResultsHead, size: int) -> None:
     """Raise ``StoreError`` unless the head fits its rows: if not, it would be found out when it is too late.
 
     Args:
         head: the record.
-        count: how many rows there are.
-        size: their bytes.
+        size: the rows' bytes.
     """
     last = int.from_bytes(head.ends[-_END_BYTES:], sys.byteorder)
-    if (len(head.keys), len(head.ends), last) != (count, count * _END_BYTES, size):
+    if (len(head.ends), last) != (len(head.keys) * _END_BYTES, size):
         raise StoreError(
-            f"{_name_of(head)} cannot be stored: it has {count} rows of {size} bytes,"
-            f" where its head tells of {len(head.keys)} of {last}"
+            f"{_name_of(head)} cannot be stored: its rows have {size} bytes,"
+            f" where its head tells of {len(head.keys)} keys, {len(head.ends) // _END_BYTES} ends and {last} bytes"
         )
