@@ -59,8 +59,11 @@ def view_usage(raw: bytes) -> UsageView:
 def read_usage(raw: bytes) -> Usage:
     """Return the token counts of one response."""
     view = view_usage(raw)
-    tokens = view.usage_metadata
-    prompt = tokens.prompt_token_count or view.token_count
+    return _usage_of(view.usage_metadata, view.token_count)
+
+
+def _usage_of(tokens: TokenCounts, token_count: int) -> Usage:
+    prompt = tokens.prompt_token_count or token_count
     return Usage(
         prompt_tokens=prompt,
         answer_tokens=tokens.candidates_token_count,
@@ -90,21 +93,43 @@ class _Candidate(msgspec.Struct, frozen=True, rename="camel", gc=False):
     finish_reason: str | None = None
 
 
-class _AnswerView(msgspec.Struct, frozen=True, gc=False):
+class _Candidates(msgspec.Struct, frozen=True, gc=False):
     candidates: list[_Candidate] | None = None
 
 
-_answer_decoder = msgspec.json.Decoder(_AnswerView)
+class _AnswerView(UsageView, frozen=True, gc=False):
+    candidates: list[_Candidate] | None = None
+
+
+_PINNED_BYTES_MAX = 65_536
+_decode_answer = msgspec.json.Decoder(_AnswerView, strict=False).decode
+_last_seen: tuple[bytes, _AnswerView] = (b"", _AnswerView())
+"""What was read last: who asks for an answer's text mostly asks for its tokens next."""
 
 
 def _view_answer(raw: bytes) -> _AnswerView:
+    """Read what most callers want to know of an answer in one go."""
+    global _last_seen  # noqa: PLW0603 - of one entry: an answer that kept it would be twice as large
+    seen, view = _last_seen
+    if seen is raw:
+        return view
     try:
-        return _answer_decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        try:
-            return msgspec.convert(decode_json(raw), _AnswerView)
-        except msgspec.ValidationError:
-            return _AnswerView()  # it holds something else, which ``json()`` shows
+        view = _decode_answer(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        view = _salvaged(raw)
+    if len(raw) <= _PINNED_BYTES_MAX:
+        _last_seen = raw, view
+    return view
+
+
+def _salvaged(raw: bytes) -> _AnswerView:
+    """Read what can be read of an answer: its counts may be odd, or its text."""
+    usage = view_usage(raw)
+    try:
+        candidates = msgspec.convert(decode_json(raw), _Candidates).candidates
+    except msgspec.ValidationError:
+        candidates = None  # it holds something else, which ``json()`` shows
+    return _AnswerView(usage.usage_metadata, usage.token_count, candidates)
 
 
 class _Call(msgspec.Struct, frozen=True, gc=False):
@@ -172,6 +197,12 @@ class GenerateResponse(_Response, frozen=True, eq=False, gc=False):
     """The answer to one ``generate``."""
 
     _schema: Any = None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens as the server counted them."""
+        view = _view_answer(self.raw)
+        return _usage_of(view.usage_metadata, view.token_count)
 
     def _candidate(self) -> _Candidate:
         candidates = _view_answer(self.raw).candidates
