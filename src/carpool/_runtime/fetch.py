@@ -24,7 +24,7 @@ ASIDE_ROWS_MAX: Final = 100
 ASIDE_BYTES_MAX: Final = 1_048_576
 _RUN_ROWS_MIN: Final = 4
 """From so many rows on it takes less time to settle them together."""
-_BARE: Final = {asyncio.Future}
+BARE: Final = frozenset({asyncio.Future})
 """Type of the cells of awaited rows with one awaiter each."""
 
 
@@ -65,7 +65,7 @@ class Parting:
         if flags.count(0, start, stop) == count:
             column = self._columns.get(no, [])
             cells = column[start:stop]
-            if len(cells) == count and set(map(type, cells)) == _BARE:
+            if len(cells) == count and BARE.issuperset(map(type, cells)):
                 column[start:stop] = [None] * count
                 places = range(place_of(no, start), place_of(no, stop))
                 self.handovers.append(Handful(cast("list[Waiter]", cells), places, bodies))

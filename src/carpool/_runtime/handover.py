@@ -6,17 +6,38 @@ is cancelled in between leaves his to whoever asks the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from typing import Final, NamedTuple, cast
 
 from carpool._core.engine import Engine
 from carpool._core.messages import Deliver, Expire, Fail
 from carpool._core.model import Place
-from carpool._runtime.awaiters import Answer, Awaiters
+from carpool._core.output import Run
+from carpool._runtime.awaiters import Answer, Awaiters, Waiter
 from carpool._runtime.calls import facts_of
 from carpool._runtime.entrance import Entrance
-from carpool._runtime.fetch import Sorted
+from carpool._runtime.fetch import BARE, Handful, Sorted
 from carpool._runtime.verdicts import exception_for
+from carpool.types import Facts
+
+_AT_ONCE: Final = 256
+"""How many awaiters are told before they come to their turns. What woke them is gone then; of thousands at once the
+garbage collector, which counts what is made and not gone, would walk over everything that waits."""
+
+
+class _Due(NamedTuple):
+    """Answers that are given next."""
+
+    handful: Handful
+    facts: Facts
+    keys: Mapping[Place, str] | None
+    """Of a block that was booked: answers that nobody takes are kept under these. ``None``: they are stored already."""
+
+
+def _due_of(blocks: Iterable[Sorted]) -> list[_Due]:
+    return [_Due(handful, block.facts, block.keys) for block in blocks for handful in block.handovers]
 
 
 class Handover:
@@ -28,49 +49,61 @@ class Handover:
         self._awaiters = awaiters
         self._now = now
         self._blocks: list[Sorted] = []
+        self._due: list[_Due] = []
 
     def add(self, block: Sorted) -> None:
         """Keep a block's answers until the engine has booked them."""
         self._blocks.append(block)
 
     def booked(self) -> None:
-        """Give awaiters the answers that the engine has booked; who was cancelled meanwhile leaves his to the next."""
-        for block in self._blocks:
-            facts = block.facts
-            for handful in block.handovers:
-                for waiter, place, body in zip(*handful, strict=True):
-                    if waiter.done():
-                        key = block.keys.get(place) or self._engine.book.key_at(place)
+        """Note that the engine has booked what is here: it is due."""
+        self._due += _due_of(self._blocks)
+        self._blocks.clear()
+
+    async def give(self) -> None:
+        """Give awaiters what is due; who was cancelled meanwhile leaves his to the next."""
+        given = 0
+        for handful, facts, keys in self._due:
+            for waiter, place, body in zip(*handful, strict=True):
+                if waiter.done():
+                    if keys is not None:
+                        key = keys.get(place) or self._engine.book.key_at(place)
                         self._entrance.undelivered(place, key, body, facts)
-                    else:
-                        waiter.set_result(Answer(body, facts))
-        self._blocks.clear()  # last: what a bug leaves here, ``dismiss`` hands over
+                    continue
+                waiter.set_result(Answer(body, facts))
+                given += 1
+                if not given % _AT_ONCE:
+                    await asyncio.sleep(0)
+        self._due.clear()  # last: what a bug leaves here, ``dismiss`` hands over
 
     def dismiss(self) -> None:
         """Give awaiters what is here, though it will not be booked any more."""
-        for block in self._blocks:
-            for handful in block.handovers:
-                for waiter, body in zip(handful.waiters, handful.bodies, strict=True):
-                    if not waiter.done():
-                        waiter.set_result(Answer(body, block.facts))
+        for handful, facts, _ in (*self._due, *_due_of(self._blocks)):
+            for waiter, body in zip(handful.waiters, handful.bodies, strict=True):
+                if not waiter.done():
+                    waiter.set_result(Answer(body, facts))
 
     def deliver(self, action: Deliver) -> None:
-        """Hand stored results to their awaiters."""
-        book = self._engine.book
+        """Let stored results be due for their awaiters."""
+        book, take = self._engine.book, self._awaiters.take
         facts = facts_of(book, action.lane, action.job, self._now(), action.route, text_only=action.text_only)
-        for place, body in action.rows:
-            for waiter in self._awaiters.take(place):
-                waiter.set_result(Answer(body, facts))
         for run in action.runs:
             assert run.bodies is not None, "what is delivered was stored"
-            for cell, body in zip(self._awaiters.cells(run), run.bodies, strict=False):
-                if isinstance(cell, list):
-                    for waiter, _ in cell:
-                        if not waiter.done():
-                            waiter.set_result(Answer(body, facts))
-                elif cell is not None and not cell.done():
-                    cell.set_result(Answer(body, facts))
-            self._awaiters.let_go(run)  # last: whom a bug leaves here is told of it
+            self._due.append(_Due(self._handful(run, run.bodies), facts, None))
+        rows = [(waiter, place, body) for place, body in action.rows for waiter in take(place)]
+        if rows:
+            waiters, places, bodies = zip(*rows, strict=True)
+            self._due.append(_Due(Handful(list(waiters), places, list(bodies)), facts, None))
+
+    def _handful(self, run: Run, bodies: list[bytes]) -> Handful:
+        """Return the awaiters of rows that follow each other with their answers, and let go of them."""
+        cells = self._awaiters.cells(run)
+        if len(cells) == run.count and BARE.issuperset(map(type, cells)):
+            self._awaiters.let_go(run)
+            return Handful(cast("list[Waiter]", cells), run.places, bodies)
+        take = self._awaiters.take
+        rows = [(waiter, place, body) for place, body in zip(run.places, bodies, strict=True) for waiter in take(place)]
+        return Handful([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def fail(self, action: Fail, lines: dict[Place, bytes]) -> None:
         """Tell awaiters the verdict; ``lines`` are the requests, so that their text is not echoed."""

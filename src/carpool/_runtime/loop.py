@@ -430,12 +430,14 @@ class Runtime:
             step = self.engine.turn(events, now)
             actions = undone + step.actions
             self._handover.booked()
+            await self._handover.give()
             lines = await self._calls.lines_of_failed(actions)
             await self._commits.commit(step.writes)
             self.entrance.end_turn(room_bytes := self._commits.room_bytes)
             self._watch.saw_room(room_bytes)
             for action in actions:
                 self._deeds.do(action, lines)
+            await self._handover.give()
             self._finish_turn(after)
         except BaseException:
             self._milestones.break_off(after)
