@@ -151,14 +151,21 @@ class LineCutter:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take what came, and iterate over the blocks that are complete."""
+        start, size, held = 0, self._block_bytes, self._held
         if self._dropping:
-            end = data.find(b"\n")
-            if end < 0:
+            start = data.find(b"\n") + 1
+            if not start:
                 return
             self._dropping = False
-            data = data[end + 1 :]
-        held = self._held
-        held += data
+        with memoryview(data) as view:
+            # What comes is larger than a block on a fast line. Then blocks are cut from it, and copied once.
+            cut = data.rfind(b"\n", start, start + max(0, size - len(held))) + 1
+            while cut and len(held) + len(data) - start >= size:
+                yield b"".join((held, view[start:cut]))
+                held.clear()
+                start = cut
+                cut = data.rfind(b"\n", start, start + size) + 1
+            held += view[start:]
         while len(held) >= self._block_bytes:
             cut = held.rfind(b"\n", 0, self._block_bytes) + 1
             if not cut:

@@ -32,6 +32,8 @@ from carpool.types import ServerError
 _ERROR_BYTES_MAX: Final = 1_048_576
 """What is read of an error reply."""
 _PIECE_BYTES: Final = 262_144
+_READ_BYTES: Final = 524_288
+"""Of a reply, before the server is made to wait: eight times aiohttp's default, which interrupts a fast line."""
 _CONNECT_S: Final = 30.0
 _SENT_BYTES_PER_S: Final = 32_768
 """Slowest line that large bodies are given time for."""
@@ -124,6 +126,7 @@ class Http:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"carpool/{_version()}", "Accept-Encoding": "identity"},
             auto_decompress=False,
+            read_bufsize=_READ_BYTES,
             trust_env=False,
             proxy=_proxy(self.base),
         )
@@ -357,21 +360,21 @@ def parse_url(text: str) -> URL | None:
         return None
 
 
-def _data(body: Sequence[bytes]) -> bytes | AsyncIterator[bytes] | None:
+def _data(body: Sequence[bytes]) -> bytes | AsyncIterator[bytes | memoryview] | None:
     """Return a body as it is best sent: a small one goes out together with the headers."""
     if len(body) == 1 and len(body[0]) <= _PIECE_BYTES:
         return body[0] or None
     return _pieces(body) if any(body) else None
 
 
-async def _pieces(body: Sequence[bytes]) -> AsyncIterator[bytes]:
+async def _pieces(body: Sequence[bytes]) -> AsyncIterator[bytes | memoryview]:
     for part in body:
         if len(part) <= _PIECE_BYTES:
             yield part
         else:
             view = memoryview(part)
             for start in range(0, len(part), _PIECE_BYTES):
-                yield bytes(view[start : start + _PIECE_BYTES])
+                yield view[start : start + _PIECE_BYTES]
 
 
 def checked_base(text: str) -> URL:

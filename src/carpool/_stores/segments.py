@@ -49,6 +49,8 @@ Changes: TypeAlias = dict[str, bytearray | None]
 
 META: Final = "meta"
 _LOCKED_BYTES_MAX: Final = 5_120
+"""For more, zlib lets go of the interpreter's lock, and to get that back from an event loop that has much to do takes
+ten times as long as a megabyte's checksum."""
 HEADER_BYTES: Final = 24
 _MAGIC: Final = b"crpl"
 _VERSION: Final = 1
@@ -162,17 +164,15 @@ def encode(name: str, record: Record, body: Sequence[bytes | bytearray] = ()) ->
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise StoreError(f"{name} cannot be stored: {error}") from error
     _PREFIX.pack_into(value, 0, _MAGIC, _VERSION, name[:1].encode(), len(head), len(value) - HEADER_BYTES - len(head))
-    _CHECKSUM.pack_into(value, _PREFIX.size, _checksum(value))
+    _CHECKSUM.pack_into(value, _PREFIX.size, _checksum(value, _LOCKED_BYTES_MAX))
     return value
 
 
-def _checksum(value: bytes | bytearray) -> int:
+def _checksum(value: bytes | bytearray, step_bytes: int = sys.maxsize) -> int:
     view = memoryview(value)
     found = zlib.crc32(view[: _PREFIX.size])
-    # In pieces: for a longer one zlib lets go of the interpreter's lock, and to get that back from an event loop that
-    # has much to do takes ten times as long as a megabyte's checksum.
-    for start in range(HEADER_BYTES, len(view), _LOCKED_BYTES_MAX):
-        found = zlib.crc32(view[start : start + _LOCKED_BYTES_MAX], found)
+    for start in range(HEADER_BYTES, len(view), step_bytes):
+        found = zlib.crc32(view[start : start + step_bytes], found)
     return found
 
 
