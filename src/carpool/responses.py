@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from asyncio import wait
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from copy import copy
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar, cast
@@ -123,13 +124,14 @@ def _view_answer(raw: bytes) -> _AnswerView:
 
 
 def _salvaged(raw: bytes) -> _AnswerView:
-    """Read what can be read of an answer: its counts may be odd, or its text."""
-    usage = view_usage(raw)
-    try:
-        candidates = msgspec.convert(decode_json(raw), _Candidates).candidates
-    except msgspec.ValidationError:
-        candidates = None  # it holds something else, which ``json()`` shows
-    return _AnswerView(usage.usage_metadata, usage.token_count, candidates)
+    """Read what can be read of an answer: its counts may be odd, or its text; what is odd, ``json()`` shows."""
+    view, candidates = UsageView(), None
+    with suppress(ValueError, RecursionError):
+        plain = decode_json(raw)
+        with suppress(msgspec.ValidationError):
+            view = msgspec.convert(plain, UsageView, strict=False)
+        candidates = msgspec.convert(plain, _Candidates).candidates
+    return _AnswerView(view.usage_metadata, view.token_count, candidates)
 
 
 class _Call(msgspec.Struct, frozen=True, gc=False):

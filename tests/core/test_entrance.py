@@ -423,3 +423,17 @@ def test_an_answer_handed_over_late_goes_with_the_others_of_its_time() -> None:
     handed(desk)
     assert only(desk.wait(599.0).writes, DropResults).numbers == [1]
     assert desk.engine.book.handed == {}
+
+
+def test_only_keys_of_which_something_is_known_have_to_be_claimed() -> None:
+    desk = Desk(linger_s=100.0)
+    desk.admit("a", key="k")
+    late = desk.admit("b", key="late", deadline=START + 5)
+    assert desk.engine.has_claims("k")
+    assert not desk.engine.has_claims("other")
+    desk.now = START + 6
+    desk.leave(late)  # its verdict is told to whoever asks for any key next
+    assert desk.engine.has_claims("other")
+    desk.wake()
+    assert desk.engine.has_claims("late")
+    assert not desk.engine.has_claims("other")

@@ -64,3 +64,31 @@ def test_what_is_offered_and_not_withdrawn_is_adopted_once(
         while (candidate := table.adopt(digest)) is not None:
             got.append((candidate.accepted_at, candidate.kept, candidate.place))
         assert got == left
+
+
+def test_a_key_leads_to_its_request_and_then_to_its_result() -> None:
+    table = KeyTable()
+    table.named["k"] = 7
+    assert (table.live("k"), table.kept("k"), table.all_live(), table.all_kept()) == (7, None, [("k", 7)], [])
+    table.keep(("k", "l"), 40)
+    assert (table.live("k"), table.kept("k"), table.kept("l")) == (None, 40, 41)
+    assert (table.all_live(), table.all_kept()) == ([], [("k", 40), ("l", 41)])
+    table.end("k", 7)  # its request ends after its result was stored
+    assert table.kept("k") == 40
+    assert not table.forget("k", 41)
+    assert table.forget("k", 40)
+    assert (table.live("k"), table.kept("k"), table.all_kept()) == (None, None, [("l", 41)])
+    assert not table.forget("k", 40)
+
+
+def test_a_result_that_goes_does_not_take_a_new_request_of_its_key_along() -> None:
+    table = KeyTable()
+    table.keep(("k",), 0)
+    assert table.kept("k") == 0
+    table.named["k"] = 0
+    assert not table.forget("k", 0)
+    assert table.live("k") == 0
+    table.end("k", 1)
+    assert table.live("k") == 0
+    table.end("k", 0)
+    assert table.named == {}

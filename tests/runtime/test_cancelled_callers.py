@@ -263,3 +263,26 @@ def test_who_submits_is_cancelled_and_the_ticket_is_kept() -> None:
         assert service.billed() == {"p": 1}
 
     run(main())
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["bare", "keyed"])
+def test_a_caller_is_cancelled_while_others_of_his_job_are_told(keyed: bool) -> None:
+    """Answers are given by a few hundred at a time: the first who has his may cancel one who is still to be told."""
+
+    async def main() -> None:
+        service = Whole()
+        async with client_of(service, carpool.MemoryStore()) as client:
+
+            def ask(number: int) -> asyncio.Task[carpool.GenerateResponse]:
+                return asyncio.create_task(client.generate(MODEL, f"p{number}", key=f"k{number}" if keyed else None))
+
+            tasks = [ask(number) for number in range(600)]
+            tasks[0].add_done_callback(lambda _: tasks[599].cancel())
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert tasks[599].cancelled()
+            assert [one.text for one in answers[:599]] == [answer(f"p{number}") for number in range(599)]
+            again = await ask(599)
+            assert (again.text, again.receipt.reused) == (answer("p599"), True)
+        assert set(service.billed().values()) == {1}
+
+    run(main())

@@ -7,13 +7,14 @@ import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from carpool._core.messages import DropResults, DropSegments, PutMeta, Write
 from carpool._core.model import Marks, Meta, SegmentHead
 from carpool._stores import segments
+from carpool._stores.cache import ROW_BYTES, STATEMENT_ROWS_MAX, Cache, drop, put
 from carpool._stores.database import Database
 from carpool._stores.disk import DiskStore
 from carpool._stores.slots import Slot, take_slot
@@ -404,3 +405,42 @@ async def test_loading_goes_in_slices(store: DiskStore, monkeypatch: pytest.Monk
 async def test_meta_comes_first_whatever_was_written_before(store: DiskStore) -> None:
     await store.commit([put_job("a"), put_segment(0)])
     assert isinstance(await anext(store.load()), Meta)
+
+
+class Statements:
+    """A connection that only notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[Any]]] = []
+
+    def _sql(self, statement: str, values: Any) -> None:
+        assert statement.count("?") == len(values)
+        self.asked.append((statement.split(maxsplit=1)[0], list(values)))
+
+
+def test_rows_share_statements_up_to_a_number_and_a_size() -> None:
+    many, large = Statements(), Statements()
+    rows = [(f"s{no}", memoryview(b"x")) for no in range(2 * STATEMENT_ROWS_MAX + 1)]
+    put(cast("Cache", many), rows)
+    assert [name for _, values in many.asked for name in values[::4]] == [name for name, _ in rows]
+    assert [len(values) // 4 for _, values in many.asked] == [STATEMENT_ROWS_MAX, STATEMENT_ROWS_MAX, 1]
+    half = memoryview(bytes(ROW_BYTES // 2))
+    put(cast("Cache", large), [("s1", half), ("s2", half), ("s3", half), ("s4", memoryview(bytes(ROW_BYTES)))])
+    assert [values[::4] for _, values in large.asked] == [["s1", "s2"], ["s3"], ["s4"]]
+    drop(cast("Cache", many), [name for name, _ in rows])
+    assert [(what, len(values)) for what, values in many.asked[3:]] == [("DELETE", 16), ("DELETE", 16), ("DELETE", 1)]
+
+
+def test_nothing_is_asked_where_nothing_changes() -> None:
+    nothing = Statements()
+    put(cast("Cache", nothing), [])
+    drop(cast("Cache", nothing), [])
+    assert nothing.asked == []
+
+
+async def test_a_commit_of_many_values_is_read_back_whole(store: DiskStore) -> None:
+    await store.commit([put_segment(no) for no in range(1, 41)])
+    await store.commit([DropSegments(numbers=list(range(2, 40))), put_results(1)])
+    left = [one.no for one in await everything(store) if isinstance(one, SegmentHead)]
+    assert left == [1, 40]
+    assert b"".join([part async for part in store.read([(40, 0, 3)])]) == b"".join(put_segment(40).lines)
