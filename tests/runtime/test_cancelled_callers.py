@@ -156,15 +156,15 @@ def test_a_caller_is_cancelled_in_the_turn_in_which_it_is_answered(keyed: bool) 
             key = "k" if keyed else None
             gone = asyncio.create_task(client.generate(MODEL, "p", key=key))
             handover = client._runtime._handover
-            name = "deliver" if keyed else "booked"
-            whole = getattr(handover, name)
+            whole = handover.give
 
-            def deliver_and_cancel(*arguments: Any) -> None:
-                whole(*arguments)
-                if service.passed["fetch"]:
+            async def give_and_cancel() -> None:
+                is_due = bool(handover._due)
+                await whole()
+                if is_due:
                     gone.cancel()
 
-            setattr(handover, name, deliver_and_cancel)
+            handover.give = give_and_cancel  # type: ignore[method-assign]
             await asyncio.wait((gone,))
             assert gone.cancelled()
             again = await client.generate(MODEL, "p", key=key)

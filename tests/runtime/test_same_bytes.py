@@ -80,16 +80,16 @@ def test_an_answer_that_its_caller_did_not_live_to_take() -> None:
         async with client_of(service, store) as client:
             gone = asyncio.create_task(client.generate(MODEL, "p"))
             handover = client._runtime._handover
-            whole = handover.booked
+            whole = handover.give
 
-            def book_and_cancel() -> None:
-                handed = [body for block in handover._blocks for handful in block.handovers for body in handful.bodies]
-                whole()
+            async def give_and_cancel() -> None:
+                handed = [body for due in handover._due for body in due.handful.bodies]
+                await whole()
                 if handed:
                     seen.extend(handed)
                     gone.cancel()
 
-            handover.booked = book_and_cancel  # type: ignore[method-assign]
+            handover.give = give_and_cancel  # type: ignore[method-assign]
             await asyncio.wait((gone,))
             assert gone.cancelled()
             await client.drain()

@@ -7,7 +7,7 @@ is cancelled in between leaves his to whoever asks the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Final, NamedTuple, cast
 
@@ -36,10 +36,6 @@ class _Due(NamedTuple):
     """Of a block that was booked: answers that nobody takes are kept under these. ``None``: they are stored already."""
 
 
-def _due_of(blocks: Iterable[Sorted]) -> list[_Due]:
-    return [_Due(handful, block.facts, block.keys) for block in blocks for handful in block.handovers]
-
-
 class Handover:
     """Hands over what the engine has decided."""
 
@@ -48,17 +44,17 @@ class Handover:
         self._entrance = entrance
         self._awaiters = awaiters
         self._now = now
-        self._blocks: list[Sorted] = []
+        self._unbooked: list[_Due] = []
         self._due: list[_Due] = []
 
     def add(self, block: Sorted) -> None:
         """Keep a block's answers until the engine has booked them."""
-        self._blocks.append(block)
+        self._unbooked += [_Due(handful, block.facts, block.keys) for handful in block.handovers]
 
     def booked(self) -> None:
         """Note that the engine has booked what is here: it is due."""
-        self._due += _due_of(self._blocks)
-        self._blocks.clear()
+        self._due += self._unbooked
+        self._unbooked.clear()
 
     async def give(self) -> None:
         """Give awaiters what is due; who was cancelled meanwhile leaves his to the next."""
@@ -78,7 +74,7 @@ class Handover:
 
     def dismiss(self) -> None:
         """Give awaiters what is here, though it will not be booked any more."""
-        for handful, facts, _ in (*self._due, *_due_of(self._blocks)):
+        for handful, facts, _ in (*self._due, *self._unbooked):
             for waiter, body in zip(handful.waiters, handful.bodies, strict=True):
                 if not waiter.done():
                     waiter.set_result(Answer(body, facts))
