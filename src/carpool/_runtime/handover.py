@@ -7,14 +7,13 @@ is cancelled in between leaves his to whoever asks the same.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from typing import Final, NamedTuple, cast
 
 from carpool._core.engine import Engine
 from carpool._core.messages import Deliver, Expire, Fail
 from carpool._core.model import Place
-from carpool._core.output import Run
 from carpool._runtime.awaiters import Answer, Awaiters, Waiter
 from carpool._runtime.calls import facts_of
 from carpool._runtime.entrance import Entrance
@@ -80,26 +79,25 @@ class Handover:
                     waiter.set_result(Answer(body, facts))
 
     def deliver(self, action: Deliver) -> None:
-        """Let stored results be due for their awaiters."""
-        book, take = self._engine.book, self._awaiters.take
+        """Let stored results be due for their awaiters, who are let go of."""
+        book, awaiters = self._engine.book, self._awaiters
         facts = facts_of(book, action.lane, action.job, self._now(), action.route, text_only=action.text_only)
         for run in action.runs:
             assert run.bodies is not None, "what is delivered was stored"
-            self._due.append(_Due(self._handful(run, run.bodies), facts, None))
-        rows = [(waiter, place, body) for place, body in action.rows for waiter in take(place)]
-        if rows:
-            waiters, places, bodies = zip(*rows, strict=True)
-            self._due.append(_Due(Handful(list(waiters), places, list(bodies)), facts, None))
+            cells = awaiters.cells(run)
+            if len(cells) == run.count and BARE.issuperset(map(type, cells)):
+                awaiters.let_go(run)
+                handful = Handful(cast("list[Waiter]", cells), run.places, run.bodies)
+            else:
+                handful = self._taken(zip(run.places, run.bodies, strict=True))
+            self._due.append(_Due(handful, facts, None))
+        self._due.append(_Due(self._taken(action.rows), facts, None))
 
-    def _handful(self, run: Run, bodies: list[bytes]) -> Handful:
-        """Return the awaiters of rows that follow each other with their answers, and let go of them."""
-        cells = self._awaiters.cells(run)
-        if len(cells) == run.count and BARE.issuperset(map(type, cells)):
-            self._awaiters.let_go(run)
-            return Handful(cast("list[Waiter]", cells), run.places, bodies)
+    def _taken(self, rows: Iterable[tuple[Place, bytes]]) -> Handful:
+        """Return the awaiters of rows with their answers: there may be none of a row, or several."""
         take = self._awaiters.take
-        rows = [(waiter, place, body) for place, body in zip(run.places, bodies, strict=True) for waiter in take(place)]
-        return Handful([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+        found = [(waiter, place, body) for place, body in rows for waiter in take(place)]
+        return Handful([waiter for waiter, _, _ in found], [place for _, place, _ in found], [one[2] for one in found])
 
     def fail(self, action: Fail, lines: dict[Place, bytes]) -> None:
         """Tell awaiters the verdict; ``lines`` are the requests, so that their text is not echoed."""

@@ -54,8 +54,8 @@ SETTINGS: Final[dict[str, int | str]] = {
     "sqlite_auto_vacuum": 0,
     # A read error must be an error, not the signal that a mapped page makes of it.
     "sqlite_mmap_size": 0,
-    "sqlite_cache_size": 512,
-    # Pages; and what the log may keep on disk after a large transaction, in bytes.
+    "sqlite_cache_size": 128,
+    # Pages, as above; and what the log may keep on disk after a large transaction, in bytes.
     _CHECKPOINT: 2_048,
     "sqlite_journal_size_limit": 67_108_864,
     # What is deleted is overwritten: prompts do not outlive their use. SQLite's default differs from build to build.
