@@ -72,7 +72,7 @@ def genai_client(
     if options.get("vertexai") or options.get("enterprise"):
         raise ConfigurationError("carpool calls the Gemini Developer API; Vertex AI cannot be reached through it")
     given: Any = options.pop("http_options", None) or {}
-    names = getattr(type(given), "model_fields", None)
+    names: Any = getattr(given.__class__, "model_fields", None)
     fields: dict[str, Any] = dict(given) if names is None else {name: getattr(given, name) for name in names}
     fields = {name: value for name, value in fields.items() if value is not None}
     own = partial(sync.Client, api_key=options.get("api_key"), base_url=fields.get("base_url"))
