@@ -79,7 +79,7 @@ def refusal_of(error: CarpoolError) -> Refusal:
 def google_body(refusal: Refusal) -> bytes:
     """Return the JSON that Google's API answers an error with."""
     error: dict[str, Any] = {"code": refusal.code, "message": refusal.message, "status": refusal.status}
-    if isinstance(refusal.details, list):
+    if refusal.details:
         error["details"] = refusal.details
     return msgspec.json.encode({"error": error})
 
