@@ -14,7 +14,7 @@ JSON: Mapping[str, str] = {"content-type": "application/json; charset=UTF-8"}
 SSE: Mapping[str, str] = {"content-type": "text/event-stream"}
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     """An HTTP request whose body was read."""
 
     method: str
