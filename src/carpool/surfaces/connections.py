@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from carpool._showing import where_raised
 from carpool.surfaces.guard import refuse
 from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Answer
@@ -41,7 +42,17 @@ class Stage(Enum):
 class Turn:
     """One request on a connection, from the end of its head to the end of its answer."""
 
-    __slots__ = ("began_at", "connection", "instead", "interim", "progress_bytes", "request", "sent_bytes", "stage", "task")
+    __slots__ = (
+        "began_at",
+        "connection",
+        "instead",
+        "interim",
+        "progress_bytes",
+        "request",
+        "sent_bytes",
+        "stage",
+        "task",
+    )
 
     def __init__(self, connection: Connection, request: web.BaseRequest, now: float) -> None:
         task = asyncio.current_task()
@@ -103,11 +114,18 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody is there any more."""
+        return self.transport is None or self.transport.is_closing()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note of the socket."""
         super().connection_made(transport)
         self._connections.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Take note that the socket is closed."""
         self._connections.closed(self)
         super().connection_lost(exc)
 
@@ -116,13 +134,14 @@ class Connection(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,
+        message: str | None = None,  # noqa: ARG002 - it may quote the request
     ) -> web.StreamResponse:
         """Answer what cannot be read as a request, without repeating any of it."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer is on its way already")
         if status >= 500:
-            logger.error("a request could not be answered: this is a bug of carpool", exc_info=exc)
+            where = "" if exc is None else where_raised(exc)
+            logger.error("a bug of carpool broke the answer to a call\n%s", where)
             answer = refuse(500, "this is a bug of carpool; its log says more")
         elif isinstance(exc, LineTooLong):
             answer = refuse(431, "a line of the request's head is too long")
@@ -133,7 +152,7 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    def log_exception(self, *args: Any, **kw: Any) -> None:
+    def log_exception(self, *_: Any, **kw: Any) -> None:
         """Say nothing of what a caller sent: bugs are told where they are, and whoever breaks off is no error."""
         logger.debug("a connection broke off: %s", type(kw.get("exc_info")).__name__)
 

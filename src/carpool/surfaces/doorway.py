@@ -169,7 +169,7 @@ class Doorway:
 def _listener(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setblocking(False)
+        listener.setblocking(False)  # noqa: FBT003 - the standard library's own
         if os.name == "posix":  # elsewhere it would let others take the address over
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

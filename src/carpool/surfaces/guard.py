@@ -13,11 +13,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeAlias
 from urllib.parse import unquote_plus, urlsplit
 
-import msgspec
-
 from carpool._showing import keep_secret
 from carpool.errors import ConfigurationError
 from carpool.surfaces.messages import JSON, Answer
+from carpool.surfaces.refusals import Refusal, google_body
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -59,11 +58,11 @@ class Refused(Exception):
 
 def refuse(code: int, message: str, *, retry_after_s: int | None = None, **headers: str) -> Answer:
     """Return an error in Google's form."""
-    body = {"error": {"code": code, "message": message, "status": _STATUSES.get(code, "INVALID_ARGUMENT")}}
+    body = google_body(Refusal(code=code, status=_STATUSES.get(code, "INVALID_ARGUMENT"), message=message))
     more = {name.replace("_", "-"): value for name, value in headers.items()}
     if retry_after_s is not None:
         more["retry-after"] = str(retry_after_s)
-    return Answer(status=code, headers={**JSON, **more}, body=msgspec.json.encode(body))
+    return Answer(status=code, headers={**JSON, **more}, body=body)
 
 
 class Guard:

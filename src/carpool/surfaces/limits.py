@@ -30,8 +30,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     body_bytes_max: int = 100_000_000
     """Body of one request, unpacked."""
-    bodies_bytes_max: int = 500_000_000
-    """Bodies of all requests that are in memory."""
+    bodies_bytes_max: int = 1_000_000_000
+    """Bodies of all requests that are in memory, those of requests that wait among them."""
     body_s: float = 600.0
     """How long one body may take to come."""
     bytes_per_s_min: float = 1_000.0
