@@ -34,6 +34,7 @@ FLOORS = {
     "_adoption": 5,
     "_arguments": 5,
     "_caches": 5,
+    "_checkup": 5,
     "_files": 5,
     "_filewatch": 5,
     "_jobs": 5,
