@@ -213,6 +213,11 @@ class Sidecar:
             hurried.cancel()
 
     @property
+    def waiting(self) -> int:
+        """How many callers wait for answers."""
+        return 0 if self._serving is None else self._serving.connections.waiting
+
+    @property
     def port(self) -> int:
         """The port that it listens on, or did.
 
