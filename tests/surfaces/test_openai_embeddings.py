@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from base64 import b64decode
 from typing import Any
 
@@ -97,6 +98,12 @@ def test_base64_is_of_32_bits_little_endian() -> None:
     found = listed([b'{"embedding":{"values":[1,-2.5,0.1]}}'], encoding_format="base64")
     packed = b64decode(found["data"][0]["embedding"], validate=True)
     assert struct.unpack("<3f", packed) == (1.0, -2.5, pytest.approx(0.1, rel=1e-6))
+
+
+def test_machines_that_count_from_the_other_end_swap_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.byteorder", {"little": "big", "big": "little"}[sys.byteorder])
+    found = listed([b'{"embedding":{"values":[1,-2.5]}}'], encoding_format="base64")
+    assert struct.unpack(">2f", b64decode(found["data"][0]["embedding"])) == (1.0, -2.5)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,10 @@ def test_turns_alternate() -> None:
     ]
 
 
+def test_the_model_may_have_spoken_alone() -> None:
+    assert said({"role": "assistant", "content": "x"})["contents"] == [turn("model", {"text": "x"})]
+
+
 # -- media
 
 
@@ -293,6 +297,14 @@ def test_calls_since_the_user_spoke_are_marked_where_their_signature_was_lost() 
 def test_a_signature_that_is_there_stays() -> None:
     body = said(USER, {**MADE, "tool_calls": [made("a", **google("AAAA"))]}, result("a"))
     assert body["contents"][1]["parts"][0]["thoughtSignature"] == "AAAA"
+
+
+def test_what_the_official_client_read_in_an_answer_is_not_sent() -> None:
+    function = {"name": "f", "arguments": '{"x":1}', "parsed_arguments": {"x": 1}}
+    message = {**MADE, "parsed": None, "tool_calls": [{"id": "a", "type": "function", "function": function}]}
+    body = said(USER, message, result("a"), {"role": "assistant", "content": "{}", "parsed": {"y": 2}})
+    assert body["contents"][1]["parts"][0]["functionCall"] == {"id": "a", "name": "f", "args": {"x": 1}}
+    assert body["contents"][3]["parts"] == [{"text": "{}"}]
 
 
 def test_what_our_own_answers_hold_is_taken_back() -> None:
