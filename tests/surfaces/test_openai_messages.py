@@ -307,6 +307,13 @@ def test_what_the_official_client_read_in_an_answer_is_not_sent() -> None:
     assert body["contents"][3]["parts"] == [{"text": "{}"}]
 
 
+def test_what_litellm_did_not_know_of_an_answer_is_read_where_it_keeps_it() -> None:
+    message = {"role": "assistant", "content": "x", "provider_specific_fields": {"refusal": None, **google("AAAA")}}
+    assert said(USER, message)["contents"][1]["parts"] == [{"text": "x", "thoughtSignature": "AAAA"}]
+    own = {**message, **google("BBBB")}
+    assert said(USER, own)["contents"][1]["parts"] == [{"text": "x", "thoughtSignature": "BBBB"}]
+
+
 def test_what_our_own_answers_hold_is_taken_back() -> None:
     drawn = {"type": "image_url", "image_url": {"url": PNG}, "index": 0, **google("CCCC")}
     message = {
@@ -357,6 +364,9 @@ CALLS = {**MADE, "tool_calls": [made("a"), made("b")]}
         ([USER, {**MADE, "reasoning_content": 1}], "messages[1].reasoning_content"),
         ([USER, {**MADE, "content": [{"type": "refusal", "refusal": "no"}]}], "messages[1].content[0].type"),
         ([USER, {**MADE, "thinking_blocks": []}], "messages[1].thinking_blocks"),
+        ([USER, {**MADE, "provider_specific_fields": {"refusal": "no"}}], "messages[1].refusal"),
+        ([USER, {**MADE, "provider_specific_fields": {"x": 1}}], "messages[1].provider_specific_fields.x"),
+        ([USER, {**MADE, "provider_specific_fields": []}], "messages[1].provider_specific_fields"),
         ([USER, {**MADE, "content": "x", "extra_content": {"vertex": {}}}], "messages[1].extra_content.vertex"),
         ([USER, {**MADE, "content": "x", "extra_content": {"google": {"thought": True}}}],
          "messages[1].extra_content.google.thought"),
