@@ -125,11 +125,13 @@ def _commands() -> dict[str, Callable[..., int]]:
     from carpool.cli.quote import quote_rows
     from carpool.cli.receipt import show_receipt
     from carpool.cli.run import run_command
+    from carpool.cli.serve import serve
     from carpool.cli.watch import watch_jobs
 
     return {
         "demo": demo,
         "emulate": emulate,
+        "serve": serve,
         "map": map_rows,
         "run": run_command,
         "quote": quote_rows,
