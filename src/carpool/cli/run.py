@@ -135,21 +135,16 @@ async def run_through(order: Order, environ: Mapping[str, str], progress: _Progr
         CarpoolError: there is no client or no sidecar.
     """
     from carpool import Client
-    from carpool.cli.receipt import receipt_data
+    from carpool.cli.serve import sidecar_of
     from carpool.surfaces.environment import led_to
     from carpool.surfaces.exchange import Exchange
     from carpool.surfaces.limits import Limits
-    from carpool.surfaces.server import Sidecar
 
     progress = progress or _Progress()
     async with Client() as client:
         exchange = Exchange(client, deadline=order.deadline, ladder=order.ladder, patient=order.patient)
-        sidecar = Sidecar(
-            exchange,
-            limits=Limits(grace_s=0),  # whoever waits when the command has ended is none of it
-            health=client.health,
-            receipt=lambda: receipt_data(client.receipt()),
-        )
+        # Whoever waits when the command has ended is none of it.
+        sidecar = sidecar_of(client, exchange, limits=Limits(grace_s=0))
         async with sidecar:
             progress.code = await run_child(order.command, led_to(sidecar.url, environ, openai=order.openai))
         await _settle(client)
