@@ -18,7 +18,6 @@ from carpool.surfaces.server import Sidecar
 
 from .sidecars import OK, Desk, house, until
 
-
 WORDS = "the canary sings in the dark"
 
 
