@@ -136,20 +136,38 @@ def test_it_is_written_for_pythons_that_carpool_itself_does_not_run_on() -> None
     assert not any("carpool" in name for name in imported)
 
 
-def test_a_program_may_have_itself_watched() -> None:
-    """The same as through the path, though from the package, so that it can be measured."""
+def test_what_python_tells_of_itself_is_written_down_if_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an interpreter of its own, so that it can be measured."""
+    connection = object()
     with Witness(NOWHERE) as witness:
         folder = witness.watching({})["PYTHONPATH"]
-        setup = "from carpool.surfaces.witness.sitecustomize import go_on, watch\nimport sys\nfolder = sys.argv[1]\n"
-        code = (
-            f"{setup}watch(folder)\nsys.path.insert(0, folder)\ngo_on(folder)\nassert folder not in sys.path\n{CALLS}"
-        )
-        with Child([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) as process:
-            out, _ = process.communicate(timeout=PATIENCE_S)
+        hook = sitecustomize.hook_of(folder)
+        for event, arguments in (
+            ("socket.getaddrinfo", ("watched.invalid", 443, 0, 0, 0)),
+            ("socket.getaddrinfo", (b"WATCHED.invalid.", "https", 0, 0, 0)),
+            ("socket.getaddrinfo", ("other.invalid", 443, 0, 0, 0)),
+            ("socket.getaddrinfo", (None, None, 0, 0, 0)),
+            ("socket.gethostbyname", ("watched.invalid",)),
+            ("socket.connect", (connection, ("127.0.0.1", 9))),
+            ("socket.connect", (connection, ("127.0.0.1", 8))),
+            ("socket.connect", (connection, "/a/socket")),
+            ("socket.connect", (connection, (1,))),
+            ("import", ("carpool._runtime.loop", None)),
+            ("import", ("carpool.errors", None)),
+            ("open", ("watched.invalid:443",)),
+        ):
+            hook(event, arguments)
         report = witness.report()
-    assert out == "done\n"
-    assert len(targets(report)) == 7
-    assert report.programs == 1
+        monkeypatch.setattr(sitecustomize.os, "write", _full)
+        hook("socket.gethostbyname", ("watched.invalid",))
+        assert witness.report() == report
+    hook("socket.gethostbyname", ("watched.invalid",))  # it is over
+    assert targets(report) == ["watched.invalid:443", "watched.invalid:443", "watched.invalid:", "127.0.0.1:9"]
+    assert (report.programs, report.carpools) == (0, 1)
+
+
+def _full(handle: int, data: bytes) -> int:
+    raise OSError(28, "No space left on device")
 
 
 def test_children_are_watched_too() -> None:

@@ -9,14 +9,16 @@ import signal
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from carpool.cli import main
+from carpool import Client
+from carpool.cli import child, main
 from carpool.cli import run as run_module
 from carpool.cli.child import run_child
 from carpool.emulator import Fault, Plan
+from carpool.types import Stats
 
 from .program import API_KEY, MODEL, Inside, Program, Service, finish, wait_until
 
@@ -120,6 +122,25 @@ print(found["object"])
     assert (done.code, done.out) == (0, "chat.completion\n"), done.err
     assert "carpool: 1 request came through and was batched\n" in done.err
     assert service.ledger.live_calls == 0
+
+
+def test_a_read_timeout_is_no_deadline_unless_it_is_to_be_one(program: Program, service: Service) -> None:
+    """OpenAI's client tells of its own, of ten minutes; it is held by interim responses all the while."""
+    code = (
+        POST
+        + f"""
+url = os.environ["OPENAI_BASE_URL"] + "chat/completions"
+body = {{"model": "{MODEL}", "messages": [{{"role": "user", "content": "hello"}}]}}
+print(post(url, body, **{{"X-Stainless-Read-Timeout": "600"}})["object"])
+"""
+    )
+    command = write(program, code)
+    routes = []
+    for options in ([], ["--patient"], ["--impatient"]):
+        done = program.run("run", "--openai", "--json", *options, "--", *command)
+        assert (done.code, done.out) == (0, "chat.completion\n"), done.err
+        routes.append([*data_of(done.err)["receipt"]["by_route"]])
+    assert routes == [["batch"], ["batch"], ["standard"]]
 
 
 def test_a_ladder_and_a_deadline_hold_for_all_calls(program: Program, service: Service) -> None:
@@ -290,6 +311,49 @@ def test_the_exit_code_stays_the_commands_when_closing_is_interrupted(
     done = inside.run("run", "--", sys.executable, "-c", "raise SystemExit(5)")
     assert done.code == 5
     assert "interrupted while closing; what was sent stays on record" in done.err
+
+
+class Settling:
+    """A client whose jobs are not closed yet."""
+
+    def __init__(self, *, sent: int, ends: bool) -> None:
+        self.drained = 0
+        self._ends = ends
+        self._stats = Stats(**dict.fromkeys(Stats.__struct_fields__, 0) | {"jobs": 1, "sent": sent})
+
+    def stats(self) -> Stats:
+        return self._stats
+
+    async def drain(self) -> None:
+        self.drained += 1
+        if not self._ends:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("sent", "ends", "drained"), [(0, True, 1), (0, False, 1), (2, True, 0)])
+def test_jobs_of_which_all_is_answered_are_closed_in_a_little_time(
+    monkeypatch: pytest.MonkeyPatch, *, sent: int, ends: bool, drained: int
+) -> None:
+    monkeypatch.setattr(run_module, "_SETTLE_S", 0.01)
+    client = Settling(sent=sent, ends=ends)
+    asyncio.run(run_module._settle(cast("Client", client)))
+    assert client.drained == drained
+
+
+def test_a_command_that_will_not_end_is_ended(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = inside.folder / "ready"
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(600)"
+
+    async def cancelled() -> bool:
+        task = asyncio.create_task(run_child([sys.executable, "-c", code], os.environ))
+        await asyncio.to_thread(wait_until, path.exists)
+        task.cancel()
+        await asyncio.wait((task,))
+        return task.cancelled()
+
+    monkeypatch.setattr(child, "_GRACE_S", 0.05)
+    monkeypatch.chdir(inside.folder)
+    assert asyncio.run(cancelled())
 
 
 def test_a_command_ends_with_the_sidecar_that_it_needs(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def doctor(
     from carpool.cli.intercept import intercept as watch
     from carpool.cli.run import order_of
 
-    order = order_of(command, openai=openai, deadline=deadline, ladder=ladder, patient=False)
+    order = order_of(command, openai=openai, deadline=deadline, ladder=ladder)
     return watch(order, as_json=json)
 
 

@@ -34,7 +34,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     openai: bool = False
     deadline: str | None = None
     ladder: Ladder | None = None
-    patient: bool = False
+    patient: bool = True
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ def run_command(
     openai: bool = False,
     deadline: str | None = None,
     ladder: str | None = None,
-    patient: bool = False,
+    patient: Annotated[bool, Parameter(negative="--impatient")] = True,
     json: bool = False,
 ) -> int:
     """Run a command, and answer its Gemini calls through batch jobs.
@@ -81,7 +81,8 @@ def run_command(
         deadline: answer each call within so long, 90m or 4h, where it does not say itself how long it waits.
         ladder: routes that a call may take, in order: batch, flex, standard, with commas between them; cheap for all
             three, fast for standard,batch. Without it: cheap with a deadline, else batch.
-        patient: make no deadline of read timeouts, for clients that go on waiting after an interim response.
+        patient: make no deadline of a read timeout that a client tells of (OpenAI's for Python does, of ten minutes):
+            the sidecar's interim responses hold it. --impatient: make one.
         json: print one JSON object to stderr at the end, instead of the receipt.
     """
     order = order_of(command, openai=openai, deadline=deadline, ladder=ladder, patient=patient)
@@ -100,7 +101,7 @@ def run_command(
 
 
 def order_of(
-    command: tuple[str, ...], *, openai: bool, deadline: str | None, ladder: str | None, patient: bool
+    command: tuple[str, ...], *, openai: bool, deadline: str | None, ladder: str | None, patient: bool = True
 ) -> Order:
     """Return what the command line orders.
 

@@ -13,20 +13,31 @@ import re
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SERVICES = {"http": "80", "https": "443"}
 _HOST_CHARS_MAX = 255
+_REPORT = "seen.jsonl"
 _OWN_CARPOOL = "carpool._runtime.loop"
 """What every client loads, and nothing else."""
 
 
 def watch(folder: str) -> None:
     """Watch the calls of this interpreter from now on."""
-    with open(os.path.join(folder, "watched.json"), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - loads no more
+    hook = hook_of(folder)
+    write(os.path.join(folder, _REPORT))  # noqa: PTH118 - os loads no more than Python has loaded already
+    sys.addaudithook(hook)
+
+
+def hook_of(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
+    """Return what writes down which of the watched hosts are called, given what Python tells of itself."""
+    with open(os.path.join(folder, "watched.json"), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - as above
         watched = json.load(file)
     resolved, connected = re.compile(watched["resolved"]), re.compile(watched["connected"])
-    report = os.path.join(folder, "seen.jsonl")  # noqa: PTH118 - as above
+    report = os.path.join(folder, _REPORT)  # noqa: PTH118 - as above
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "socket.connect":
@@ -44,14 +55,13 @@ def watch(folder: str) -> None:
         if pattern.fullmatch(f"{name}:{number}"):
             write(report, host=name[:_HOST_CHARS_MAX], port=number)
 
-    write(report)
-    sys.addaudithook(hook)
+    return hook
 
 
 def write(report: str, **seen: object) -> None:
     """Add a line: of a call, that an interpreter is watched, or that it has a carpool of its own."""
     program = getattr(sys, "argv", None) or [""]  # at the start there is none yet
-    name = os.path.basename(program[0])  # noqa: PTH119 - as above
+    name = os.path.basename(str(program[0]))  # noqa: PTH119 - as above
     line = json.dumps({"pid": os.getpid(), "program": name, **seen})
     try:
         handle = os.open(report, os.O_WRONLY | os.O_APPEND)  # each time: programs close what they do not know
@@ -94,6 +104,7 @@ def _text(value: object) -> str:
 if __name__ == "sitecustomize":
     here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - as above
     try:
-        watch(here)
+        if hasattr(sys, "addaudithook"):  # since 3.8; an older Python is not watched
+            watch(here)
     finally:
         go_on(here)
