@@ -20,7 +20,6 @@ from carpool.surfaces.exchange import Exchange
 T = TypeVar("T")
 Given = Client | sync.Client | None
 Work = Callable[[Exchange], Coroutine[Any, Any, T]]
-_CLIENTS: Final[tuple[type, ...]] = (Client, sync.Client, type(None))
 _NOT_OPEN: Final = "this client is not open; use 'async with carpool.Client() as client:'"
 
 
@@ -35,9 +34,10 @@ class Bridge:
     """
 
     def __init__(self, client: Given, make: Callable[[], sync.Client], **options: Any) -> None:
-        if not isinstance(client, _CLIENTS):
+        given: Any = client
+        if not isinstance(given, Client | sync.Client | None):
             raise ConfigurationError(
-                f"client must be a carpool.Client or a carpool.sync.Client, not {type(client).__name__}"
+                f"client must be a carpool.Client or a carpool.sync.Client, not {type(given).__name__}"
             )
         self._given = client
         self._make = make

@@ -7,7 +7,7 @@ It must not know how calls are answered.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -55,7 +55,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """HTTP status."""
     status: str
     message: str
-    details: list[Any] | None = None
+    details: Any = None
+    """As the service sent them: a list, if it kept to its own rules."""
     retry_after_s: int = 0
 
     def __repr__(self) -> str:
@@ -68,9 +69,10 @@ def refusal_of(error: CarpoolError) -> Refusal:
         return _rejected(error)
     for kind, code, status in _OWN:
         if isinstance(error, kind):
-            details = _list(error.details)
             retry_after_s = RETRY_AFTER_S if code == 503 else 0
-            return Refusal(code=code, status=status, message=str(error), details=details, retry_after_s=retry_after_s)
+            return Refusal(
+                code=code, status=status, message=str(error), details=error.details, retry_after_s=retry_after_s
+            )
     return Refusal(code=500, status="INTERNAL", message=str(error))
 
 
@@ -92,9 +94,5 @@ def _rejected(error: RequestRejected) -> Refusal:
         code=code,
         status=error.status or "INVALID_ARGUMENT",
         message=error.message or str(error),
-        details=_list(error.details),
+        details=error.details,
     )
-
-
-def _list(details: Any) -> list[Any] | None:
-    return cast("list[Any]", details) if isinstance(details, list) else None
