@@ -77,8 +77,6 @@ async def _entered(inner: Lifespan | None, app: Any) -> AsyncGenerator[Mapping[s
         return
     within = inner(app)
     if not isinstance(cast("object", within), AbstractAsyncContextManager):
-        if inspect.iscoroutine(within):
-            within.close()  # else it would complain that nobody awaits it
         raise ConfigurationError(
             "the inner lifespan returned no asynchronous context manager; is it decorated with "
             "@contextlib.asynccontextmanager?"
