@@ -20,7 +20,7 @@ from carpool.errors import (
     KeyConflict,
     NotBatchable,
     QuotaExceeded,
-    RequestFailed,
+    RequestError,
     RequestRejected,
     RequestTooLarge,
     ResultMissing,
@@ -42,7 +42,7 @@ _OWN: Final[tuple[tuple[type[CarpoolError], int, str], ...]] = (
     (QuotaExceeded, 403, "RESOURCE_EXHAUSTED"),
     (ResultMissing, 400, "DATA_LOSS"),
     (SubmitAmbiguous, 400, "ABORTED"),
-    (RequestFailed, 400, "FAILED_PRECONDITION"),
+    (RequestError, 400, "FAILED_PRECONDITION"),
     (StoreFull, 503, "UNAVAILABLE"),
     (ClientClosed, 503, "UNAVAILABLE"),
 )
