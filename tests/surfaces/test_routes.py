@@ -80,6 +80,18 @@ def test_a_call_that_carpool_could_answer_can_be_handed_on_too() -> None:
     assert passed(call) == Pass(target="/v1beta/models/m:generateContent", name="POST models:generateContent")
 
 
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/v1/chat/completions", "/v1beta/openai/chat/completions"),
+        ("/embeddings", "/v1beta/openai/embeddings"),
+        ("/gw/v1/openai/chat/completions", "/v1/openai/chat/completions"),
+    ],
+)
+def test_openais_shapes_are_handed_on_to_where_google_takes_them(path: str, target: str) -> None:
+    assert passed(post(path)).target == target
+
+
 @given(st.text(max_size=60), st.sampled_from(["GET", "POST", "PUT", "brew"]))
 def test_no_path_is_too_strange_and_none_makes_a_name_of_its_own(path: str, method: str) -> None:
     call = Call(method=method, path=f"/{path}")
