@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from openai.types import CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tests.canary import API_KEY, PROMPT
 from tests.end_to_end.support import (
     EMBED_MODEL,
@@ -118,6 +120,63 @@ async def test_one_vector_that_fails_is_the_error_of_its_call_and_of_no_other() 
         values = [vector["values"] for vector in json.loads(good.body)["embeddings"]]
         assert values == [expected_values(text, 64) for text in "ab"]
         assert error_of(bad)["code"] == 400
+
+
+# -- OpenAI's shapes
+
+
+def chat(text: str, **more: Any) -> bytes:
+    return json.dumps({"model": MODEL, "messages": [{"role": "user", "content": text}], **more}).encode()
+
+
+@pytest.mark.parametrize("path", ["/v1beta/openai/chat/completions", "/v1/chat/completions", "/chat/completions"])
+async def test_chats_share_a_job_and_are_answered_in_openais_shape(path: str) -> None:
+    async with Emulator() as emulator, opened(emulator, canary=False) as client:
+        exchange = Exchange(client)
+        answers = await asyncio.gather(*(exchange.answer(post(path, chat(text))) for text in prompts(50)))
+        for text, answer in zip(prompts(50), answers, strict=True):
+            completion = ChatCompletion.model_validate_json(answer.body)
+            assert completion.choices[0].message.content == expected_text(text)
+            assert answer.headers["x-carpool-route"] == "batch"
+        assert len({json.loads(answer.body)["id"] for answer in answers}) == 50
+        assert [job.rows for job in jobs_of(emulator)] == [50]
+
+
+async def test_a_streamed_chat_is_one_event_and_its_end() -> None:
+    async with Emulator() as emulator, opened(emulator, canary=False) as client:
+        body = chat("hello", stream=True, stream_options={"include_usage": True})
+        answer = await Exchange(client).answer(post("/v1/chat/completions", body))
+        assert answer.headers["content-type"] == "text/event-stream"
+        events = [line.removeprefix("data: ") for line in answer.body.decode().split("\n\n") if line]
+        chunks = [ChatCompletionChunk.model_validate_json(event) for event in events[:-1]]
+        assert events[-1] == "[DONE]"
+        said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        assert said == expected_text("hello")
+        assert chunks[-1].usage
+
+
+async def test_embeddings_in_openais_shape() -> None:
+    async with Emulator() as emulator, opened(emulator, canary=False) as client:
+        body = json.dumps({"model": EMBED_MODEL, "input": ["a", "b"], "dimensions": 64}).encode()
+        answer = await Exchange(client).answer(post("/v1/embeddings", body))
+        found = CreateEmbeddingResponse.model_validate_json(answer.body)
+        assert [item.embedding for item in found.data] == [expected_values(text, 64) for text in "ab"]
+        assert [job.rows for job in jobs_of(emulator)] == [2]
+
+
+async def test_what_openais_shape_cannot_say_is_refused_in_openais_words() -> None:
+    async with Emulator() as emulator, opened(emulator, canary=False) as client:
+        exchange = Exchange(client)
+        answer = await exchange.answer(post("/v1/chat/completions", chat("x", logit_bias={"1": 2})))
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["param"], error["type"]) == (400, "logit_bias", "invalid_request_error")
+        answer = await exchange.answer(
+            post("/v1/chat/completions", chat("x").replace(MODEL.encode(), b"no-such-model"))
+        )
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) == (404, "not_found")
+        assert "no-such-model is not found" in error["message"]
+        assert exchange.traffic().refused == {"INVALID_ARGUMENT": 1, "NOT_FOUND": 1}
 
 
 # -- headers

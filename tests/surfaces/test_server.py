@@ -285,7 +285,7 @@ async def test_a_sidecar_is_started_once_and_has_no_url_before() -> None:
 async def test_off_loopback_it_wants_a_token_and_with_one_answers_to_its_address() -> None:
     with pytest.raises(ConfigurationError, match="token"):
         await Sidecar(Desk(), host="0.0.0.0").start()  # noqa: S104 - that is what is refused
-    async with house(Desk(OK), host="0.0.0.0", token="sesame-0123456789") as place:  # noqa: S104
+    async with house(Desk(OK), host="0.0.0.0", token="sesame-0123456789") as place:  # noqa: S104 - with one
         assert place.sidecar.url == f"http://127.0.0.1:{place.sidecar.port}"
         assert (await place.ask(place.post())).status == 401
         assert (await place.ask(place.post("/v1beta/x", "X-Goog-Api-Key: sesame-0123456789"))).status == 200

@@ -216,6 +216,7 @@ class Connections:
 
     def opened(self, connection: Connection) -> None:
         """Take note of a connection that is set up."""
+        self.opening -= 1
         self._open.add(connection)
         self.seen["opened"] += 1
         self._idle.put(connection, self._clock())

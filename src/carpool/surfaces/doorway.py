@@ -42,7 +42,8 @@ class Doorway:
         self._connections_max = connections_max
         self._make = make
         self._listeners: list[socket.socket] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._letting_in: set[asyncio.Task[None]] = set()
+        self._setting_up: set[asyncio.Task[None]] = set()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -74,7 +75,7 @@ class Doorway:
                         raise
                     missing = error  # a name may have addresses in a family that this machine does not speak
         except OSError:
-            self.close()
+            await self.close()
             raise
         if missing is not None and not self._listeners:
             raise missing
@@ -85,30 +86,29 @@ class Doorway:
         Raises:
             OSError: another program has begun to listen there meanwhile.
         """
-        try:
-            for listener in self._listeners:
-                listener.listen(_BACKLOG)
-        except OSError:
-            self.close()
-            raise
         for listener in self._listeners:
-            self._start(self._let_in(listener))
+            listener.listen(_BACKLOG)
+        for listener in self._listeners:
+            self._start(self._let_in(listener), self._letting_in)
 
-    def close(self) -> None:
-        """Let nobody in any more."""
-        for task in self._tasks:
+    async def close(self) -> None:
+        """Let nobody in any more. Who was let in is there when this returns."""
+        for task in self._letting_in:
             task.cancel()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.close()
+        if tasks := self._letting_in | self._setting_up:
+            await asyncio.wait(tasks)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    @staticmethod
+    def _ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("connections cannot be let in: this is a bug of carpool", exc_info=error)
 
@@ -125,7 +125,7 @@ class Doorway:
                 await self._wait_for_files(error)
                 continue
             self._connections.opening += 1
-            self._start(self._set_up(peer))
+            self._start(self._set_up(peer), self._setting_up)
             number += 1
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -133,13 +133,10 @@ class Doorway:
     async def _set_up(self, peer: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self._make, peer)
-        except OSError:
-            peer.close()  # the caller is gone already
-        except BaseException:
+        except OSError:  # the caller is gone already
             peer.close()
-            raise
-        finally:
             self._connections.opening -= 1
+            self._connections.changed.set()
 
     async def _room(self) -> None:
         """Wait until there may be one more: one above the limit, since only its coming makes another give way."""

@@ -38,7 +38,18 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _KEY_HEADERS: Final = frozenset({"x-goog-api-key", "authorization", TOKEN_HEADER, "proxy-authorization", "cookie"})
 _KEY_FIELDS: Final = frozenset({"key", "access_token", "oauth_token"})
 _OF_ONE_CONNECTION: Final = frozenset(
-    {"connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+    {
+        "connection",
+        "content-encoding",  # bodies are unpacked
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from carpool.surfaces.exchange import Traffic
 from carpool.types import Health, Receipt, Stats
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -62,13 +63,14 @@ def written(metrics: Iterable[Metric]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def metrics_of(stats: Stats, receipt: Receipt, health: Health) -> list[Metric]:
-    """Return what a client tells of itself.
+def metrics_of(stats: Stats, receipt: Receipt, health: Health, traffic: Traffic) -> list[Metric]:
+    """Return what a client tells of itself, and what answers calls by it.
 
     Args:
-        stats: its snapshot.
+        stats: the client's snapshot.
         receipt: its account.
         health: whether it works.
+        traffic: what came through.
     """
     found = [Metric(name, "counter", words, getattr(stats, field)) for field, (name, words) in _GROWING.items()]
     found += [Metric(name, "gauge", words, getattr(stats, field)) for field, (name, words) in _STANDING.items()]
@@ -101,6 +103,21 @@ def metrics_of(stats: Stats, receipt: Receipt, health: Health) -> list[Metric]:
             "gauge",
             "1 for the status that the client has, 0 for the others.",
             {status: float(status == health.status) for status in _STATUSES},
+            "status",
+        ),
+        Metric("carpool_calls_asked_total", "counter", "Requests for the client, by kind.", traffic.asked, "kind"),
+        Metric(
+            "carpool_calls_passed_total",
+            "counter",
+            "Calls that were handed on at the service's own price, by what they ask for.",
+            traffic.passed,
+            "call",
+        ),
+        Metric(
+            "carpool_calls_refused_total",
+            "counter",
+            "Calls that were answered with an error of carpool's, by its status.",
+            traffic.refused,
             "status",
         ),
     ]

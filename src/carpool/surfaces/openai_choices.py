@@ -69,7 +69,7 @@ def to_json(fields: dict[str, Any]) -> bytes:
     """Encode an answer; halves of characters, which some decoders refuse, become replacement characters."""
     try:
         return msgspec.json.encode(fields)
-    except (UnicodeEncodeError, OverflowError):
+    except UnicodeEncodeError:
         return json.dumps(_mended(fields), ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -6,7 +6,9 @@ with calls one turn with all their results, in the order of the calls. It must n
 Where OpenAI's shape has no place for what Google needs back, its own endpoint's extension is read: thought signatures
 stand in ``extra_content.google.thought_signature`` of a call, or of a message. So do ``images`` of a message, as the
 answers here hold them. ``reasoning_content`` is taken and not sent: summaries of thoughts are for people, and what the
-model needs of them is in the signatures.
+model needs of them is in the signatures. So are ``parsed`` and ``parsed_arguments``, in which the official client for
+Python keeps what it read in an answer, and which it sends along. LiteLLM puts what it does not know of an answer into
+``provider_specific_fields``, and sends those: they are read as if they stood where they came from.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ _ASSISTANT_FIELDS: Final = (
     "extra_content",
     "reasoning_content",
     "images",
+    "parsed",
+    "provider_specific_fields",
 )
 _TOOL_FIELDS: Final = ("role", "content", "name", "tool_call_id")
 _NAMED: Final = "Gemini knows no names of those who speak; put it into the text"
@@ -188,6 +192,11 @@ class _Reader:
     # -- calls and results
 
     def _assistant(self, message: dict[str, Any], path: str) -> None:
+        kept = message.get("provider_specific_fields")
+        if kept is not None:
+            place = f"{path}.provider_specific_fields"
+            known(shaped(kept, place), ("extra_content", "refusal"), place)
+            message = {**kept, **message}
         for name in ("refusal", "audio"):
             if message.get(name) is not None:
                 raise refused(f"{path}.{name}", "Gemini takes no such part of a conversation; leave the message out")
@@ -297,7 +306,7 @@ def _calls(message: dict[str, Any], path: str) -> list[dict[str, Any]]:
 def _called(value: Any, path: str) -> dict[str, Any]:
     """Return the name and the arguments of a call."""
     fields = shaped(value, path)
-    known(fields, ("name", "arguments"), path)
+    known(fields, ("name", "arguments", "parsed_arguments"), path)
     name = filled(fields.get("name"), f"{path}.name")
     place = f"{path}.arguments"
     text = text_of(fields.get("arguments"), place)

@@ -21,7 +21,6 @@ from carpool.surfaces.openai_values import (
     INT32_MAX,
     Untranslatable,
     decoded,
-    encoded,
     filled,
     flag,
     known,
@@ -37,6 +36,8 @@ from carpool.surfaces.openai_values import (
 
 __all__ = ["ChatCall", "EmbeddingsCall", "Untranslatable", "read_chat", "read_embeddings"]
 
+_encode: Final = msgspec.json.Encoder().encode
+"""Whatever was decoded, and is not too deep, can be encoded."""
 _INPUTS_MAX: Final = 2_048
 _STOPS_MAX: Final = 5
 _CANDIDATES_MAX: Final = 8
@@ -166,7 +167,7 @@ def read_chat(body: bytes) -> ChatCall:
     if generation:
         native["generationConfig"] = generation
     stream, include_usage = _streaming(fields)
-    return ChatCall(model=model, asked=asked, body=encoded(native), stream=stream, include_usage=include_usage)
+    return ChatCall(model=model, asked=asked, body=_encode(native), stream=stream, include_usage=include_usage)
 
 
 def read_embeddings(body: bytes) -> EmbeddingsCall:
@@ -195,7 +196,7 @@ def read_embeddings(body: bytes) -> EmbeddingsCall:
             why = "tokens of OpenAI's are not Gemini's; give texts (LangChain: check_embedding_ctx_length=False)"
             raise refused(place, why)
         content = {"parts": [{"text": filled(item, place)}], "role": "user"}
-        bodies.append(encoded({"content": content, **config}))
+        bodies.append(_encode({"content": content, **config}))
     model = asked.removeprefix("models/")
     return EmbeddingsCall(model=model, asked=asked, bodies=tuple(bodies), base64=form == "base64")
 

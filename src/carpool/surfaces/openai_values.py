@@ -59,19 +59,6 @@ def decoded(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def encoded(fields: dict[str, Any]) -> bytes:
-    """Encode a native request on one line.
-
-    Raises:
-        Untranslatable: JSON or UTF-8 have no bytes for something in it.
-    """
-    try:
-        return msgspec.json.encode(fields)
-    except (ValueError, RecursionError) as error:
-        why = type(error).__name__
-    raise Untranslatable(f"The request cannot be encoded ({why}). Nothing was sent.")
-
-
 def known(fields: Mapping[str, Any], names: Collection[str], where: str, *, hint: str = "") -> None:
     """Refuse fields that are not known: nothing is left out unseen.
 

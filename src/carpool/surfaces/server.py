@@ -140,7 +140,7 @@ class Sidecar:
             )
             doorway.open()
         except BaseException:
-            doorway.close()
+            await doorway.close()
             raise
         self._doorway = doorway
 
@@ -179,7 +179,7 @@ class Sidecar:
             return
         self._stopping = True
         connections = serving.connections
-        doorway.close()
+        await doorway.close()
         serving.stop()
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self.limits.grace_s, self._hurried.set)
@@ -211,6 +211,11 @@ class Sidecar:
                 changed.cancel()
         finally:
             hurried.cancel()
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for answers."""
+        return 0 if self._serving is None else self._serving.connections.waiting
 
     @property
     def port(self) -> int:
