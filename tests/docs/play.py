@@ -11,7 +11,8 @@ Owns what it means that a page's code runs:
   8711; a block after ``<!-- exits N -->`` ends with that code. Lines that begin with what a test must not touch
   (package index, git, an interactive program) are left out, and any other command is an error of the page. A block
   after ``<!-- parsed -->`` is not run, but the program knows its commands and options.
-* A block after ``<!-- file NAME -->`` is the file of that name, for commands that follow.
+* A block after ``<!-- file NAME -->`` is the file of that name, for commands that follow. ``python FILE`` is the
+  interpreter in the variable ``PAGE_PYTHON``, if there is one: a program that has nothing of carpool around it.
 * JSON blocks hold one JSON value a line, or one over all lines.
 
 It must not know any page.
@@ -47,6 +48,8 @@ _NOT_HERE: Final = ("pip ", "git ", "pytest", "python -m venv", "python -m async
 _PATIENCE_S: Final = 100.0
 _SIDECAR: Final = "127.0.0.1:8711"
 """Where pages say that the sidecar listens."""
+_PROGRAMS: Final = os.environ.get("PAGE_PYTHON") or sys.executable
+"""What runs a page's files."""
 
 
 class Block(NamedTuple):
@@ -152,11 +155,11 @@ class Page:
             case ["carpool", "serve", *rest]:
                 self._address = self._served.enter_context(serving(rest, block))
             case ["carpool", *rest]:
-                here = [sys.executable if word == "python" else word for word in rest]
+                here = [_PROGRAMS if word == "python" else word for word in rest]
                 self._printed += run([sys.executable, "-m", "carpool", *here], block)
             case ["python", script, *rest]:
-                place = Path(script) if Path(script).is_file() else self._root / script
-                self._printed += run([sys.executable, str(place), *rest], block)
+                known = [_PROGRAMS, script] if Path(script).is_file() else [sys.executable, str(self._root / script)]
+                self._printed += run([*known, *rest], block)
             case ["curl" | "node", *_]:
                 self._printed += run(words, block)
             case _:

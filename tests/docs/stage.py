@@ -59,24 +59,36 @@ def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-async def play(page: Path, folder: Path, *, python: str = sys.executable, strict: bool = True) -> None:
+async def play(
+    page: Path,
+    folder: Path,
+    *,
+    python: str = sys.executable,
+    programs: str = "",
+    modules: Path | None = None,
+    strict: bool = True,
+) -> None:
     """Play a page to its end.
 
     Args:
         page: which.
         folder: an empty folder to play it in.
-        python: the interpreter of an environment that has carpool, and what the page needs.
+        python: the interpreter of an environment that has carpool, and what the page's own code needs.
+        programs: the interpreter for programs that the page writes to files, where that is another one.
+        modules: the folder ``node_modules`` of an environment, for pages with programs for Node.
         strict: whether warnings are errors; other people's libraries warn of each other.
 
     Raises:
         AssertionError: it is not as the page says; with all that the player said.
     """
     furnish(folder)
+    if modules is not None:
+        (folder / "node_modules").symlink_to(modules)
     async with Emulator(Plan(latency_s=0.05), data_dir=folder) as emulator:
         process = await asyncio.create_subprocess_exec(
             *(python, *(("-W", "error") if strict else ()), str(PLAYER), str(page)),
             cwd=folder,
-            env=environ_of(emulator, folder),
+            env=environ_of(emulator, folder) | {"PAGE_PYTHON": programs},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
