@@ -100,7 +100,7 @@ async def play(
                 process.kill()
                 await process.wait()
     assert process.returncode == 0, said.decode()
-    assert said.decode().splitlines()[-1] == str(count_of(page))
+    assert said.decode().splitlines()[-1] == str(count_of(page)), said.decode()
 
 
 def furnish(folder: Path) -> None:
