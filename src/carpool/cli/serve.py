@@ -52,7 +52,7 @@ def serve(
     host: str = "127.0.0.1",
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8711,
     token_file: Path | None = None,
-    allow_host: list[str] | None = None,
+    allow_host: Annotated[list[str] | None, Parameter(negative_iterable=())] = None,
     deadline: str | None = None,
     ladder: str | None = None,
     home: Path | None = None,
@@ -180,10 +180,11 @@ class _Ending:
         loop = asyncio.get_running_loop()
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels the task, which stops all as well
             for number in _SIGNALS:
-                loop.add_signal_handler(number, self._signalled)
+                loop.add_signal_handler(number, self.signalled)
         yield
 
-    def _signalled(self) -> None:
+    def signalled(self) -> None:
+        """Take note of a signal."""
         self._number += 1
         if self._number == 1:
             self.asked.set()

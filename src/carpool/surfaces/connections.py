@@ -292,6 +292,7 @@ class Connections:
 
     def look(self) -> None:
         """Do what is due now."""
+        self._disarm()
         now = self._clock()
         for turn in self._waiting.take_due(now, _AT_ONCE):
             self.seen["interim"] += turn.tell()
@@ -327,16 +328,16 @@ class Connections:
         if not times:
             return
         next_at = min(times)
-        if self._timer is not None:
-            if self._timer_at <= next_at:
-                return
-            self._timer.cancel()
+        if self._timer is not None and self._timer_at <= next_at:
+            return
+        self._disarm()
         self._timer_at = next_at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, next_at - self._clock()), self._ring)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, next_at - self._clock()), self.look)
 
-    def _ring(self) -> None:
-        self._timer = None
-        self.look()
+    def _disarm(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     # -- the end
 
@@ -357,6 +358,4 @@ class Connections:
         """Close all connections, whatever is on them."""
         for connection in list(self._open):
             connection.abort()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()

@@ -126,6 +126,8 @@ class Guard:
         """
         if not target.startswith("/"):
             raise Refused("proxy", refuse(421, "carpool is no proxy: call it by its own URL, and set NO_PROXY for it"))
+        if not target.isascii():
+            raise Refused("target", refuse(400, "the path holds characters that must be percent-encoded"))
         host = headers.get("host")
         if host is None and version >= (1, 1):
             raise Refused("host", refuse(400, "the Host header is missing"))
@@ -221,11 +223,11 @@ def query_of_call(query: str) -> str:
 
 def is_own(url: str, host: str, port: int) -> bool:
     """Return whether a URL is the listener on a host and port: by name, not by asking who else that name means."""
-    split = urlsplit(url)
     try:
+        split = urlsplit(url)
         upstream_port = split.port or (443 if split.scheme == "https" else 80)
     except ValueError:
-        return False
+        return False  # whoever calls it says what is wrong
     if upstream_port != port or split.hostname is None:
         return False
     there, here = _machine(split.hostname), _machine(host)
@@ -256,7 +258,7 @@ def _is_cross_site(headers: Mapping[str, str], host: str | None) -> bool:
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return True
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != (host or "").strip().lower()
+    return origin is not None and origin.partition("://")[2].lower() != (host or "").strip().lower()
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
