@@ -84,11 +84,12 @@ async def ask(session: aiohttp.ClientSession, port: int, text: str) -> str:
             await asyncio.sleep(0.05)  # nobody listens at the moment
 
 
-async def waiting(session: aiohttp.ClientSession, port: int) -> int:
-    """Return how many requests the sidecar has accepted and not sent."""
-    async with session.get(f"http://127.0.0.1:{port}/carpool/metrics") as response:
-        [value] = re.findall(r"^carpool_requests_waiting (\d+)", await response.text(), re.MULTILINE)
-    return int(value)
+async def all_wait(session: aiohttp.ClientSession, port: int) -> None:
+    """Wait until the sidecar has accepted all requests, and sent none."""
+    found = [""]
+    while found != [str(CALLERS)]:
+        async with asyncio.timeout(_WAIT_S), session.get(f"http://127.0.0.1:{port}/carpool/metrics") as response:
+            found = re.findall(r"^carpool_requests_waiting (\d+)", await response.text(), re.MULTILINE)
 
 
 MOMENTS: Final[dict[str, Callable[[TimedEmulator], bool]]] = {
@@ -130,9 +131,7 @@ async def test_killed_before_anything_was_sent_and_again_with_the_answers_there(
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
             calls = [asyncio.ensure_future(ask(session, sidecar.port, text)) for text in texts]
-            async with asyncio.timeout(_WAIT_S):
-                while await waiting(session, sidecar.port) < CALLERS:
-                    await asyncio.sleep(0.02)
+            await all_wait(session, sidecar.port)
             assert jobs_of(emulator) == []
             await sidecar.end(signal.SIGKILL)
             await sidecar.start()
