@@ -158,8 +158,9 @@ class Page:
                 here = [_PROGRAMS if word == "python" else word for word in rest]
                 self._printed += run([sys.executable, "-m", "carpool", *here], block)
             case ["python", script, *rest]:
-                known = [_PROGRAMS, script] if Path(script).is_file() else [sys.executable, str(self._root / script)]
-                self._printed += run([*known, *rest], block)
+                own = not Path(script).is_file()
+                known = [sys.executable, str(self._root / script)] if own else [_PROGRAMS, script]
+                self._printed += run([*known, *rest], block, own=own or _PROGRAMS == sys.executable)
             case ["curl" | "node", *_]:
                 self._printed += run(words, block)
             case _:
@@ -187,10 +188,17 @@ def parse(command: str, block: Block) -> None:
         raise PageError(f"line {block.line}: {command!r}: {error}") from None
 
 
-def run(command: list[str], block: Block) -> str:
-    """Run a command to its end, which is success or what the page says; return what it printed."""
+def run(command: list[str], block: Block, *, own: bool = True) -> str:
+    """Run a command to its end, which is success or what the page says; return what it printed.
+
+    Args:
+        command: its words.
+        block: in which it stands.
+        own: whether it finds modules where this process does, which a program in an environment of its own must not.
+    """
     done = subprocess.run(
         command,
+        env={name: value for name, value in os.environ.items() if own or not name.startswith(("PYTHON", "COV"))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

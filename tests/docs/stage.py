@@ -88,7 +88,7 @@ async def play(
         process = await asyncio.create_subprocess_exec(
             *(python, *(("-W", "error") if strict else ()), str(PLAYER), str(page)),
             cwd=folder,
-            env=environ_of(emulator, folder) | {"PAGE_PYTHON": programs},
+            env=environ_of(emulator, folder, own=python == sys.executable) | {"PAGE_PYTHON": programs},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -119,13 +119,20 @@ def furnish(folder: Path) -> None:
         talk.writeframes(b"\0\0" * 8_000)
 
 
-def environ_of(emulator: Emulator, folder: Path) -> dict[str, str]:
-    """Return the variables of a page's process."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(_TOLD)}
+def environ_of(emulator: Emulator, folder: Path, *, own: bool = True) -> dict[str, str]:
+    """Return the variables of a page's process.
+
+    Args:
+        emulator: the service that it calls.
+        folder: in which it is played.
+        own: whether it is played by this interpreter, and finds modules where it does.
+    """
+    dropped = _TOLD if own else (*_TOLD, "PYTHON", "COV")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     told = {
         "CARPOOL_BASE_URL": emulator.base_url,
         "CARPOOL_HOME": str(folder / "home"),
         "GEMINI_API_KEY": "any",
         "PWD": str(folder),
     }
-    return own | _QUICK | told
+    return kept | _QUICK | told
