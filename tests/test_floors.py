@@ -46,6 +46,7 @@ FLOORS = {
     "_tuning": 5,
     "_siblings": 5,
     "_upkeep": 5,
+    "_upstream": 5,
     "client": 5,
     "sync": 5,
     "__main__": 6,

@@ -7,7 +7,7 @@ One contract suite runs over every store, one over every provider. This module k
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -180,6 +180,28 @@ class FileService(Protocol):
 
     def name_of(self, uri: str) -> str:
         """Return the name of the file that a URI stands for; empty if it is none of this service's."""
+        ...
+
+
+class Passed(NamedTuple):
+    """The reply to a call that was handed on."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case; none that is about one connection. URLs of an upload (``x-goog-upload-url``) are targets, path
+    and query alone, for whoever hands them on to put its own address before."""
+    pieces: AsyncGenerator[bytes]
+    """The body; whoever takes the reply iterates over it, or closes it. Raises ``ProviderError``."""
+
+
+class PassService(Protocol):
+    """Calls that are handed on as they are: what ``client.upstream`` needs of a provider, as its attribute ``passing``.
+
+    Optional. Raises ``ProviderError``.
+    """
+
+    async def forward(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Passed:
+        """Make a call once, with the credentials of the provider in the place of the caller's own."""
         ...
 
 

@@ -36,6 +36,7 @@ from carpool._runtime.loop import Runtime
 from carpool._showing import in_short
 from carpool._siblings import Siblings
 from carpool._stores.disk import DiskStore
+from carpool._upstream import Upstream
 from carpool.errors import CarpoolWarning, ConfigurationError, DeadlineExceeded, RequestError
 from carpool.responses import EmbedResponse, GenerateResponse, Response, Ticket
 from carpool.settings import Settings
@@ -99,6 +100,8 @@ class Client:
         self._encoder = Encoder()
         runtime = self._runtime = Runtime(self.settings, provider, store, line, checked_hook(on_alarm))
         self._entered = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that it was entered on."""
         self._finalizer: finalize[..., object] | None = None
         files: FileService | None = getattr(provider, "files", None)
         caches: CacheService | None = getattr(provider, "caches", None)
@@ -108,6 +111,7 @@ class Client:
         self.jobs = Jobs(provider, self._ready)
         self.files = Files(files, self._ready, self._watch)
         self.caches = Caches(caches, self._ready)
+        self.upstream = Upstream(getattr(provider, "passing", None), self._ready)
 
     async def __aenter__(self) -> Self:
         if sys.modules.get("trio") is not None and _under_trio():
@@ -118,6 +122,7 @@ class Client:
             raise ConfigurationError("this client was entered before; make a new one")
         self._entered = True
         await self._runtime.open()
+        self.loop = asyncio.get_running_loop()
         self._siblings.start()
         self._finalizer = look_after(self, self._runtime)
         return self
@@ -209,6 +214,27 @@ class Client:
             runtime.entrance.gone(asked)
             raise
         return EmbedResponse(asked.key, answer.raw, answer.facts, asked.accepted_at, asked.reused)
+
+    async def ask(self, request: Request) -> Response:
+        """Await the answer to a ``Request``, as ``generate`` or ``embed`` would: for adapters, which have finished ones.
+
+        A body with ``responseJsonSchema``, which batches ignore, is sent with ``responseSchema`` in its place.
+
+        Raises:
+            ConfigurationError, NotBatchable, DeadlineExceeded, CarpoolError: as ``generate``.
+        """
+        runtime = self._runtime
+        await self._come_in()
+        kind, encoded = request.kind, self._encode(request, formed=True)
+        asked = await self._ask_encoded(request, encoded, request.key, 0)
+        schema = encoded.schema
+        del request, encoded
+        try:
+            answer = await asked.future
+        except asyncio.CancelledError:
+            runtime.entrance.gone(asked)
+            raise
+        return asked.response(kind, schema, answer)
 
     # -- tickets and rows
 
@@ -394,13 +420,13 @@ class Client:
         self._ready()  # time has passed
         return renewed(encoded, uris) if uris else encoded
 
-    def _encode(self, request: Request) -> Encoded:
+    def _encode(self, request: Request, *, formed: bool = False) -> Encoded:
         if request.kind not in ("generate", "embed"):
             raise ConfigurationError(
                 f"Request.kind is {in_short(request.kind)}; it must be 'generate' or 'embed'", key=request.key
             )
         if request.body is not None:
-            return self._encoder.body(request.kind, request.model, request.body)
+            return self._encoder.body(request.kind, request.model, request.body, formed=formed)
         if request.kind == "embed":
             return self._encoder.embed(request.model, request.contents, request.config)
         return self._encoder.generate(request.model, request.contents, request.config)
@@ -411,18 +437,25 @@ class Client:
         A row without a key gets one: from its content and occurrence where these are counted, else an automatic one.
         """
         encoded = self._encode(request)
-        key, is_own = request.key, request.key is None and occurred is None
-        if key is None and occurred is not None:
+        if request.key is not None:
+            asked = await self._ask_encoded(request, encoded, request.key, flags)
+        elif occurred is not None:
             number = occurred[encoded.digest] = occurred.get(encoded.digest, 0) + 1
-            key = f"m{encoded.digest.hex()}.{number}"
-        elif key is None:
-            key = f"{self._runtime.engine.new_key(encoded.digest)}.{self._runtime.engine.book.store_id}"
-        deadline, ladder = request.deadline, request.ladder
-        if encoded.uses is None and (is_own or not self._siblings):
-            asked = self._ask(request.kind, request.model, encoded, key, flags, self._until(deadline, key), ladder)
+            asked = await self._ask_encoded(request, encoded, f"m{encoded.digest.hex()}.{number}", flags)
         else:
-            asked = await self._ask_around(request.kind, request.model, encoded, key, flags, deadline, ladder)
+            engine = self._runtime.engine
+            key = f"{engine.new_key(encoded.digest)}.{engine.book.store_id}"
+            asked = await self._ask_encoded(request, encoded, key, flags, is_new=True)
         return asked, encoded.schema
+
+    async def _ask_encoded(
+        self, request: Request, encoded: Encoded, key: str | None, flags: int, *, is_new: bool = False
+    ) -> Asked:
+        """Ask for a request under a key; ``is_new``: nobody else can have given it."""
+        kind, model, deadline, ladder = request.kind, request.model, request.deadline, request.ladder
+        if encoded.uses is None and (key is None or is_new or not self._siblings):
+            return self._ask(kind, model, encoded, key, flags, self._until(deadline, key), ladder)
+        return await self._ask_around(kind, model, encoded, key, flags, deadline, ladder)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

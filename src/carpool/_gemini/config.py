@@ -350,6 +350,16 @@ def _lowered(field: str, value: Any, path: str) -> _Shape:
         return _Shape(field, schema, reader, str(error))
 
 
+def lower_finished(schema: Any) -> tuple[Any, str]:
+    """Return the schema of Google's own that says what a JSON schema in a finished request says, or why there is none.
+
+    Raises:
+        ConfigurationError: it is no schema at all.
+    """
+    shape = _lowered("responseJsonSchema", schema, "body.generationConfig.responseJsonSchema")
+    return shape.schema, shape.live_only
+
+
 class _NotLowered(Exception):
     """A JSON schema says what Google's own schemas cannot."""
 

@@ -21,6 +21,7 @@ from carpool._gemini.http import Floor, Http, ok, unreadable
 from carpool._gemini.listing import listed
 from carpool._gemini.live import Live, model_path
 from carpool._gemini.media import Media
+from carpool._gemini.passing import Passing
 from carpool._gemini.rows import decode_block, decode_items
 from carpool._ports import Answers, OpenAt, ProviderError
 from carpool._showing import in_short
@@ -69,6 +70,8 @@ class DeveloperProvider:
         self._live = Live(self._http, api_version)
         self.caches = Caches(self._http, api_version)
         """Cached content."""
+        self.passing = Passing(self._http)
+        """Calls that are handed on as they are."""
         fingerprint = hashlib.sha256(_SALT + api_key.encode()).hexdigest()[:12]
         self._origin = f"{self._http.base}#{fingerprint}"
         self._framing = wire.framing(settings.priority)

@@ -20,6 +20,7 @@ from carpool._gemini.config import (
     GENERATE_BODY_FIELDS,
     NOTHING,
     Placed,
+    lower_finished,
     place_embed,
     place_generate,
 )
@@ -49,6 +50,7 @@ _MODEL = re.compile(r"(?:tunedModels/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _LIKE_A_NAME = re.compile(r"[\x21-\x7e]{0,64}")
 _SCALARS: Final = frozenset({str, int, float, bool})
 _join: Final = b"".join
+_raw_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _FILE_NAMES: Final = (b'"fileData"', b'"file_data"')
 
 
@@ -186,8 +188,14 @@ class Encoder:
         uses = Uses(files, "") if files else None
         return Encoded(payload, digest.digest()[:16], tokens + placed[1] or 1, None, uses, limit)
 
-    def body(self, kind: str, model: str, body: Any) -> Encoded:
+    def body(self, kind: str, model: str, body: Any, *, formed: bool = False) -> Encoded:
         """Take a finished REST request: a dict, or JSON as bytes or text. Only its field names are looked at.
+
+        Args:
+            kind: ``"generate"`` or ``"embed"``.
+            model: name, with or without ``models/``.
+            body: the request.
+            formed: put Google's own schema in the place of a JSON schema for the answer, which batches ignore.
 
         Raises:
             ConfigurationError: it is not a JSON object, or has a field that such a request does not have.
@@ -215,7 +223,10 @@ class Encoder:
         found = survey_request(fields)
         special = found.searches if kind == "generate" else found.has_media
         limit = limit_of(found.cap, searches=special)
-        return Encoded(payload, digest.digest()[:16], found.tokens, None, uses, limit)
+        live_only = ""
+        if formed and found.json_schema:
+            payload, live_only = _formed(payload, fields)
+        return Encoded(payload, digest.digest()[:16], found.tokens, None, uses, limit, live_only)
 
     def _start(self, kind: str, model: str) -> Any:
         hashes = self._hashes[kind]
@@ -229,6 +240,25 @@ def renewed(encoded: Encoded, uris: dict[str, str]) -> Encoded:
     """Return a request that names other files. Its digest stays: it is the same request, and its key still fits."""
     fields = with_uris(msgspec.json.decode(encoded.payload), uris)
     return msgspec.structs.replace(encoded, payload=to_json(fields, "contents"))
+
+
+def _formed(payload: bytes, fields: dict[str, Any]) -> tuple[bytes, str]:
+    """Return a finished request whose JSON schema is one of Google's own, or why there is none that says the same."""
+    place = next(name for name in fields if camel(name) == "generationConfig")
+    generation = fields[place]
+    names = {camel(name): name for name in generation}
+    if generation.get(names.get("responseSchema", "")):
+        return payload, ""  # both are given: the server says what it makes of that
+    schema, live_only = lower_finished(generation[names["responseJsonSchema"]])
+    if live_only:
+        return payload, live_only
+    # As they came, but for one: numbers keep their form.
+    parts = _raw_fields.decode(payload)
+    inner = _raw_fields.decode(parts[place])
+    del inner[names["responseJsonSchema"]]
+    inner[names.get("responseSchema", "responseSchema")] = msgspec.Raw(to_json(schema, "body.responseJsonSchema"))
+    parts[place] = msgspec.Raw(encode(inner))
+    return encode(parts), ""
 
 
 def _kind_hint(kind: str, name: str) -> str:

@@ -195,24 +195,46 @@ class Http:
 
     async def get(self, url: URL) -> Reply:
         """GET a reply that may be large: it has as long as it keeps coming."""
+        response = await self.open_stream(url, keyed=True)
         try:
-            response = await self._response(url, keyed=True)
             return Reply(response.status, response.headers, await self._read(response))
         except _TRANSPORT as error:
             fault = transport_fault(error)
         raise ProviderError(fault)
 
-    async def open_stream(self, url: URL, *, keyed: bool) -> aiohttp.ClientResponse:
-        """GET a reply and return it unread, whatever its status; who takes it closes it.
+    async def open_stream(
+        self,
+        url: URL,
+        *,
+        keyed: bool,
+        method: str = "GET",
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Make one call and return its reply unread, whatever its status; who takes it closes it.
+
+        Args:
+            url: where.
+            keyed: whether the key goes along.
+            method: HTTP method.
+            body: what is sent; time for it is added to the limit.
+            headers: beside the session's own.
+            timeout_s: until the reply begins; ``Settings.call_timeout_s`` where it is not given.
 
         Raises:
             ProviderError: there is no reply.
         """
         try:
-            return await self._response(url, keyed=keyed)
+            async with asyncio.timeout(self.patience_s(len(body), timeout_s)):
+                return await self._request(method, url, (body,), headers, keyed=keyed)
         except _TRANSPORT as error:
             fault = transport_fault(error)
         raise ProviderError(fault)
+
+    def bearer(self) -> dict[str, str]:
+        """Return the key as Google's OpenAI-compatible methods take it; for the configured origin only."""
+        return {"Authorization": f"Bearer {self._key}"}
 
     async def chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         """Iterate over a reply's body as it comes; end normally only if it was complete.
@@ -244,10 +266,6 @@ class Http:
     async def error_of(self, response: aiohttp.ClientResponse) -> ProviderError:
         """Read the error that an unread reply tells, and close it."""
         return ProviderError(server_fault(response.status, await self._read(response)))
-
-    async def _response(self, url: URL, *, keyed: bool) -> aiohttp.ClientResponse:
-        async with asyncio.timeout(self._settings.call_timeout_s):
-            return await self._request("GET", url, (), None, keyed=keyed)
 
     def _request(
         self,

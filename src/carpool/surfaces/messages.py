@@ -25,6 +25,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     """Names in lower case."""
     body: bytes = b""
+    origin: str = ""
+    """Scheme, host and port as the caller addressed us (``http://127.0.0.1:8711``): what URLs that we give him begin
+    with."""
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.path}, bytes={len(self.body)})"
