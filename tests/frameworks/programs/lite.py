@@ -1,6 +1,6 @@
 """LiteLLM with its provider ``gemini``: chats, tools, JSON, streams, embeddings.
 
-Nothing in it knows of carpool but its timeout: a chat of LiteLLM's ends after 10 minutes unless it says otherwise.
+Nothing in it knows of carpool.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
-from asking import EMBED_MODEL, MODEL, PATIENCE_S, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
 from openai_shapes import CALLS_A_TOOL, TURNS, WEATHER, Review, user, with_result
 
-CHAT = {"model": f"gemini/{MODEL}", "timeout": PATIENCE_S}
-EMBED = {"model": f"gemini/{EMBED_MODEL}", "timeout": PATIENCE_S}
-REFUSING = {"model": f"gemini/{REFUSED_MODEL}", "timeout": PATIENCE_S}
+CHAT = {"model": f"gemini/{MODEL}"}
+EMBED = {"model": f"gemini/{EMBED_MODEL}"}
+REFUSING = {"model": f"gemini/{REFUSED_MODEL}"}
 
 
 def made(wanted: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """OpenAI's own client, at the address that speaks its language: chats, tools, JSON, streams, embeddings.
 
-Nothing in it knows of carpool but its timeout: without it, the client tells every server that it waits for 10 minutes.
+Nothing in it knows of carpool.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from asking import EMBED_MODEL, MODEL, PATIENCE_S, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
 from openai import AsyncOpenAI, OpenAI
 from openai_shapes import CALLS_A_TOOL, TURNS, WEATHER, Review, user, with_result
 
 
 def client_of(wanted: argparse.Namespace) -> Any:
-    return OpenAI(timeout=PATIENCE_S) if wanted.mode == "sync" else AsyncOpenAI(timeout=PATIENCE_S)
+    return OpenAI() if wanted.mode == "sync" else AsyncOpenAI()
 
 
 def stack_of(client: Any) -> str:
