@@ -83,7 +83,9 @@ ONLY = {
 # Loaded by nothing but pytest.
 PYTEST_PLUGINS = {"carpool.emulator.pytest_plugin"}
 # google-genai is an extra: these import it inside a function for users who ask for its types, nobody else at all.
-GOOGLE_INSIDE_FUNCTIONS = {"carpool.responses"}
+GOOGLE_INSIDE_FUNCTIONS = {"carpool.responses", "carpool.surfaces.transport"}
+# The package shows what stands above it, and loads it when it is asked for.
+SHOWN = {("", "surfaces")}
 
 CORE_IMPORTS = {
     "__future__", "array", "bisect", "collections", "decimal", "enum", "hashlib", "heapq", "itertools", "math",
@@ -131,7 +133,7 @@ def imports_of(tree: ast.Module, package: str, known: frozenset[str]) -> Iterato
     pending: list[tuple[ast.AST, bool]] = [(tree, False)]
     while pending:
         node, inside = pending.pop()
-        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_for_types(node)
         pending.extend((child, inside or function) for child in ast.iter_child_nodes(node))
         match node:
             case ast.Import(names=names):
@@ -147,6 +149,11 @@ def imports_of(tree: ast.Module, package: str, known: frozenset[str]) -> Iterato
                 args=[ast.Constant(value=str(name)), *_],
             ):
                 yield Import(f"{package}{name}" if name.startswith(".") else name, node.lineno, inside)
+
+
+def is_for_types(node: ast.AST) -> bool:
+    """Tell whether what is below a node is there for type checkers alone."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def is_unordered(node: ast.expr) -> bool:
@@ -179,7 +186,7 @@ def check_internal(module: str, target: str, folders: frozenset[str]) -> str | N
     floor, other = floor_of(module), floor_of(target)
     if floor is None or other is None:
         return None  # reported as a module without a floor
-    if other > floor:
+    if other > floor and (here, there) not in SHOWN:
         return "floor-above"
     if other == ADAPTERS and floor not in {ADAPTERS, COMPOSITION}:
         return "adapter-named"

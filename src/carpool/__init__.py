@@ -53,9 +53,14 @@ from carpool.types import (
 
 if TYPE_CHECKING:
     from carpool import sync as sync
+    from carpool._deadline import deadline as deadline
     from carpool._stores.memory import MemoryStore
     from carpool._tuning import tune as tune
     from carpool.client import Client
+    from carpool.surfaces.lifespans import cleanup_ctx as cleanup_ctx
+    from carpool.surfaces.lifespans import lifespan as lifespan
+    from carpool.surfaces.transport import genai_client as genai_client
+    from carpool.surfaces.transport import http_options as http_options
 
     __version__: str
 
@@ -109,13 +114,27 @@ __all__ = [
     "SubmitAmbiguous",
     "Ticket",
     "Usage",
+    "cleanup_ctx",
+    "deadline",
+    "genai_client",
+    "http_options",
+    "lifespan",
     "tune",
 ]
 
 
 # What brings sockets and databases along is loaded when it is first asked for: pytest loads this package in every run,
 # for its plugin.
-_LAZY = {"Client": "carpool.client", "MemoryStore": "carpool._stores.memory", "tune": "carpool._tuning"}
+_LAZY = {
+    "Client": "carpool.client",
+    "MemoryStore": "carpool._stores.memory",
+    "cleanup_ctx": "carpool.surfaces.lifespans",
+    "deadline": "carpool._deadline",
+    "genai_client": "carpool.surfaces.transport",
+    "http_options": "carpool.surfaces.transport",
+    "lifespan": "carpool.surfaces.lifespans",
+    "tune": "carpool._tuning",
+}
 
 
 def __getattr__(name: str) -> object:

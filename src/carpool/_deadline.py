@@ -1,6 +1,7 @@
 """Deadlines as users give them.
 
-Owns the forms, and what a time of day means where clocks are put on and back; it must not know what a deadline is for.
+Owns the forms, what a time of day means where clocks are put on and back, and the deadline of a block of calls; it must
+not know what a deadline is for.
 
 A deadline is a moment, in seconds since the epoch. Spans ("4h", seconds, ``timedelta``) are elapsed time: "24h" given
 on the day before clocks are put on ends at another time of day. A time of day ("06:00") is the next moment at which a
@@ -18,13 +19,18 @@ from __future__ import annotations
 import math
 import re
 import time as machine
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from carpool._showing import in_short
 from carpool.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from carpool.types import Deadline
 
 _SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
@@ -152,3 +158,36 @@ def _wall(at: float, zone: tzinfo | None) -> datetime:
 
 def _utc(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+
+
+# -- deadlines of whole blocks
+
+_ambient: Final[ContextVar[float | None]] = ContextVar("carpool.deadline", default=None)
+ambient: Final = _ambient.get
+"""Return the deadline of the block that this runs in, in seconds since the epoch; ``None``: it has none."""
+
+
+@contextmanager
+def deadline(value: Deadline) -> Generator[None]:
+    """Give a deadline to all calls that are awaited in a block and name none, also by way of other people's clients.
+
+    It is one moment, reckoned when the block is entered. Within another block with a deadline, the earlier of the two
+    counts. It goes with the context: tasks and threads (``asyncio.to_thread``) that are started in the block have it.
+
+    Args:
+        value: ``"4h"``, ``"06:00"``, seconds, ``timedelta`` or aware ``datetime``.
+
+    Raises:
+        ConfigurationError: the value is none of these.
+    """
+    until, outer = parse_deadline(value, machine.time()), ambient()
+    token = _ambient.set(until if outer is None else min(until, outer))
+    try:
+        yield
+    finally:
+        _ambient.reset(token)
+
+
+def moment(until: float) -> datetime:
+    """Return a moment, in seconds since the epoch, in the form of a deadline."""
+    return datetime.fromtimestamp(until, UTC)

@@ -48,7 +48,7 @@ class Portal:
         self._thread: AbstractContextManager[BlockingPortal] | None = None
         self._loop: asyncio.AbstractEventLoop
         self._pid = 0
-        self._ident = 0
+        self._ident: int | None = None
 
     @property
     def state(self) -> str:
@@ -85,6 +85,7 @@ class Portal:
         """
         if self._state == "open":
             self._check()
+            self._check_thread()
         left = threading.Event()
 
         async def leave() -> None:
@@ -118,12 +119,20 @@ class Portal:
             ClientClosed: there is no loop any more, or it ended first.
             ConfigurationError: it was never started, or not in this process, or this is its own thread.
         """
+        self._check_thread()
+        return _result(self.start(function))
+
+    def start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run a coroutine function on the loop, and return what waits for it.
+
+        Raises:
+            ClientClosed, ConfigurationError: as ``call``.
+        """
         self._check()
         with self._lock:
             if self._state != "open":
                 raise _closed()
-            future = self._submit(function)
-        return _result(future)
+            return self._submit(function)
 
     def look(self, function: Callable[[], T]) -> T:
         """Return what a plain function says, between turns of the loop while there is one."""
@@ -192,6 +201,8 @@ class Portal:
             raise ConfigurationError("this client is not open; use 'with carpool.sync.Client() as client:'")
         if self._pid != os.getpid():
             raise ConfigurationError("this client was opened before a fork; open one in the child")
+
+    def _check_thread(self) -> None:
         if self._ident == threading.get_ident():
             raise ConfigurationError("this is the client's own thread, which cannot wait for itself")
 

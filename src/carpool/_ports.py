@@ -188,8 +188,8 @@ class Passed(NamedTuple):
 
     status: int
     headers: dict[str, str]
-    """Names in lower case; none that is about one connection. URLs of an upload (``x-goog-upload-url``) are targets, path
-    and query alone, for whoever hands them on to put its own address before."""
+    """Names in lower case; none that is about one connection. URLs of an upload (``x-goog-upload-url``) are targets,
+    path and query alone, for whoever hands them on to put its own address before."""
     pieces: AsyncGenerator[bytes]
     """The body; whoever takes the reply iterates over it, or closes it. Raises ``ProviderError``."""
 

@@ -23,7 +23,7 @@ from carpool._arguments import checked_hook, checked_key, day_number, without_ba
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
 from carpool._core.routing import BATCH_ONLY, choose
-from carpool._deadline import parse_deadline
+from carpool._deadline import ambient, moment, parse_deadline
 from carpool._files import Files
 from carpool._filewatch import FileWatch
 from carpool._gemini.developer import DeveloperProvider
@@ -158,7 +158,8 @@ class Client:
             config: fields of google-genai's ``GenerateContentConfig``, flat: a dict in snake_case or camelCase, or that
                 type.
             key: identity of the request; the same key gives the same answer, also in later processes.
-            deadline: ``"4h"``, ``"06:00"``, seconds, ``timedelta`` or aware ``datetime``.
+            deadline: ``"4h"``, ``"06:00"``, seconds, ``timedelta`` or aware ``datetime``; else that of the block
+                (``with carpool.deadline("4h"):``), if it has one.
             ladder: routes to try in order, such as ``carpool.CHEAP`` and ``carpool.FAST``; see ``Settings.ladder``.
 
         Raises:
@@ -174,6 +175,8 @@ class Client:
             await self._come_in()
         encoded = self._encoder.generate(model, contents, config)
         schema = encoded.schema
+        if deadline is None and (within := ambient()) is not None:
+            deadline = moment(within)
         if encoded.uses is None and (key is None or not self._siblings):
             until = None if deadline is None else self._until(deadline, key)
             asked = self._ask("generate", model, encoded, key, 0, until, ladder)
@@ -202,6 +205,8 @@ class Client:
         if _get_running_loop() is not runtime.gate.serves:
             await self._come_in()
         encoded = self._encoder.embed(model, content, config)
+        if deadline is None and (within := ambient()) is not None:
+            deadline = moment(within)
         if encoded.uses is None and (key is None or not self._siblings):
             until = None if deadline is None else self._until(deadline, key)
             asked = self._ask("embed", model, encoded, key, 0, until, ladder)
@@ -216,7 +221,7 @@ class Client:
         return EmbedResponse(asked.key, answer.raw, answer.facts, asked.accepted_at, asked.reused)
 
     async def ask(self, request: Request) -> Response:
-        """Await the answer to a ``Request``, as ``generate`` or ``embed`` would: for adapters, which have finished ones.
+        """Await the answer to a ``Request``, as ``generate`` or ``embed``: for adapters, which have finished ones.
 
         A body with ``responseJsonSchema``, which batches ignore, is sent with ``responseSchema`` in its place.
 

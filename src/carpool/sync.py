@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from carpool import client as _async
+from carpool._deadline import ambient, moment
 from carpool._portal import Portal
 from carpool._showing import in_short
 from carpool.errors import ConfigurationError
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Caches", "Client", "Files", "Jobs", "Ticket"]
 
+T = TypeVar("T")
 _AHEAD_MAX: Final = 100
 """Rows and outcomes that cross between threads together."""
 
@@ -125,7 +128,9 @@ class Client:
     ) -> GenerateResponse:
         """Return the answer to one prompt. Arguments and errors as ``carpool.Client.generate``."""
         return self._portal.call(
-            partial(self._client.generate, model, contents, config=config, key=key, deadline=deadline, ladder=ladder)
+            partial(
+                self._client.generate, model, contents, config=config, key=key, deadline=_until(deadline), ladder=ladder
+            )
         )
 
     def embed(
@@ -140,7 +145,9 @@ class Client:
     ) -> EmbedResponse:
         """Return the vector of one content. Arguments and errors as ``carpool.Client.embed``."""
         return self._portal.call(
-            partial(self._client.embed, model, content, config=config, key=key, deadline=deadline, ladder=ladder)
+            partial(
+                self._client.embed, model, content, config=config, key=key, deadline=_until(deadline), ladder=ladder
+            )
         )
 
     # -- tickets and rows
@@ -175,6 +182,20 @@ class Client:
             return self._client.map(rows, window=window, model=model, kind=kind)
 
         return self._portal.feed(requests, outcomes, min(window, _AHEAD_MAX))
+
+    def start(self, function: Callable[[_async.Client], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run a coroutine function with the client behind this one, on its event loop, without waiting for it.
+
+        Args:
+            function: called with the ``carpool.Client``.
+
+        Returns:
+            What waits for it, from any thread; cancelling it cancels the coroutine.
+
+        Raises:
+            ConfigurationError, ClientClosed: this client is not open.
+        """
+        return self._portal.start(partial(function, self._client))
 
     # -- the whole
 
@@ -236,6 +257,12 @@ class Ticket(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"Ticket(key={self.key!r}, done={self.done()})"
+
+
+def _until(deadline: Deadline | None) -> Deadline | None:
+    """Return the deadline of a call, or that of the block around it: the loop's own context knows of none."""
+    within = ambient() if deadline is None else None
+    return deadline if within is None else moment(within)
 
 
 async def _within(ticket: _AsyncTicket[R_co], timeout_s: float | None) -> R_co:

@@ -6,12 +6,13 @@ Owns these two shapes. It must not know who made a call, or who answers it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import msgspec
 
-JSON: Mapping[str, str] = {"content-type": "application/json; charset=UTF-8"}
-SSE: Mapping[str, str] = {"content-type": "text/event-stream"}
+JSON: Final[Mapping[str, str]] = MappingProxyType({"content-type": "application/json; charset=UTF-8"})
+SSE: Final[Mapping[str, str]] = MappingProxyType({"content-type": "text/event-stream"})
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

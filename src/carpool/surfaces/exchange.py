@@ -1,0 +1,284 @@
+"""Answers calls to the Gemini API, from wherever they come: in batches what can be, all else by handing it on.
+
+Owns how a call becomes requests of a client, and how their answers become one. It must not know sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+import msgspec
+
+from carpool._ports import ProviderError
+from carpool._showing import shown, where_raised
+from carpool.errors import CarpoolError, ConfigurationError, NotBatchable
+from carpool.responses import read_usage
+from carpool.settings import CHEAP, FAST
+from carpool.surfaces.deadlines import deadline_of
+from carpool.surfaces.messages import JSON, SSE, Answer, Call
+from carpool.surfaces.refusals import Refusal, google_body, refusal_of
+from carpool.surfaces.routes import Chat, Embed, Embeddings, EmbedMany, Generate, Pass, passed, route
+from carpool.types import Kind, Request
+
+if TYPE_CHECKING:
+    from carpool.client import Client
+    from carpool.responses import Response
+    from carpool.settings import Ladder
+    from carpool.types import Deadline
+
+logger: Final = logging.getLogger("carpool")
+
+KEY: Final = "x-carpool-key"
+LADDER: Final = "x-carpool-ladder"
+_UPLOAD_URLS: Final = ("x-goog-upload-url", "x-goog-upload-control-url")
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _Many(msgspec.Struct, frozen=True):
+    requests: list[dict[str, msgspec.Raw]]
+
+
+class _Vector(msgspec.Struct, frozen=True, rename="camel"):
+    embedding: msgspec.Raw = msgspec.Raw(b"{}")
+    usage_metadata: msgspec.Raw = msgspec.Raw()
+
+
+_many: Final = msgspec.json.Decoder(_Many)
+_vector: Final = msgspec.json.Decoder(_Vector)
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What came through so far."""
+
+    asked: dict[str, int]
+    """Requests for the client, by kind."""
+    passed: dict[str, int]
+    """Calls that were handed on at the service's own price, by what they ask for."""
+    refused: dict[str, int]
+    """Calls that were answered with an error of ours, by its status word."""
+
+
+class Exchange:
+    """Answers calls by one client.
+
+    Args:
+        client: an open client; calls are answered on its event loop.
+        deadline: of calls that say nothing of when they must be answered.
+        ladder: of calls that name none; ``None``: the client's.
+        patient: take no deadline from read timeouts, since whoever waits is held by interim responses.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        deadline: Deadline | None = None,
+        ladder: Ladder | None = None,
+        patient: bool = False,
+    ) -> None:
+        self._client = client
+        self._deadline = deadline
+        self._ladder = ladder
+        self._patient = patient
+        self._asked: Counter[str] = Counter()
+        self._passed: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return f"Exchange(asked={self._asked.total()}, passed={self._passed.total()})"
+
+    def traffic(self) -> Traffic:
+        """Return what came through so far."""
+        return Traffic(asked=dict(self._asked), passed=dict(self._passed), refused=dict(self._refused))
+
+    async def answer(self, call: Call) -> Answer:
+        """Answer a call, however long that takes; failures are answers too."""
+        asked = route(call)
+        try:
+            match asked:
+                case Generate():
+                    return await self._generate(asked, call)
+                case Embed():
+                    return await self._embed(asked, call)
+                case EmbedMany():
+                    return await self._embed_many(asked, call)
+                case Chat() | Embeddings():
+                    return await self._pass(passed(call), call)
+                case Pass():
+                    return await self._pass(asked, call)
+                case _:
+                    assert_never(asked)
+        except NotBatchable:
+            return await self._pass(passed(call), call)
+        except CarpoolError as error:
+            refusal = refusal_of(error)
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not look like one of the network
+            logger.error(  # noqa: TRY400 - its words may quote the request
+                "a bug of carpool broke the answer to %s\n%s", passed(call).name, where_raised(error)
+            )
+            refusal = Refusal(code=500, status="INTERNAL", message=f"a bug of carpool: {type(error).__name__}")
+        return self._refuse(refusal)
+
+    # -- Google's own shapes
+
+    async def _generate(self, asked: Generate, call: Call) -> Answer:
+        response = await self._ask("generate", asked.model, call.body, call.headers)
+        body = response.raw
+        headers = told([response])
+        if asked.sse:
+            return Answer(status=200, headers={**SSE, **headers}, body=b"data: " + body + b"\r\n\r\n")
+        return Answer(status=200, headers={**JSON, **headers}, body=b"[" + body + b"]" if asked.streamed else body)
+
+    async def _embed(self, asked: Embed, call: Call) -> Answer:
+        response = await self._ask("embed", asked.model, call.body, call.headers)
+        return Answer(status=200, headers={**JSON, **told([response])}, body=_one_vector(response.raw))
+
+    async def _embed_many(self, asked: EmbedMany, call: Call) -> Answer:
+        bodies = _requests_of(asked.model, call.body)
+        if not bodies:
+            return await self._pass(passed(call), call)
+        responses = await self._ask_all("embed", asked.model, bodies, call.headers)
+        body = _vectors([response.raw for response in responses])
+        return Answer(status=200, headers={**JSON, **told(responses)}, body=body)
+
+    # -- how requests are asked
+
+    async def _ask(self, kind: Kind, model: str, body: bytes, headers: Mapping[str, str], part: str = "") -> Response:
+        key = headers.get(KEY)
+        request = Request(
+            model=model,
+            kind=kind,
+            body=_plain(body),
+            key=f"{key}{part}" if key else None,
+            deadline=deadline_of(headers, self._deadline, patient=self._patient),
+            ladder=_ladder_of(headers) or self._ladder,
+        )
+        self._asked[kind] += 1
+        try:
+            return await self._client.ask(request)
+        except NotBatchable:
+            self._asked[kind] -= 1
+            raise
+
+    async def _ask_all(
+        self, kind: Kind, model: str, bodies: Sequence[bytes], headers: Mapping[str, str]
+    ) -> list[Response]:
+        """Ask for several; the first error is that of all, and what was sent is there for whoever asks again."""
+        parts = [""] if len(bodies) == 1 else [f".{number}" for number in range(len(bodies))]
+        tasks = [
+            asyncio.ensure_future(self._ask(kind, model, body, headers, part))
+            for body, part in zip(bodies, parts, strict=True)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    # -- all else
+
+    async def _pass(self, asked: Pass, call: Call) -> Answer:
+        self._passed[asked.name] += 1
+        try:
+            reply = await self._client.upstream.forward(call.method, asked.target, call.headers, call.body)
+        except ProviderError as error:
+            fault = error.fault
+        else:
+            headers = dict(reply.headers)
+            for name in _UPLOAD_URLS:
+                if headers.get(name, "").startswith("/"):
+                    headers[name] = call.origin + headers[name]
+            return Answer(status=reply.status, headers={**headers, "x-carpool-route": "passed"}, pieces=reply.pieces)
+        if fault.kind == "refused":
+            return self._refuse(Refusal(code=400, status="INVALID_ARGUMENT", message=fault.error.message))
+        # 502 says that it may have taken effect, as it would from any proxy.
+        code, status = (503, "UNAVAILABLE") if fault.kind == "not_sent" else (502, "UNKNOWN")
+        return self._refuse(Refusal(code=code, status=status, message=f"no reply: {shown(fault.error.message)}"))
+
+    def _refuse(self, refusal: Refusal) -> Answer:
+        self._refused[refusal.status] += 1
+        headers = dict(JSON)
+        if refusal.retry_after_s:
+            headers["retry-after"] = str(refusal.retry_after_s)
+        return Answer(status=refusal.code, headers=headers, body=google_body(refusal))
+
+
+def told(responses: Sequence[Response]) -> dict[str, str]:
+    """Return the headers that tell what became of the requests of a call: route, job, waiting time, cost."""
+    receipts = [response.receipt for response in responses]
+    routes = sorted({receipt.route for receipt in receipts})
+    jobs = sorted({receipt.job for receipt in receipts if receipt.job})
+    headers = {
+        "x-carpool-route": ",".join(routes),
+        "x-carpool-waited": f"{max(receipt.waited_s for receipt in receipts):.3f}",
+    }
+    if jobs:
+        headers["x-carpool-job"] = ",".join(jobs[:8])
+    paid = [receipt.paid_usd for receipt in receipts]
+    if None not in paid:
+        headers["x-carpool-cost"] = f"{sum((one for one in paid if one is not None), Decimal(0)):f}"
+    if any(receipt.reused for receipt in receipts):
+        headers["x-carpool-reused"] = "true"
+    return headers
+
+
+def _ladder_of(headers: Mapping[str, str]) -> Any:
+    text = headers.get(LADDER, "").strip().lower()
+    if not text:
+        return None
+    named = {"cheap": CHEAP, "fast": FAST}
+    return named.get(text) or tuple(route.strip() for route in text.split(","))
+
+
+def _plain(body: bytes) -> bytes:
+    """Return a request without the model's name, which its path says."""
+    if b'"model"' not in body:
+        return body
+    try:
+        fields = _fields.decode(body)
+    except (ValueError, RecursionError):
+        return body  # whoever encodes it says what is wrong
+    return _encode({name: raw for name, raw in fields.items() if name != "model"}) if "model" in fields else body
+
+
+def _requests_of(model: str, body: bytes) -> list[bytes]:
+    """Return the single requests in a call for several vectors.
+
+    Raises:
+        ConfigurationError: it is no such call, or names several models.
+    """
+    found = None
+    with suppress(ValueError, RecursionError):
+        found = _many.decode(body)
+    if found is None:
+        raise ConfigurationError('the body is not {"requests": [...]}, each with its content. Nothing was sent.')
+    for number, fields in enumerate(found.requests):
+        given = bytes(fields.pop("model", msgspec.Raw(b'""'))).decode("utf-8", "replace").strip('"')
+        if given.removeprefix("models/") not in ("", model):
+            raise ConfigurationError(f"requests[{number}] is for another model than the path. Nothing was sent.")
+    return [_encode(fields) for fields in found.requests]
+
+
+def _one_vector(raw: bytes) -> bytes:
+    """Return an answer without the count of tokens that rows of batches have beside the vector."""
+    found = _vector.decode(raw)
+    usage = bytes(found.usage_metadata)
+    tail = b',"usageMetadata":' + usage if usage else b""
+    return b'{"embedding":' + bytes(found.embedding) + tail + b"}"
+
+
+def _vectors(raws: Sequence[bytes]) -> bytes:
+    """Return one answer with the vectors of several, and with the tokens of all where each says its own."""
+    found = [_vector.decode(raw) for raw in raws]
+    body = b'{"embeddings":[' + b",".join(bytes(one.embedding) for one in found) + b"]"
+    if all(bytes(one.usage_metadata) for one in found):
+        tokens = sum(read_usage(raw).prompt_tokens for raw in raws)
+        body += b',"usageMetadata":' + _encode({"promptTokenCount": tokens})
+    return body + b"}"
