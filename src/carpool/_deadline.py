@@ -162,9 +162,9 @@ def _utc(at: float) -> datetime:
 
 # -- deadlines of whole blocks
 
-_ambient: Final[ContextVar[float | None]] = ContextVar("carpool.deadline", default=None)
+_ambient: Final[ContextVar[datetime | None]] = ContextVar("carpool.deadline", default=None)
 ambient: Final = _ambient.get
-"""Return the deadline of the block that this runs in, in seconds since the epoch; ``None``: it has none."""
+"""Return the deadline of the block that this runs in; ``None``: it has none."""
 
 
 @contextmanager
@@ -180,14 +180,9 @@ def deadline(value: Deadline) -> Generator[None]:
     Raises:
         ConfigurationError: the value is none of these.
     """
-    until, outer = parse_deadline(value, machine.time()), ambient()
+    until, outer = datetime.fromtimestamp(parse_deadline(value, machine.time()), UTC), ambient()
     token = _ambient.set(until if outer is None else min(until, outer))
     try:
         yield
     finally:
         _ambient.reset(token)
-
-
-def moment(until: float) -> datetime:
-    """Return a moment, in seconds since the epoch, in the form of a deadline."""
-    return datetime.fromtimestamp(until, UTC)

@@ -23,7 +23,7 @@ from carpool._arguments import checked_hook, checked_key, day_number, without_ba
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
 from carpool._core.routing import BATCH_ONLY, choose
-from carpool._deadline import ambient, moment, parse_deadline
+from carpool._deadline import ambient, parse_deadline
 from carpool._files import Files
 from carpool._filewatch import FileWatch
 from carpool._gemini.developer import DeveloperProvider
@@ -175,8 +175,8 @@ class Client:
             await self._come_in()
         encoded = self._encoder.generate(model, contents, config)
         schema = encoded.schema
-        if deadline is None and (within := ambient()) is not None:
-            deadline = moment(within)
+        if deadline is None:
+            deadline = ambient()
         if encoded.uses is None and (key is None or not self._siblings):
             until = None if deadline is None else self._until(deadline, key)
             asked = self._ask("generate", model, encoded, key, 0, until, ladder)
@@ -205,8 +205,8 @@ class Client:
         if _get_running_loop() is not runtime.gate.serves:
             await self._come_in()
         encoded = self._encoder.embed(model, content, config)
-        if deadline is None and (within := ambient()) is not None:
-            deadline = moment(within)
+        if deadline is None:
+            deadline = ambient()
         if encoded.uses is None and (key is None or not self._siblings):
             until = None if deadline is None else self._until(deadline, key)
             asked = self._ask("embed", model, encoded, key, 0, until, ladder)
@@ -457,7 +457,8 @@ class Client:
         self, request: Request, encoded: Encoded, key: str | None, flags: int, *, is_new: bool = False
     ) -> Asked:
         """Ask for a request under a key; ``is_new``: nobody else can have given it."""
-        kind, model, deadline, ladder = request.kind, request.model, request.deadline, request.ladder
+        kind, model, ladder = request.kind, request.model, request.ladder
+        deadline = ambient() if request.deadline is None else request.deadline
         if encoded.uses is None and (key is None or is_new or not self._siblings):
             return self._ask(kind, model, encoded, key, flags, self._until(deadline, key), ladder)
         return await self._ask_around(kind, model, encoded, key, flags, deadline, ladder)

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from carpool import client as _async
-from carpool._deadline import ambient, moment
+from carpool._deadline import ambient
 from carpool._portal import Portal
 from carpool._showing import in_short
 from carpool.errors import ConfigurationError
@@ -127,10 +127,9 @@ class Client:
         ladder: Ladder | None = None,
     ) -> GenerateResponse:
         """Return the answer to one prompt. Arguments and errors as ``carpool.Client.generate``."""
+        deadline = ambient() if deadline is None else deadline  # the loop's own context has no such block
         return self._portal.call(
-            partial(
-                self._client.generate, model, contents, config=config, key=key, deadline=_until(deadline), ladder=ladder
-            )
+            partial(self._client.generate, model, contents, config=config, key=key, deadline=deadline, ladder=ladder)
         )
 
     def embed(
@@ -144,10 +143,9 @@ class Client:
         ladder: Ladder | None = None,
     ) -> EmbedResponse:
         """Return the vector of one content. Arguments and errors as ``carpool.Client.embed``."""
+        deadline = ambient() if deadline is None else deadline  # the loop's own context has no such block
         return self._portal.call(
-            partial(
-                self._client.embed, model, content, config=config, key=key, deadline=_until(deadline), ladder=ladder
-            )
+            partial(self._client.embed, model, content, config=config, key=key, deadline=deadline, ladder=ladder)
         )
 
     # -- tickets and rows
@@ -257,12 +255,6 @@ class Ticket(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"Ticket(key={self.key!r}, done={self.done()})"
-
-
-def _until(deadline: Deadline | None) -> Deadline | None:
-    """Return the deadline of a call, or that of the block around it: the loop's own context knows of none."""
-    within = ambient() if deadline is None else None
-    return deadline if within is None else moment(within)
 
 
 async def _within(ticket: _AsyncTicket[R_co], timeout_s: float | None) -> R_co:

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Self
 
 from carpool import sync
-from carpool._deadline import ambient, moment
+from carpool._deadline import ambient
 from carpool.errors import ConfigurationError
 from carpool.surfaces.bridge import Bridge, Given
 from carpool.surfaces.deadlines import OWN
@@ -172,7 +172,7 @@ def _call_of(request: Any, body: bytes) -> Call:
     path, _, query = url.raw_path.partition(b"?")
     headers = {name.lower(): value for name, value in request.headers.items()}
     if OWN not in headers and (until := ambient()) is not None:
-        headers[OWN] = moment(until).isoformat()
+        headers[OWN] = until.isoformat()
     port = "" if url.port is None else f":{url.port}"
     host = f"[{url.host}]" if ":" in url.host else url.host
     return Call(
