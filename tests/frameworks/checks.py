@@ -56,8 +56,8 @@ def is_own_vector(vector: Embedded) -> bool:
 
 def _of_gathering(row: Row, ran: Ran) -> Iterator[str]:
     answered = Counter(answer.asked for answer in ran.told.answers)
-    if len(answered) != CALLS or len(set(answered.values())) != 1:
-        yield f"{len(answered)} prompts were answered, {answered.total()} times, not {CALLS}"
+    if not answered or len(answered) % CALLS or len(set(answered.values())) != 1:
+        yield f"{len(answered)} prompts were answered, {answered.total()} times in all, not {CALLS}"
     if ran.told.vectors and len({vector.asked for vector in ran.told.vectors}) != CALLS:
         yield f"{len(ran.told.vectors)} texts were embedded, not {CALLS}"
     sizes = [job.rows for job in ran.jobs]

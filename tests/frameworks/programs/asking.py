@@ -60,10 +60,10 @@ class Told:
         """Tell an embedding."""
         self._vectors.append({"asked": asked, "got": list(got)})
 
-    def refusal(self, error: BaseException) -> None:
-        """Tell the error that a refused request ended with."""
+    def refusal(self, error: BaseException, words: str = "") -> None:
+        """Tell the error that a refused request ended with, and the service's words where ``str`` does not show them."""
         kind = type(error)
-        self._refusals.append({"kind": f"{kind.__module__}.{kind.__qualname__}", "words": str(error)})
+        self._refusals.append({"kind": f"{kind.__module__}.{kind.__qualname__}", "words": words or str(error)})
 
     def refused(self, ask: Callable[[], Any]) -> None:
         """Ask what is refused."""
