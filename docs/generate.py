@@ -283,7 +283,7 @@ def _subjects() -> Iterator[tuple[str, Any]]:
     """Name what the page describes, in the order in which one meets it."""
     client = carpool.Client(api_key="none", base_url="http://localhost", store=carpool.MemoryStore())
     yield "`carpool.Client`", carpool.Client
-    for name in ("jobs", "files", "caches"):
+    for name in ("jobs", "files", "caches", "upstream"):
         if hasattr(client, name):
             yield f"`client.{name}`", type(getattr(client, name))
     yield "`carpool.sync.Client`", carpool.sync.Client

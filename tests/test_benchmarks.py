@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -198,3 +200,13 @@ def test_samples_count_for_who_was_at_work_and_imports_do_not() -> None:
         ("loop", "the program, its tasks and futures"): 2,
         ("store", "diskcache"): 3,
     }
+
+
+def test_the_drop_in_is_measured_over_one_batch(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    command = [sys.executable, str(FOLDER / "drop_in.py"), "--calls", "100", "--pairs", "1", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    live, ours = json.loads(path.read_text("utf-8"))
+    assert (live["side"], live["batches"], live["right"]) == ("live", 0, 100)
+    assert (ours["side"], ours["batches"], ours["right"]) == ("carpool", 1, 100)
+    assert f"{ours['wall_s'] / live['wall_s']:.2f}" in done.stdout

@@ -33,6 +33,7 @@ FLOORS = {
     "": 5,
     "_adoption": 5,
     "_arguments": 5,
+    "_asking": 5,
     "_caches": 5,
     "_files": 5,
     "_filewatch": 5,

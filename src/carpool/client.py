@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import platformdirs
 
-from carpool._arguments import checked_hook, checked_key, day_number, without_batch
+from carpool._arguments import checked_hook, checked_key, day_number
+from carpool._asking import Asking
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
-from carpool._core.routing import BATCH_ONLY, choose
-from carpool._deadline import ambient, parse_deadline
+from carpool._deadline import ambient
 from carpool._files import Files
 from carpool._filewatch import FileWatch
 from carpool._gemini.developer import DeveloperProvider
-from carpool._gemini.encode import Encoded, Encoder, line, renewed
+from carpool._gemini.encode import Encoder, line
 from carpool._jobs import Jobs
 from carpool._keeper import Keeper
 from carpool._map import Desk, Form, Row, map_requests
@@ -37,7 +37,7 @@ from carpool._showing import in_short
 from carpool._siblings import Siblings
 from carpool._stores.disk import DiskStore
 from carpool._upstream import Upstream
-from carpool.errors import CarpoolWarning, ConfigurationError, DeadlineExceeded, RequestError
+from carpool.errors import CarpoolWarning, ConfigurationError, RequestError
 from carpool.responses import EmbedResponse, GenerateResponse, Response, Ticket
 from carpool.settings import Settings
 from carpool.types import Alarm, Health, Kind, Receipt, Request, Stats
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from weakref import finalize
 
     from carpool._ports import CacheService, FileService, Provider, Store
-    from carpool._runtime.awaiters import Asked
     from carpool.responses import Outcome
     from carpool.settings import Ladder
     from carpool.types import Deadline
@@ -96,7 +95,6 @@ class Client:
             provider = _provider(api_key, base_url, api_version, self.settings)
         if store is None:
             store = DiskStore(home_path(home), self.settings)
-        self._usual_ladder = self.settings.ladder
         self._encoder = Encoder()
         runtime = self._runtime = Runtime(self.settings, provider, store, line, checked_hook(on_alarm))
         self._entered = False
@@ -108,6 +106,15 @@ class Client:
         self._watch = FileWatch(files, self.settings.file_margin_s, runtime.now, runtime.start)
         self._keeper = Keeper(caches, self.settings.cache_lead_s, runtime.now, runtime.is_open, runtime.start)
         self._siblings = Siblings(runtime, provider, store, line, on_alarm)
+        self._asking = Asking(
+            runtime=runtime,
+            encoder=self._encoder,
+            watch=self._watch,
+            keeper=self._keeper,
+            siblings=self._siblings,
+            ready=self._ready,
+        )
+        self._ask = self._asking.ask
         self.jobs = Jobs(provider, self._ready)
         self.files = Files(files, self._ready, self._watch)
         self.caches = Caches(caches, self._ready)
@@ -178,10 +185,10 @@ class Client:
         if deadline is None:
             deadline = ambient()
         if encoded.uses is None and (key is None or not self._siblings):
-            until = None if deadline is None else self._until(deadline, key)
+            until = None if deadline is None else self._asking.until(deadline, key)
             asked = self._ask("generate", model, encoded, key, 0, until, ladder)
         else:
-            asked = await self._ask_around("generate", model, encoded, key, 0, deadline, ladder)
+            asked = await self._asking.ask_around("generate", model, encoded, key, 0, deadline, ladder)
         del contents, config, encoded  # a suspended frame would pin them: bodies live on disk, not here
         try:
             answer = await asked.future
@@ -208,10 +215,10 @@ class Client:
         if deadline is None:
             deadline = ambient()
         if encoded.uses is None and (key is None or not self._siblings):
-            until = None if deadline is None else self._until(deadline, key)
+            until = None if deadline is None else self._asking.until(deadline, key)
             asked = self._ask("embed", model, encoded, key, 0, until, ladder)
         else:
-            asked = await self._ask_around("embed", model, encoded, key, 0, deadline, ladder)
+            asked = await self._asking.ask_around("embed", model, encoded, key, 0, deadline, ladder)
         del content, config, encoded
         try:
             answer = await asked.future
@@ -230,8 +237,8 @@ class Client:
         """
         runtime = self._runtime
         await self._come_in()
-        kind, encoded = request.kind, self._encode(request, formed=True)
-        asked = await self._ask_encoded(request, encoded, request.key, 0)
+        kind, encoded = request.kind, self._asking.encode(request, formed=True)
+        asked = await self._asking.ask_encoded(request, encoded, request.key, 0)
         schema = encoded.schema
         del request, encoded
         try:
@@ -251,7 +258,7 @@ class Client:
         """
         await self._come_in()
         runtime = self._runtime
-        asked, schema = await self._ask_request(request, EXPLICIT | TICKET, None)
+        asked, schema = await self._asking.ask_request(request, EXPLICIT | TICKET, None)
         asked.future.add_done_callback(_retrieve)
         await runtime.turn()
         return Ticket(asked.key, asked.future, partial(asked.response, request.kind, schema))
@@ -305,7 +312,7 @@ class Client:
         """
         if window < 1:
             raise ConfigurationError(f"window is {in_short(window)}; it must be at least 1")
-        return map_requests(Desk(self._ready, self._ask_request), requests, window, Form(model, kind))
+        return map_requests(Desk(self._ready, self._asking.ask_request), requests, window, Form(model, kind))
 
     # -- the whole
 
@@ -360,108 +367,6 @@ class Client:
         runtime = self._ready()
         if runtime.crowded:
             await runtime.wait_turn()
-
-    def _ask(  # noqa: PLR0917 - keywords would cost on the hot path
-        self,
-        kind: Kind,
-        model: str,
-        encoded: Encoded,
-        key: str | None,
-        flags: int,
-        until: float | None,
-        ladder: Ladder | None,
-    ) -> Asked:
-        route = BATCH_ONLY
-        if ladder is not None or until is not None or self._usual_ladder is not None:
-            route = choose(ladder, self._usual_ladder, kind, timed=until is not None)
-        if encoded.live_only:
-            route = without_batch(route, encoded.live_only)
-        if key is not None:
-            checked_key(key)
-            flags |= EXPLICIT
-        asked = self._runtime.entrance.ask(
-            kind, model, encoded.payload, encoded.digest, encoded.tokens, key, flags, until, route, encoded.limit
-        )
-        if encoded.uses is not None and encoded.uses.cache and not asked.kept:
-            self._keeper.hold(encoded.uses.cache, asked.place)
-        return asked
-
-    def _until(self, deadline: Deadline | None, key: str | None) -> float | None:
-        if deadline is None:
-            return None
-        until = parse_deadline(deadline, now := self._runtime.now())
-        if until <= now:
-            raise DeadlineExceeded(f"the deadline {in_short(deadline)} has passed already; nothing was sent", key=key)
-        return until
-
-    async def _ask_around(  # noqa: PLR0917 - as _ask
-        self,
-        kind: Kind,
-        model: str,
-        encoded: Encoded,
-        key: str | None,
-        flags: int,
-        deadline: Deadline | None,
-        ladder: Ladder | None,
-    ) -> Asked:
-        """Ask for what another slot of the home may have, or what names files."""
-        until = self._until(deadline, key)
-
-        async def ask_here() -> Asked:
-            ready = encoded if encoded.uses is None else await self._with_files(encoded, key)
-            self._ready()  # time has passed
-            return self._ask(kind, model, ready, key, flags, until, ladder)
-
-        if key is None or self._runtime.entrance.knows(checked_key(key), encoded.digest):
-            return await ask_here()
-        return await self._siblings.ask(key, encoded.digest, until, ask_here) or await ask_here()
-
-    async def _with_files(self, encoded: Encoded, key: str | None) -> Encoded:
-        """Return the request with files that live long enough; what is answered or sent already needs none."""
-        uses = encoded.uses
-        if uses is None or not uses.files or self._runtime.entrance.knows(key, encoded.digest):
-            return encoded
-        uris = await self._watch.renew(uses.files)
-        self._ready()  # time has passed
-        return renewed(encoded, uris) if uris else encoded
-
-    def _encode(self, request: Request, *, formed: bool = False) -> Encoded:
-        if request.kind not in ("generate", "embed"):
-            raise ConfigurationError(
-                f"Request.kind is {in_short(request.kind)}; it must be 'generate' or 'embed'", key=request.key
-            )
-        if request.body is not None:
-            return self._encoder.body(request.kind, request.model, request.body, formed=formed)
-        if request.kind == "embed":
-            return self._encoder.embed(request.model, request.contents, request.config)
-        return self._encoder.generate(request.model, request.contents, request.config)
-
-    async def _ask_request(self, request: Request, flags: int, occurred: dict[bytes, int] | None) -> tuple[Asked, Any]:
-        """Ask for a row; return it with the schema that its answer is read with.
-
-        A row without a key gets one: from its content and occurrence where these are counted, else an automatic one.
-        """
-        encoded = self._encode(request)
-        if request.key is not None:
-            asked = await self._ask_encoded(request, encoded, request.key, flags)
-        elif occurred is not None:
-            number = occurred[encoded.digest] = occurred.get(encoded.digest, 0) + 1
-            asked = await self._ask_encoded(request, encoded, f"m{encoded.digest.hex()}.{number}", flags)
-        else:
-            engine = self._runtime.engine
-            key = f"{engine.new_key(encoded.digest)}.{engine.book.store_id}"
-            asked = await self._ask_encoded(request, encoded, key, flags, is_new=True)
-        return asked, encoded.schema
-
-    async def _ask_encoded(
-        self, request: Request, encoded: Encoded, key: str | None, flags: int, *, is_new: bool = False
-    ) -> Asked:
-        """Ask for a request under a key; ``is_new``: nobody else can have given it."""
-        kind, model, ladder = request.kind, request.model, request.ladder
-        deadline = ambient() if request.deadline is None else request.deadline
-        if encoded.uses is None and (key is None or is_new or not self._siblings):
-            return self._ask(kind, model, encoded, key, flags, self._until(deadline, key), ladder)
-        return await self._ask_around(kind, model, encoded, key, flags, deadline, ladder)
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:

@@ -79,7 +79,7 @@ class _CanaryEncoder(Encoder):
 
 def with_canary(client: Client) -> Client:
     """Have a client hide words in each request, where they change no answer: they are to be seen nowhere else."""
-    client._encoder = _CanaryEncoder()
+    client._encoder = client._asking.encoder = _CanaryEncoder()
     return client
 
 

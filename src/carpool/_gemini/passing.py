@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from carpool._core.model import Fault
-from carpool._gemini.http import Http, parse_url
+from carpool._gemini.http import Http, is_plain, parse_url, unreadable
 from carpool._ports import Passed, ProviderError
 from carpool.types import ServerError
 
@@ -96,6 +96,9 @@ class Passing:
         response = await self._http.open_stream(
             url, keyed=True, method=method, body=body, headers=sent, timeout_s=_TIMEOUT_S
         )
+        if not is_plain(response):
+            response.close()
+            raise unreadable("the reply is compressed, though that was not asked for; it was not unpacked")
         return Passed(response.status, _back(response, self._http.base), self._pieces(response))
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:

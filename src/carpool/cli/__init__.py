@@ -123,11 +123,13 @@ def _commands() -> dict[str, Callable[..., int]]:
     from carpool.cli.map import map_rows
     from carpool.cli.quote import quote_rows
     from carpool.cli.receipt import show_receipt
+    from carpool.cli.serve import serve
     from carpool.cli.watch import watch_jobs
 
     return {
         "demo": demo,
         "emulate": emulate,
+        "serve": serve,
         "map": map_rows,
         "quote": quote_rows,
         "receipt": show_receipt,

@@ -53,6 +53,16 @@ LESSONS: Final[dict[str, Lesson]] = {
         usage="wrong usage, or the port is taken",
         interrupted=None,
     ),
+    "serve": Lesson(
+        examples=(
+            "carpool serve",
+            "carpool serve --deadline 4h --ladder cheap",
+            "carpool serve --host 0.0.0.0 --token-file token.txt --allow-host carpool.internal --json",
+        ),
+        ok="ended by Ctrl-C or SIGTERM",
+        usage="wrong usage, or the port is taken",
+        interrupted="ended before all was closed, by a third Ctrl-C",
+    ),
     "map": Lesson(
         examples=(
             "carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash",

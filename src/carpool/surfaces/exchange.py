@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
+from secrets import token_hex
+from time import time
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import msgspec
@@ -22,7 +24,10 @@ from carpool.responses import read_usage
 from carpool.settings import CHEAP, FAST
 from carpool.surfaces.deadlines import deadline_of
 from carpool.surfaces.messages import JSON, SSE, Answer, Call
-from carpool.surfaces.refusals import Refusal, google_body, refusal_of
+from carpool.surfaces.openai_answers import chat_completion, chat_events, embeddings_list
+from carpool.surfaces.openai_requests import read_chat, read_embeddings
+from carpool.surfaces.openai_values import Untranslatable
+from carpool.surfaces.refusals import Refusal, google_body, openai_body, refusal_of
 from carpool.surfaces.routes import Chat, Embed, Embeddings, EmbedMany, Generate, Pass, passed, route
 from carpool.types import Kind, Request
 
@@ -109,14 +114,18 @@ class Exchange:
                     return await self._embed(asked, call)
                 case EmbedMany():
                     return await self._embed_many(asked, call)
-                case Chat() | Embeddings():
-                    return await self._pass(passed(call), call)
+                case Chat():
+                    return await self._chat(call)
+                case Embeddings():
+                    return await self._embeddings(call)
                 case Pass():
                     return await self._pass(asked, call)
                 case _:
                     assert_never(asked)
         except NotBatchable:
             return await self._pass(passed(call), call)
+        except Untranslatable as error:
+            refusal = Refusal(code=400, status="INVALID_ARGUMENT", message=error.message, param=error.param)
         except CarpoolError as error:
             refusal = refusal_of(error)
         except Exception as error:  # noqa: BLE001 - a bug of ours must not look like one of the network
@@ -124,7 +133,7 @@ class Exchange:
                 "a bug of carpool broke the answer to %s\n%s", passed(call).name, where_raised(error)
             )
             refusal = Refusal(code=500, status="INTERNAL", message=f"a bug of carpool: {type(error).__name__}")
-        return self._refuse(refusal)
+        return self._refuse(refusal, openai=isinstance(asked, Chat | Embeddings))
 
     # -- Google's own shapes
 
@@ -146,6 +155,21 @@ class Exchange:
             return await self._pass(passed(call), call)
         responses = await self._ask_all("embed", asked.model, bodies, call.headers)
         body = _vectors([response.raw for response in responses])
+        return Answer(status=200, headers={**JSON, **told(responses)}, body=body)
+
+    # -- OpenAI's shapes
+
+    async def _chat(self, call: Call) -> Answer:
+        asked = read_chat(call.body)
+        response = await self._ask("generate", asked.model, asked.body, call.headers)
+        write, shape = (chat_events, SSE) if asked.stream else (chat_completion, JSON)
+        body = write(asked, response.raw, completion_id=f"chatcmpl-{token_hex(12)}", created=int(time()))
+        return Answer(status=200, headers={**shape, **told([response])}, body=body)
+
+    async def _embeddings(self, call: Call) -> Answer:
+        asked = read_embeddings(call.body)
+        responses = await self._ask_all("embed", asked.model, asked.bodies, call.headers)
+        body = embeddings_list(asked, [response.raw for response in responses])
         return Answer(status=200, headers={**JSON, **told(responses)}, body=body)
 
     # -- how requests are asked
@@ -202,12 +226,13 @@ class Exchange:
         code, status = (503, "UNAVAILABLE") if fault.kind == "not_sent" else (502, "UNKNOWN")
         return self._refuse(Refusal(code=code, status=status, message=f"no reply: {shown(fault.error.message)}"))
 
-    def _refuse(self, refusal: Refusal) -> Answer:
+    def _refuse(self, refusal: Refusal, *, openai: bool = False) -> Answer:
         self._refused[refusal.status] += 1
         headers = dict(JSON)
         if refusal.retry_after_s:
             headers["retry-after"] = str(refusal.retry_after_s)
-        return Answer(status=refusal.code, headers=headers, body=google_body(refusal))
+        body = openai_body(refusal) if openai else google_body(refusal)
+        return Answer(status=refusal.code, headers=headers, body=body)
 
 
 def told(responses: Sequence[Response]) -> dict[str, str]:

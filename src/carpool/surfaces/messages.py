@@ -15,7 +15,7 @@ JSON: Final[Mapping[str, str]] = MappingProxyType({"content-type": "application/
 SSE: Final[Mapping[str, str]] = MappingProxyType({"content-type": "text/event-stream"})
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     """An HTTP request whose body was read."""
 
     method: str

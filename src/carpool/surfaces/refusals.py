@@ -20,13 +20,14 @@ from carpool.errors import (
     KeyConflict,
     NotBatchable,
     QuotaExceeded,
-    RequestFailed,
+    RequestError,
     RequestRejected,
     RequestTooLarge,
     ResultMissing,
     StoreFull,
     SubmitAmbiguous,
 )
+from carpool.surfaces.openai_answers import error_body
 
 RETRY_AFTER_S: Final = 5
 _HTTP_OF_RPC: Final = {3: 400, 5: 404, 7: 403, 9: 400, 11: 400, 12: 400, 16: 401}
@@ -42,7 +43,7 @@ _OWN: Final[tuple[tuple[type[CarpoolError], int, str], ...]] = (
     (QuotaExceeded, 403, "RESOURCE_EXHAUSTED"),
     (ResultMissing, 400, "DATA_LOSS"),
     (SubmitAmbiguous, 400, "ABORTED"),
-    (RequestFailed, 400, "FAILED_PRECONDITION"),
+    (RequestError, 400, "FAILED_PRECONDITION"),
     (StoreFull, 503, "UNAVAILABLE"),
     (ClientClosed, 503, "UNAVAILABLE"),
 )
@@ -57,6 +58,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     details: Any = None
     """As the service sent them: a list, if it kept to its own rules."""
+    param: str | None = None
+    """The field of OpenAI's shape that is at fault."""
     retry_after_s: int = 0
 
     def __repr__(self) -> str:
@@ -82,6 +85,11 @@ def google_body(refusal: Refusal) -> bytes:
     if refusal.details:
         error["details"] = refusal.details
     return msgspec.json.encode({"error": error})
+
+
+def openai_body(refusal: Refusal) -> bytes:
+    """Return the JSON that OpenAI's API answers an error with."""
+    return error_body(refusal.code, refusal.message, param=refusal.param, code=refusal.status.lower())
 
 
 def _rejected(error: RequestRejected) -> Refusal:

@@ -33,6 +33,8 @@ _COLLECTIONS: Final = frozenset(
     }
 )
 _OPENAI: Final = frozenset({"audio", "batches", "chat", "embeddings", "files", "images", "models"})
+_CHAT: Final = "/chat/completions"
+_OF_OPENAI: Final = (_CHAT, "/embeddings")
 _VERB: Final = re.compile(r":([A-Za-z]{1,40})$")
 _METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
@@ -84,10 +86,8 @@ def route(call: Call) -> Asked:
     """Return what a call asks for."""
     path = unquote(call.path)
     if call.method == "POST":
-        if path.endswith("/chat/completions"):
-            return Chat()
-        if path.endswith("/embeddings"):
-            return Embeddings()
+        if path.endswith(_OF_OPENAI):
+            return Chat() if path.endswith(_CHAT) else Embeddings()
         found = None if _ELSEWHERE.search(path) else _MODEL.fullmatch(path)
         if found is not None:
             model = found["model"].removeprefix("models/")
@@ -109,6 +109,8 @@ def passed(call: Call) -> Pass:
     """Return how a call is handed on, whatever it asks for."""
     found = _VERSIONED.fullmatch(call.path)
     target = found["target"] if found is not None else call.path
+    if call.path.endswith(_OF_OPENAI) and "/openai/" not in target:
+        target = next(f"/v1beta/openai{path}" for path in _OF_OPENAI if call.path.endswith(path))
     return Pass(target=f"{target}?{call.query}" if call.query else target, name=_name_of(call))
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from carpool import sync
 from carpool._deadline import ambient
+from carpool._ports import ProviderError
+from carpool._showing import shown
 from carpool.errors import ConfigurationError
 from carpool.surfaces.bridge import Bridge, Given
 from carpool.surfaces.deadlines import OWN
@@ -126,7 +128,7 @@ class Transport:
         del call
         if answer.pieces is None:
             return _response(request, answer, {"content": answer.body})
-        stream = _stream_class(_module_of(request), is_async=True)(_pieces(self._bridge, answer.pieces))
+        stream = _stream_class(_module_of(request), is_async=True)(_pieces(self._bridge, answer.pieces, request))
         return _response(request, answer, {"stream": stream})
 
     def handle_request(self, request: Any) -> Any:
@@ -136,7 +138,8 @@ class Transport:
         del call
         if answer.pieces is None:
             return _response(request, answer, {"content": answer.body})
-        stream = _stream_class(_module_of(request), is_async=False)(_blocking_pieces(self._bridge, answer.pieces))
+        pieces = _blocking_pieces(self._bridge, answer.pieces, request)
+        stream = _stream_class(_module_of(request), is_async=False)(pieces)
         return _response(request, answer, {"stream": stream})
 
     async def aclose(self) -> None:
@@ -233,18 +236,28 @@ async def _end(pieces: AsyncGenerator[bytes], _: Exchange) -> None:
     await pieces.aclose()
 
 
-async def _pieces(bridge: Bridge, pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def _pieces(bridge: Bridge, pieces: AsyncGenerator[bytes], request: Any) -> AsyncGenerator[bytes]:
     """Iterate over what comes on the client's loop, on this one."""
     try:
         while (piece := await bridge.run(partial(_next, pieces))) is not None:
             yield piece
+    except ProviderError as error:
+        raise _broken(error, request) from None
     finally:
         await bridge.run(partial(_end, pieces))
 
 
-def _blocking_pieces(bridge: Bridge, pieces: AsyncGenerator[bytes]) -> Iterator[bytes]:
+def _blocking_pieces(bridge: Bridge, pieces: AsyncGenerator[bytes], request: Any) -> Iterator[bytes]:
     try:
         while (piece := bridge.wait(partial(_next, pieces))) is not None:
             yield piece
+    except ProviderError as error:
+        raise _broken(error, request) from None
     finally:
         bridge.wait(partial(_end, pieces))
+
+
+def _broken(error: ProviderError, request: Any) -> Exception:
+    """Return the error of the HTTP library for a body that breaks off."""
+    broken: Exception = _module_of(request).ReadError(shown(error.fault.error.message), request=request)
+    return broken
