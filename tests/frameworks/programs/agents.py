@@ -1,8 +1,8 @@
 """Agents of pydantic-ai, each with a tool: two calls of the model an agent.
 
 Through the sidecar nothing in it knows of carpool but a header that says how long an answer may take: without it,
-pydantic-ai tells every server that it waits for 20 minutes, whatever its timeout is. In process, its provider is given
-carpool's client.
+pydantic-ai tells every server that it waits for 20 minutes, whatever its timeout is. Embeddings take no headers; there,
+a provider with a client of one's own has no limit. In process, the provider is given carpool's client.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from asking import EMBED_MODEL, MODEL, PATIENCE_S, REFUSED, REFUSED_MODEL, Told, at_once, questions, run
 from genai_inside import stack_of
+from google import genai
 from pydantic import BaseModel
 from pydantic_ai import Agent, Embedder
 from pydantic_ai.embeddings.google import GoogleEmbeddingModel
@@ -39,9 +40,10 @@ class Models:
         if wanted.way == "in-process":
             import carpool  # noqa: PLC0415 - not installed where the sidecar is used
 
-            self.provider = GoogleProvider(client=carpool.genai_client())
+            self.provider = self.of_embeddings = GoogleProvider(client=carpool.genai_client())
         else:
             self.provider = GoogleProvider()
+            self.of_embeddings = GoogleProvider(client=genai.Client())
             self.settings = {"timeout": PATIENCE_S, "extra_headers": {"x-carpool-deadline": f"{PATIENCE_S}"}}
         self.agent = self.agent_of(MODEL, tools=[get_weather])
 
@@ -68,7 +70,7 @@ async def features(told: Told, models: Models) -> None:
     told.answer("The second turn", second.output, what="chat")
     async with models.agent.run_stream("Show a stream") as stream:
         told.answer("Show a stream", await stream.get_output(), what="stream")
-    embedder = Embedder(GoogleEmbeddingModel(EMBED_MODEL, provider=models.provider))
+    embedder = Embedder(GoogleEmbeddingModel(EMBED_MODEL, provider=models.of_embeddings))
     embedded = await embedder.embed_documents(["one", "two", "three"])
     for text, values in zip(["one", "two", "three"], embedded.embeddings, strict=True):
         told.vector(text, values)

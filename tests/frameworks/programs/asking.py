@@ -23,6 +23,7 @@ REFUSED_MODEL = "gemini-2.5-flash"
 REFUSAL = "the matrix refuses this prompt"
 REFUSED = f"Please fail: [[error:400:{REFUSAL}]]"
 """The emulator takes the error from the prompt."""
+SENDERS = ("aiohttp", "httpx", "httpx2", "requests")
 PATIENCE_S = 86_400
 """Given to libraries that have a limit of their own for a call: a batch may take a day."""
 
@@ -85,9 +86,10 @@ class Told:
 
     def show(self, libraries: Sequence[str]) -> None:
         """Print the report, one JSON object."""
+        sender = self.stack.split(" ")[0]
         told = {
             "versions": self.versions | {name: version(name) for name in libraries},
-            "stack": self.stack,
+            "stack": f"{self.stack} {version(sender)}" if sender in SENDERS else self.stack,
             "answers": self._answers,
             "vectors": self._vectors,
             "refusals": self._refusals,

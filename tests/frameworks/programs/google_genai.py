@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-from importlib.util import find_spec
 from typing import Any
 
 from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
@@ -142,5 +141,4 @@ async def features_async(told: Told, client: genai.Client) -> None:
 
 
 if __name__ == "__main__":
-    installed = [name for name in ("httpx", "httpx2", "aiohttp") if find_spec(name)]
-    run(["google-genai", *installed], client_of, gather, features, gather_async, features_async)
+    run(["google-genai"], client_of, gather, features, gather_async, features_async)

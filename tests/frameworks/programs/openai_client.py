@@ -18,7 +18,8 @@ def client_of(wanted: argparse.Namespace) -> Any:
 
 
 def stack_of(client: Any) -> str:
-    return type(client._client).__mro__[1].__module__.split(".")[0]
+    modules = [kind.__module__.split(".")[0] for kind in type(client._client).__mro__]
+    return "httpx2" if "httpx2" in modules else "httpx"
 
 
 def gather(told: Told, client: OpenAI) -> None:

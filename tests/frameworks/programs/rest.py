@@ -38,7 +38,7 @@ def text_of(answer: Any) -> str:
 
 
 def gather(told: Told, nothing: None) -> None:
-    told.stack = "urllib3"
+    told.stack = "requests"
     asked = questions()
     answers = in_threads(lambda prompt: post(MODEL, "generateContent", contents(prompt)), asked)
     for prompt, answer in zip(asked, answers, strict=True):
@@ -52,7 +52,7 @@ def gather(told: Told, nothing: None) -> None:
 
 
 def features(told: Told, nothing: None) -> None:
-    told.stack = "urllib3"
+    told.stack = "requests"
     shaped = {"responseMimeType": "application/json", "responseSchema": {"type": "STRING"}}
     answer = post(MODEL, "generateContent", {**contents("Show JSON"), "generationConfig": shaped})
     told.answer("Show JSON", json.loads(text_of(answer)), what="JSON")
@@ -65,4 +65,4 @@ def features(told: Told, nothing: None) -> None:
 
 
 if __name__ == "__main__":
-    run(["requests"], made, gather, features)
+    run([], made, gather, features)

@@ -118,4 +118,4 @@ def made(wanted: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(["fastapi", "starlette", "litestar", "aiohttp"], made, gather_async=gather, features_async=features)
+    run(["fastapi", "starlette", "litestar"], made, gather_async=gather, features_async=features)
