@@ -35,6 +35,7 @@ FLOORS = {
     "_arguments": 5,
     "_asking": 5,
     "_caches": 5,
+    "_checkup": 5,
     "_files": 5,
     "_filewatch": 5,
     "_jobs": 5,

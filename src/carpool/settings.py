@@ -254,6 +254,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return cls(**(values | overrides))
 
 
+def variables() -> list[str]:
+    """Return the names of the variables that ``Settings.from_env`` reads."""
+    return [
+        f"CARPOOL_{field.name.upper()}" for field in msgspec.structs.fields(Settings) if field.name not in _NOT_FROM_ENV
+    ]
+
+
 def _parse(text: str) -> Any:
     return tuple(part.strip() for part in text.split(",")) if "," in text else (None if text == "none" else text)
 

@@ -55,6 +55,7 @@ _ROWS: Final = (
 )
 _DAYS: Final = f"key = '{segments.META}' OR key GLOB 'd[0-9]*'"
 _LEARNED: Final = f"key = '{segments.META}' OR key GLOB '[hu]*'"
+_OPEN: Final = "key GLOB '[sjm]*'"
 _HAS_TABLE: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'Cache'"
 _VALUE: Final = "SELECT value FROM Cache WHERE key = ? AND raw = 1"
 
@@ -247,6 +248,17 @@ class Peek:
             StoreError: or one of its kinds: it cannot be read.
         """
         return [record for record in self._found(_LEARNED) if isinstance(record, Habit | Seen)]
+
+    def backlog(self) -> tuple[int, list[Job]]:
+        """Return how many requests have no answer, and the jobs that are not closed, of every origin. It takes time.
+
+        Raises:
+            StoreError: or one of its kinds: it cannot be read.
+        """
+        found = self._found(_OPEN)
+        rows = sum(len(record.keys) for record in found if isinstance(record, SegmentHead))
+        done = sum(len(record.done) - record.done.count(0) for record in found if isinstance(record, Marks))
+        return rows - done, [record for record in found if isinstance(record, Job)]
 
     def _found(self, which: str) -> list[Record | None]:
         if not _file_stamp(self._files[0]):

@@ -261,10 +261,27 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def _make_home(home: Path) -> None:
+def check_place(home: Path) -> None:
+    """Look whether a home could be where it is to be; nothing is made or changed.
+
+    Raises:
+        ConfigurationError: its path is no plain one, or leads to a network file system.
+    """
     text = str(home)
     if os.path.expandvars(os.path.expanduser(text)) != text:  # noqa: PTH111 - this is what diskcache does to it
         raise ConfigurationError(f"home is {text!r}; it must be a plain path without ~ and $")
+    with _home_errors(home):
+        mounts = _MOUNTS.read_text("utf-8", "surrogateescape") if _MOUNTS.exists() else ""
+        kind = filesystem_of(home.resolve(), mounts)
+    if _NETWORK.fullmatch(kind):
+        raise ConfigurationError(
+            f"home {home} is on a network file system ({kind}), where locks and fsync cannot be relied on: "
+            "name a folder on a local disk (home= or CARPOOL_HOME)"
+        )
+
+
+def _make_home(home: Path) -> None:
+    check_place(home)
     with _home_errors(home):
         made = [folder for folder in (home, *home.parents) if not folder.exists()]
         home.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -274,13 +291,6 @@ def _make_home(home: Path) -> None:
         # the slots in it are private anyhow.
         if stat.S_IMODE(home.stat().st_mode) != 0o700 and all(_SLOT.fullmatch(path.name) for path in home.iterdir()):
             home.chmod(0o700)
-        mounts = _MOUNTS.read_text("utf-8", "surrogateescape") if _MOUNTS.exists() else ""
-    kind = filesystem_of(home.resolve(), mounts)
-    if _NETWORK.fullmatch(kind):
-        raise ConfigurationError(
-            f"home {home} is on a network file system ({kind}), where locks and fsync cannot be relied on: "
-            "name a folder on a local disk (home= or CARPOOL_HOME)"
-        )
 
 
 @contextmanager

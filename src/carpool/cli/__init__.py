@@ -119,10 +119,12 @@ def _commands() -> dict[str, Callable[..., int]]:
     from carpool.cli.collect import collect_garbage
     from carpool.cli.completion import print_completion
     from carpool.cli.demo import demo
+    from carpool.cli.doctor import doctor
     from carpool.cli.emulate import emulate
     from carpool.cli.map import map_rows
     from carpool.cli.quote import quote_rows
     from carpool.cli.receipt import show_receipt
+    from carpool.cli.run import run_command
     from carpool.cli.serve import serve
     from carpool.cli.watch import watch_jobs
 
@@ -131,10 +133,12 @@ def _commands() -> dict[str, Callable[..., int]]:
         "emulate": emulate,
         "serve": serve,
         "map": map_rows,
+        "run": run_command,
         "quote": quote_rows,
         "receipt": show_receipt,
         "results": results.show_results,
         "gc": collect_garbage,
+        "doctor": doctor,
         "completion": print_completion,
         "jobs ls": jobs.list_jobs,
         "jobs show": jobs.show_job,

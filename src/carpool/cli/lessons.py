@@ -72,6 +72,16 @@ LESSONS: Final[dict[str, Lesson]] = {
         failed="a row has an error",
         late="a row has no answer by its deadline",
     ),
+    "run": Lesson(
+        examples=(
+            "carpool run -- python app.py",
+            "carpool run --deadline 4h -- python -m app --verbose",
+            "carpool run --openai --json -- node app.js",
+        ),
+        ok="the command ended well",
+        failed="the command's own, as all others, or the sidecar failed",
+        interrupted="interrupted (128 and its number for any signal that ended the command)",
+    ),
     "quote": Lesson(
         examples=(
             "carpool quote questions.jsonl --model gemini-3.5-flash",
@@ -97,6 +107,15 @@ LESSONS: Final[dict[str, Lesson]] = {
     ),
     "gc": Lesson(
         examples=("carpool gc --dry-run", "carpool gc --remote"),
+    ),
+    "doctor": Lesson(
+        examples=(
+            "carpool doctor",
+            "carpool doctor --json | jq '.checks[] | select(.state == \"failed\")'",
+            "carpool doctor --intercept -- python app.py",
+        ),
+        ok="nothing failed (a warning may be there); with --intercept: calls came through, and none went around",
+        failed="a check failed; with --intercept: a call went around, or none came through",
     ),
     "completion": Lesson(
         examples=(
