@@ -160,7 +160,7 @@ class Page:
             case ["python", script, *rest]:
                 own = not Path(script).is_file()
                 known = [sys.executable, str(self._root / script)] if own else [_PROGRAMS, script]
-                self._printed += run([*known, *rest], block, own=own or _PROGRAMS == sys.executable)
+                self._printed += run([*known, *rest], block, own=own or sys.executable == _PROGRAMS)
             case ["curl" | "node", *_]:
                 self._printed += run(words, block)
             case _:

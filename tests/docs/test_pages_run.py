@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from .elsewhere import environments, pages_elsewhere
 from .play import Page, PageError, blocks_of, check_json, commands_of
 from .stage import named, pages_of, play
 
@@ -13,6 +14,15 @@ from .stage import named, pages_of, play
 @pytest.mark.parametrize("page", pages_of(None), ids=named)
 async def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     await play(page, tmp_path)
+
+
+def test_every_page_is_played_here_or_in_an_environment_of_the_matrix() -> None:
+    known = environments()
+    assert {page for page, _ in pages_elsewhere()}.isdisjoint(pages_of(None))
+    for page, name in pages_elsewhere():
+        assert name in known, f"{named(page)} names an environment that is not there"
+        uses_carpool = "import carpool" in page.read_text("utf-8")
+        assert known[name].carpool >= uses_carpool, f"{named(page)} imports carpool, which {name} does not hold"
 
 
 def test_blocks_are_found_with_what_stands_above_them() -> None:
