@@ -6,10 +6,13 @@ Owns what it means that a page's code runs:
   ``await`` at its top, or call ``asyncio.run``. What follows ``<!-- prints -->`` is what the block before has printed;
   ``...`` stands for anything.
 * A block after ``<!-- pytest -->`` is a test file, and passes.
-* Shell blocks: each ``carpool`` and ``python`` command runs, and succeeds; ``carpool emulate`` until it listens; a
-  block after ``<!-- exits N -->`` ends with that code. Lines that begin with what a test must not touch (package index,
-  git, an interactive program) are left out, and any other command is an error of the page. A block after
-  ``<!-- parsed -->`` is not run, but the program knows its commands and options.
+* Shell blocks: each ``carpool``, ``python``, ``node`` and ``curl`` command runs, and succeeds; ``carpool emulate``
+  until it listens, ``carpool serve`` until the page ends, on a free port, which then stands wherever the page says
+  8711; a block after ``<!-- exits N -->`` ends with that code. Lines that begin with what a test must not touch
+  (package index, git, an interactive program) are left out, and any other command is an error of the page. A block
+  after ``<!-- parsed -->`` is not run, but the program knows its commands and options.
+* A block after ``<!-- file NAME -->`` is the file of that name, for commands that follow. ``python FILE`` is the
+  interpreter in the variable ``PAGE_PYTHON``, if there is one: a program that has nothing of carpool around it.
 * JSON blocks hold one JSON value a line, or one over all lines.
 
 It must not know any page.
@@ -37,12 +40,16 @@ from cyclopts import CycloptsError
 from carpool.cli import program
 
 _FENCE: Final = re.compile(
-    r"^(?:<!-- (?P<note>[a-z]+)(?: (?P<value>\d+))? -->\n)?(?P<indent> *)```(?P<language>\w+)[^\n]*\n"
+    r"^(?:<!-- (?P<note>[a-z]+)(?: (?P<value>[\w.]+))? -->\n)?(?P<indent> *)```(?P<language>\w+)[^\n]*\n"
     r"(?P<code>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 _NOT_HERE: Final = ("pip ", "git ", "pytest", "python -m venv", "python -m asyncio", ".ci/run", "python -m pip")
 _PATIENCE_S: Final = 100.0
+_SIDECAR: Final = "127.0.0.1:8711"
+"""Where pages say that the sidecar listens."""
+_PROGRAMS: Final = os.environ.get("PAGE_PYTHON") or sys.executable
+"""What runs a page's files."""
 
 
 class Block(NamedTuple):
@@ -52,7 +59,7 @@ class Block(NamedTuple):
     code: str
     line: int
     note: str
-    value: int
+    value: str
 
 
 class PageError(Exception):
@@ -64,7 +71,7 @@ def blocks_of(text: str) -> Iterator[Block]:
     for found in _FENCE.finditer(text):
         code = re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
         line = text.count("\n", 0, found.start("code"))
-        yield Block(found["language"], code, line, found["note"] or "", int(found["value"] or 0))
+        yield Block(found["language"], code, line, found["note"] or "", found["value"] or "")
 
 
 class Page:
@@ -76,17 +83,21 @@ class Page:
         self._names: dict[str, Any] = {"__name__": "__main__"}
         self._printed = ""
         self._runner = asyncio.Runner()
+        self._served = contextlib.ExitStack()
+        self._address = _SIDECAR
 
     def play(self) -> int:
         """Play all blocks; return how many there were."""
         count = 0
-        with self._runner:
+        with self._runner, self._served:
             for block in blocks_of(self._path.read_text("utf-8")):
-                count += self._play_block(block)
+                count += self._play_block(block._replace(code=block.code.replace(_SIDECAR, self._address)))
         return count
 
     def _play_block(self, block: Block) -> bool:
         match block.language, block.note:
+            case _, "file":
+                Path(block.value).write_text(block.code, "utf-8")
             case "python", "pytest":
                 self._test(block)
             case "python", _:
@@ -95,6 +106,7 @@ class Page:
                 for command in commands_of(block.code):
                     parse(command, block)
             case "bash", _:
+                self._printed = ""
                 for command in commands_of(block.code):
                     self._shell(command, block)
             case "json", _:
@@ -138,11 +150,19 @@ class Page:
             case ["export" | "unset", *_]:
                 return  # the service that a test plays against stays the one that it was given
             case ["carpool", "emulate", *rest]:
-                serve_a_moment([sys.executable, "-m", "carpool", "emulate", *rest, "--port", "0"], block)
+                options = [*without_port(rest), "--port", "0"]
+                serve_a_moment([sys.executable, "-m", "carpool", "emulate", *options], block)
+            case ["carpool", "serve", *rest]:
+                self._address = self._served.enter_context(serving(rest, block))
             case ["carpool", *rest]:
-                run([sys.executable, "-m", "carpool", *rest], block)
+                here = [_PROGRAMS if word == "python" else word for word in rest]
+                self._printed += run([sys.executable, "-m", "carpool", *here], block)
             case ["python", script, *rest]:
-                run([sys.executable, str(self._root / script), *rest], block)
+                own = not Path(script).is_file()
+                known = [sys.executable, str(self._root / script)] if own else [_PROGRAMS, script]
+                self._printed += run([*known, *rest], block, own=own or sys.executable == _PROGRAMS)
+            case ["curl" | "node", *_]:
+                self._printed += run(words, block)
             case _:
                 raise PageError(f"line {block.line}: a test cannot know what to do with {command!r}")
 
@@ -168,22 +188,59 @@ def parse(command: str, block: Block) -> None:
         raise PageError(f"line {block.line}: {command!r}: {error}") from None
 
 
-def run(command: list[str], block: Block) -> None:
-    """Run a command to its end, which is success or what the page says."""
+def run(command: list[str], block: Block, *, own: bool = True) -> str:
+    """Run a command to its end, which is success or what the page says; return what it printed.
+
+    Args:
+        command: its words.
+        block: in which it stands.
+        own: whether it finds modules where this process does, which a program in an environment of its own must not.
+    """
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+        command,
+        env={name: value for name, value in os.environ.items() if own or not name.startswith(("PYTHON", "COV"))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_PATIENCE_S,
+        check=False,
     )
-    if done.returncode != block.value:
-        raise PageError(
-            f"line {block.line}: {' '.join(command[1:])} ended with {done.returncode}\n{done.stdout}{done.stderr}"
-        )
+    if done.returncode != (int(block.value) if block.note == "exits" else 0):
+        raise PageError(f"line {block.line}: {' '.join(command[1:])} ended with {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def serving(options: list[str], block: Block) -> Iterator[str]:
+    """Run a sidecar; give its address as pages write it, and end it in order."""
+    command = [sys.executable, "-m", "carpool", "serve", *without_port(options), "--port", "0", "--json"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        try:
+            if found := re.search(r"127\.0\.0\.1:[0-9]+", said):
+                yield found[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            said += process.communicate(timeout=_PATIENCE_S)[0]
+    if process.returncode != 0 or not found:
+        raise PageError(f"line {block.line}: carpool serve ended with {process.returncode}\n{said}")
+
+
+def without_port(options: list[str]) -> list[str]:
+    """Leave out the port that a page names: any free one will do."""
+    left = list(options)
+    while "--port" in left[:-1]:
+        place = left.index("--port")
+        del left[place : place + 2]
+    return left
 
 
 def serve_a_moment(command: list[str], block: Block) -> None:
     """Start a service, wait until it says that it listens, and end it."""
-    ports = [index for index, word in enumerate(command[:-2]) if word == "--port"]
-    for index in reversed(ports):  # any free port in place of the page's
-        del command[index : index + 2]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -1,0 +1,81 @@
+"""Agents of pydantic-ai, each with a tool: two calls of the model an agent.
+
+Through the sidecar nothing in it knows of carpool but a header that says how long an answer may take: without it,
+pydantic-ai tells every server that it waits for 20 minutes, whatever its timeout is. Embeddings take no headers; there,
+a provider with a client of one's own has no limit. In process, the provider is given carpool's client.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from asking import EMBED_MODEL, MODEL, PATIENCE_S, REFUSED, REFUSED_MODEL, Told, at_once, questions, run
+from genai_inside import stack_of
+from google import genai
+from pydantic import BaseModel
+from pydantic_ai import Agent, Embedder
+from pydantic_ai.embeddings.google import GoogleEmbeddingModel
+from pydantic_ai.models.google import GoogleModel
+from pydantic_ai.providers.google import GoogleProvider
+
+
+class Review(BaseModel):
+    """A review of a book."""
+
+    summary: str
+    stars: int
+
+
+def get_weather(city: str) -> str:
+    """Tell the weather of a city."""
+    return f"rain in {city}"
+
+
+class Models:
+    """What a program makes at its start."""
+
+    def __init__(self, wanted: argparse.Namespace) -> None:
+        self.settings: dict[str, Any] = {}
+        if wanted.way == "in-process":
+            import carpool  # noqa: PLC0415 - not installed where the sidecar is used
+
+            self.provider = self.of_embeddings = GoogleProvider(client=carpool.genai_client())
+        else:
+            self.provider = GoogleProvider()
+            self.of_embeddings = GoogleProvider(client=genai.Client())
+            self.settings = {"timeout": PATIENCE_S, "extra_headers": {"x-carpool-deadline": f"{PATIENCE_S}"}}
+        self.agent = self.agent_of(MODEL, tools=[get_weather])
+
+    def agent_of(self, model: str, **more: Any) -> Any:
+        return Agent(GoogleModel(model, provider=self.provider), model_settings=self.settings, **more)
+
+
+async def gather(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.provider.client, told.mode)
+    asked = questions("use get_weather")
+    for prompt, ended in zip(asked, await at_once(models.agent.run, asked), strict=True):
+        told.answer(prompt, ended.output)
+        calls = [part for message in ended.new_messages() for part in message.parts if part.part_kind == "tool-call"]
+        told.answer(prompt, calls[0].args_as_dict()["city"], what="call of a tool")
+
+
+async def features(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.provider.client, told.mode)
+    reviewer = models.agent_of(MODEL, output_type=Review, instructions="Answer in rhymes.")
+    told.answer("Review a book", (await reviewer.run("Review a book")).output.summary, what="JSON")
+    first = await models.agent.run("The first turn")
+    told.answer("The first turn", first.output, what="chat")
+    second = await models.agent.run("The second turn", message_history=first.all_messages())
+    told.answer("The second turn", second.output, what="chat")
+    async with models.agent.run_stream("Show a stream") as stream:
+        told.answer("Show a stream", await stream.get_output(), what="stream")
+    embedder = Embedder(GoogleEmbeddingModel(EMBED_MODEL, provider=models.of_embeddings))
+    embedded = await embedder.embed_documents(["one", "two", "three"])
+    for text, values in zip(["one", "two", "three"], embedded.embeddings, strict=True):
+        told.vector(text, values)
+    await told.refused_async(lambda: models.agent_of(REFUSED_MODEL).run(REFUSED))
+
+
+if __name__ == "__main__":
+    run(["pydantic-ai-slim", "google-genai"], Models, gather_async=gather, features_async=features)
