@@ -9,7 +9,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from carpool.cli.serve import _Ending, _Order
 from carpool.emulator import Plan
 from carpool.emulator.thread import EmulatorThread
 
-from .program import API_KEY, MODEL, Child, Inside, Program, Service, finish, kill, wait_until
+from .program import API_KEY, MODEL, Child, Inside, Program, Service, finish, wait_until
 
 PROMPT = "the canary sings in the dark of mine no 7"
 TOKEN = "sesame-0123456789"
@@ -140,34 +140,6 @@ def test_who_waits_when_it_stops_is_told_to_come_again_and_then_gets_the_answer_
     assert (code, data["receipt"]["requests"]) == (0, 1)
     assert len(later.emulator.jobs()) == 1
     assert later.emulator.ledger().rows_billed == 1
-
-
-def test_killed_while_200_wait_it_pays_for_nothing_twice_when_they_ask_again(later: Later) -> None:
-    number = 200
-
-    def texts(answers: Iterable[Any]) -> list[str]:
-        return [answer["candidates"][0]["content"]["parts"][0]["text"] for answer in answers]
-
-    prompts = [f"{PROMPT} {one}." for one in range(number)]
-    with (
-        serving(later.program, CARPOOL_LINGER_S="0.5", CARPOOL_LINGER_MAX_S="1") as sidecar,
-        ThreadPoolExecutor(number) as pool,
-    ):
-        asked = [pool.submit(sidecar.ask, prompt) for prompt in prompts]
-        wait_until(lambda: sum(job.rows for job in later.emulator.jobs()) == number, sidecar.process)
-        kill(sidecar.process)
-        errors = [one.exception() for one in asked]
-    assert all(isinstance(error, OSError) for error in errors)
-    later.skip_an_hour()
-    with serving(later.program) as sidecar, ThreadPoolExecutor(number) as pool:
-        answers = list(pool.map(sidecar.ask, prompts))
-        code, data, _ = sidecar.end()
-    assert code == 0
-    for prompt, text in zip(prompts, texts(answers), strict=True):
-        assert prompt in text
-    assert data["traffic"]["asked"] == {"generate": number}
-    assert later.emulator.ledger().rows_billed == number
-    assert sum(job.rows for job in later.emulator.jobs()) == number
 
 
 def test_a_token_is_wanted_where_one_is_given(program: Program, tmp_path: Path) -> None:

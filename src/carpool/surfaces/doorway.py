@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from carpool._showing import where_raised
 from carpool.surfaces.connections import Connection, Connections
 
 logger: Final = logging.getLogger("carpool")
@@ -110,7 +111,7 @@ class Doorway:
     @staticmethod
     def _ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("connections cannot be let in: this is a bug of carpool", exc_info=error)
+            logger.error("a bug of carpool: connections cannot be let in\n%s", where_raised(error))
 
     async def _let_in(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -133,10 +134,12 @@ class Doorway:
     async def _set_up(self, peer: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self._make, peer)
-        except OSError:  # the caller is gone already
+        except BaseException as error:
             peer.close()
             self._connections.opening -= 1
             self._connections.changed.set()
+            if not isinstance(error, OSError):  # the caller is gone already
+                raise
 
     async def _room(self) -> None:
         """Wait until there may be one more: one above the limit, since only its coming makes another give way."""

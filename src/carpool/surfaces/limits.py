@@ -6,6 +6,7 @@ Owns these numbers, and the process's limit of open files. It must not know what
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ _CONNECTIONS: Final = 10_000
 _RESERVE: Final = 1_024
 """Open files that are not callers': the store's, those of calls to the upstream (512 at most), the program's own."""
 _FEWEST: Final = 16
+_MACOS_FILES: Final = 10_240
 _WITHOUT_COUNT: Final = 2_000
 """Connections at once where the system does not say how many files may be open (Windows)."""
 
@@ -106,10 +108,9 @@ def _raise_files(wanted: int) -> int | None:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
     target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if target <= soft:
-        return soft
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-    except (OSError, ValueError):  # macOS names no hard limit and has one
-        return soft
-    return target
+    for files in (target, _MACOS_FILES):
+        if soft < files <= target:
+            with suppress(OSError, ValueError):  # macOS says that there is no hard limit, and has one
+                resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+                return files
+    return soft

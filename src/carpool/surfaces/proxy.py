@@ -120,9 +120,10 @@ class RecordingProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._answer(reader, writer)
-        except _FAILED as error:  # of the program, or on the way: it sees a closed connection, or was told
-            if isinstance(error, asyncio.LimitOverrunError):
-                _refuse(writer, "431 Request Header Fields Too Large")
+        except asyncio.LimitOverrunError:
+            _refuse(writer, "431 Request Header Fields Too Large")
+        except _FAILED:  # of the program, or on the way: it was told, or sees a connection that is closed
+            return
         finally:
             writer.close()
 

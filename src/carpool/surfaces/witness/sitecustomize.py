@@ -17,6 +17,8 @@ from typing import Any, cast
 
 _SERVICES = {"http": "80", "https": "443"}
 _HOST_CHARS_MAX = 255
+_OWN_CARPOOL = "carpool._runtime.loop"
+"""What every client loads, and nothing else."""
 
 
 def watch(folder: str) -> None:
@@ -33,7 +35,7 @@ def watch(folder: str) -> None:
             tell(resolved, arguments[0], arguments[1])
         elif event == "socket.gethostbyname":
             tell(resolved, arguments[0], None)
-        elif event == "import" and arguments[0] == "carpool.client":
+        elif event == "import" and arguments[0] == _OWN_CARPOOL:
             write(report, carpool=True)
 
     def tell(pattern: re.Pattern[str], host: object, port: object) -> None:
