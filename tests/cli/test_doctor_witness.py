@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import carpool
-from carpool.surfaces.witness import Report, Watched, Witness, watched_hosts
+from carpool.surfaces.witness import Report, Watched, Witness, sitecustomize, watched_hosts
 
 from .program import PATIENCE_S, Child
 
@@ -125,6 +126,30 @@ def test_names_that_are_looked_up_and_addresses_that_are_connected_to_are_seen()
     assert targets(report) == [*names, "127.0.0.1:9", "127.0.0.1:9"]
     assert (report.programs, report.carpools, report.unreadable) == (1, 0, 0)
     assert {call.program for call in report.calls} == {"-c"}
+
+
+def test_it_is_written_for_pythons_that_carpool_itself_does_not_run_on() -> None:
+    source = Path(sitecustomize.__file__).read_text("utf-8")
+    assert ast.parse(source, feature_version=(3, 8)).body
+    assert "from __future__ import annotations" in source
+    imported = [name for name in source.splitlines() if name.startswith(("import ", "from "))]
+    assert not any("carpool" in name for name in imported)
+
+
+def test_a_program_may_have_itself_watched() -> None:
+    """The same as through the path, though from the package, so that it can be measured."""
+    with Witness(NOWHERE) as witness:
+        folder = witness.watching({})["PYTHONPATH"]
+        setup = "from carpool.surfaces.witness.sitecustomize import go_on, watch\nimport sys\nfolder = sys.argv[1]\n"
+        code = (
+            f"{setup}watch(folder)\nsys.path.insert(0, folder)\ngo_on(folder)\nassert folder not in sys.path\n{CALLS}"
+        )
+        with Child([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) as process:
+            out, _ = process.communicate(timeout=PATIENCE_S)
+        report = witness.report()
+    assert out == "done\n"
+    assert len(targets(report)) == 7
+    assert report.programs == 1
 
 
 def test_children_are_watched_too() -> None:

@@ -34,6 +34,10 @@ Answer every row of a file; rerun the same command after a kill, and it goes on:
     export GEMINI_API_KEY=...
     carpool map questions.jsonl answers.jsonl --model gemini-3.5-flash
 
+Have a program that knows nothing of carpool make batches, without a change to it:
+
+    carpool run -- python app.py
+
 Try your own program against an emulated service first:
 
     carpool emulate --port 8700

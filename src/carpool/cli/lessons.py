@@ -79,8 +79,8 @@ LESSONS: Final[dict[str, Lesson]] = {
             "carpool run --openai --json -- node app.js",
         ),
         ok="the command ended well",
-        failed="the command's own, as all others, or the sidecar failed",
-        interrupted="interrupted (128 and its number for any signal that ended the command)",
+        failed="the sidecar failed",
+        usage="wrong usage; all other codes, and these too, are those of the command",
     ),
     "quote": Lesson(
         examples=(

@@ -67,7 +67,8 @@ def run_command(
     The command needs no change: it finds a sidecar of carpool by variables that Google's SDK (GOOGLE_GEMINI_BASE_URL)
     and LiteLLM (GEMINI_API_BASE) read, with --openai also OpenAI's (OPENAI_BASE_URL). The sidecar has the API key, and
     ends with the command. Calls that no batch can answer are passed on at list price, and counted. The receipt goes to
-    stderr, and the exit code is the command's own; 126 and 127 say that it could not be run, or is not there.
+    stderr. The exit code is the command's own, 128 and a signal's number if one ended it; 126 and 127 say that it could
+    not be run, or is not there.
 
     After a kill, a crash or Ctrl-C, run the same command again: calls whose requests were sent already get the answers
     to these.
