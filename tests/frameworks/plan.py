@@ -46,6 +46,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         stack: how what the library sends with begins.
         jobs: how many jobs become of fifty calls at once.
         refusal: the exception that a refused call ends with, or nothing if the program makes none such.
+        waits: whether the library's limit is one of silence, so that it is held by signs of life.
         variables: further environment variables.
     """
 
@@ -55,6 +56,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     stack: str
     jobs: int
     refusal: str = ""
+    waits: bool = False
     variables: dict[str, str] = {}
 
     @property
@@ -83,6 +85,6 @@ def read(path: Path = PLAN) -> list[Row]:
         if fields["environment"] not in environments:
             raise ValueError(f"{path}: there is no environment {fields['environment']!r}")
         known = {**fields, "environment": environments[fields["environment"]]}
-        stacks = known.pop("stacks")
-        rows += [Row(**known, mode=mode, stack=stack) for mode, stack in stacks.items()]
+        stacks, waits = known.pop("stacks"), known.pop("waits", ())
+        rows += [Row(**known, mode=mode, stack=stack, waits=mode in waits) for mode, stack in stacks.items()]
     return rows

@@ -9,7 +9,7 @@ import argparse
 import io
 from typing import Any
 
-from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENT, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
 from genai_inside import stack_of
 from google import genai
 from google.genai import types
@@ -140,5 +140,20 @@ async def features_async(told: Told, client: genai.Client) -> None:
     await aio.aclose()
 
 
+IMPATIENT: dict[str, Any] = {"http_options": {"timeout": IMPATIENCE_S * 1_000, "headers": PATIENT}}
+
+
+def waits(told: Told, client: genai.Client) -> None:
+    told.stack = stack_of(client, told.mode)
+    answer = client.models.generate_content(model=MODEL, contents="Take your time", config=IMPATIENT)
+    told.answer("Take your time", answer.text, alone=True)
+
+
+async def waits_async(told: Told, client: genai.Client) -> None:
+    told.stack = stack_of(client, told.mode)
+    answer = await client.aio.models.generate_content(model=MODEL, contents="Take your time", config=IMPATIENT)
+    told.answer("Take your time", answer.text, alone=True)
+
+
 if __name__ == "__main__":
-    run(["google-genai"], client_of, gather, features, gather_async, features_async)
+    run(["google-genai"], client_of, gather, gather_async, features, features_async, waits, waits_async)

@@ -105,11 +105,11 @@ async def ask_each(told: Told, count: int) -> None:
                 told.answer(prompt, answer, what=name, alone=True)
 
 
-async def gather(told: Told, nothing: None) -> None:
+async def gather_async(told: Told, nothing: None) -> None:
     await ask_each(told, 50)
 
 
-async def features(told: Told, nothing: None) -> None:
+async def features_async(told: Told, nothing: None) -> None:
     await ask_each(told, 1)
 
 
@@ -118,4 +118,4 @@ def made(wanted: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(["fastapi", "starlette", "litestar"], made, gather_async=gather, features_async=features)
+    run(["fastapi", "starlette", "litestar"], made, gather_async, features_async)
