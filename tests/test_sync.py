@@ -488,9 +488,9 @@ def test_it_has_all_that_the_async_client_has(service: Service) -> None:
     client = make(service)
     ours, theirs = public(sync.Client), public(carpool.Client)
     assert set(ours) - set(theirs) == {"open", "close", "start"}
-    assert {name: ours.get(name) for name in theirs if name != "ask"} == {
-        name: parameters for name, parameters in theirs.items() if name != "ask"
-    }, "adapters ask through start"
+    for adapters_own in ("ask", "begin"):  # which ask on the loop, by way of start
+        del theirs[adapters_own]
+    assert {name: ours.get(name) for name in theirs} == theirs
     assert list(inspect.signature(sync.Client).parameters) == list(inspect.signature(carpool.Client).parameters)
     for name in ("jobs", "files", "caches"):
         assert public(type(getattr(client, name))) == public(type(getattr(client._client, name)))

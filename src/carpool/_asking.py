@@ -24,8 +24,30 @@ if TYPE_CHECKING:
     from carpool._runtime.awaiters import Asked
     from carpool._runtime.loop import Runtime
     from carpool._siblings import Siblings
+    from carpool.responses import Response
     from carpool.settings import Ladder
     from carpool.types import Deadline
+
+
+class Begun:
+    """A request that was taken in, for a caller who awaits its future: he takes the response, or leaves."""
+
+    __slots__ = ("_asked", "_kind", "_leave", "_schema", "future")
+
+    def __init__(self, asked: Asked, kind: Kind, schema: Any, leave: Callable[[Asked], None]) -> None:
+        self.future = asked.future
+        self._asked = asked
+        self._kind: Kind = kind
+        self._schema = schema
+        self._leave = leave
+
+    def response(self) -> Response:
+        """Return the response once the future is done, or raise its error."""
+        return self._asked.response(self._kind, self._schema, self.future.result())
+
+    def leave(self) -> None:
+        """Note that the caller is gone: what was not sent is withdrawn, the rest is kept for whoever asks the same."""
+        self._leave(self._asked)
 
 
 class Asking:
@@ -161,3 +183,9 @@ class Asking:
         if encoded.uses is None and (key is None or is_new or not self._siblings):
             return self.ask(kind, model, encoded, key, flags, self.until(deadline, key), ladder)
         return await self.ask_around(kind, model, encoded, key, flags, deadline, ladder)
+
+    async def begin(self, request: Request) -> Begun:
+        """Ask for a request of an adapter: under its own key, or an automatic one."""
+        encoded = self.encode(request, formed=True)
+        asked = await self.ask_encoded(request, encoded, request.key, 0)
+        return Begun(asked, request.kind, encoded.schema, self._runtime.entrance.gone)

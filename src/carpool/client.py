@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import platformdirs
 
 from carpool._arguments import checked_hook, checked_key, day_number
-from carpool._asking import Asking
+from carpool._asking import Asking, Begun
 from carpool._caches import Caches
 from carpool._core.model import EXPLICIT, TICKET
 from carpool._deadline import ambient
@@ -235,18 +235,23 @@ class Client:
         Raises:
             ConfigurationError, NotBatchable, DeadlineExceeded, CarpoolError: as ``generate``.
         """
-        runtime = self._runtime
-        await self._come_in()
-        kind, encoded = request.kind, self._asking.encode(request, formed=True)
-        asked = await self._asking.ask_encoded(request, encoded, request.key, 0)
-        schema = encoded.schema
-        del request, encoded
+        begun = await self.begin(request)
+        del request
         try:
-            answer = await asked.future
+            await begun.future
         except asyncio.CancelledError:
-            runtime.entrance.gone(asked)
+            begun.leave()
             raise
-        return asked.response(kind, schema, answer)
+        return begun.response()
+
+    async def begin(self, request: Request) -> Begun:
+        """Take a request in as ``ask``, and return before its answer is there: for adapters that ask for several.
+
+        Raises:
+            ConfigurationError, NotBatchable, KeyConflict, StoreError: it is not taken in, as ``generate``.
+        """
+        await self._come_in()
+        return await self._asking.begin(request)
 
     # -- tickets and rows
 

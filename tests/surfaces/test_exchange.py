@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.end_to_end.support import (
 import carpool
 from carpool import Client
 from carpool.emulator import Emulator, Fault, Plan, expected_text, expected_values
+from carpool.surfaces.bodies_of_google import one_vector, several_vectors
 from carpool.surfaces.exchange import Exchange
 from carpool.surfaces.messages import Answer, Call
 
@@ -248,6 +250,53 @@ async def test_a_caller_that_went_away_gets_its_own_request_back() -> None:
         assert emulator.ledger().rows_billed == 20
 
 
+async def test_the_vectors_of_a_call_that_fails_or_goes_away_stay_for_who_asks_again() -> None:
+    async with TimedEmulator(Plan(latency_s=HOUR_S)) as emulator, opened(emulator, canary=False) as client:
+        exchange = Exchange(client)
+        items = [{"content": {"parts": [{"text": text}]}, "outputDimensionality": 64} for text in prompts(30)]
+        call = post(EMBED_MANY, json.dumps({"requests": items}).encode())
+        first = asyncio.ensure_future(exchange.answer(call))
+        await until(lambda: ops_of(emulator)["create"] == 1, "the job")
+        first.cancel()
+        await asyncio.wait([first])
+        again = asyncio.ensure_future(exchange.answer(call))
+        await until(lambda: client.stats().reused == 30, "requests joined")
+        emulator.let_pass()
+        values = [vector["values"] for vector in json.loads((await again).body)["embeddings"]]
+        assert values == [expected_values(text, 64) for text in prompts(30)]
+        assert emulator.ledger().rows_billed == 30
+
+
+async def test_nobody_holds_the_body_of_a_call_that_waits() -> None:
+    async with TimedEmulator(Plan(latency_s=HOUR_S)) as emulator, opened(emulator, canary=False) as client:
+        exchange = Exchange(client)
+        item = {"content": {"parts": [{"text": "x"}]}, "outputDimensionality": 64}
+        bodies = {
+            GENERATE: body_of("x"),
+            EMBED_MANY: json.dumps({"requests": [item]}).encode(),
+            "/v1/chat/completions": chat("y"),
+            "/v1/embeddings": json.dumps({"model": EMBED_MODEL, "input": "y"}).encode(),
+        }
+        calls = [post(path, body) for path, body in bodies.items()]
+        held = [weakref.ref(call) for call in calls]
+        waiting = [asyncio.ensure_future(exchange.answer(calls.pop(0))) for _ in range(len(held))]
+        await until(lambda: sum(job.rows for job in jobs_of(emulator)) == 4, "the jobs")
+        assert [reference() for reference in held] == [None] * 4
+        emulator.let_pass()
+        assert [(await answer).status for answer in waiting] == [200] * 4
+
+
+async def test_an_answer_without_a_vector_is_an_error_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Emulator() as emulator, opened(emulator, canary=False) as client:
+        exchange = Exchange(client)
+        monkeypatch.setattr("carpool.surfaces.exchange.one_vector", lambda _: one_vector(b'{"tokenCount":"1"}'))
+        body = json.dumps({"content": {"parts": [{"text": "x"}]}}).encode()
+        answer = await exchange.answer(post(f"/v1/models/{EMBED_MODEL}:embedContent", body))
+        assert (answer.status, error_of(answer)["status"]) == (400, "FAILED_PRECONDITION")
+        with pytest.raises(carpool.RequestFailed):
+            several_vectors([b'{"embedding":{"values":[1]}}', b"not even JSON"])
+
+
 # -- what is handed on
 
 
@@ -326,12 +375,12 @@ async def test_a_bug_of_ours_is_an_answer_too_and_its_words_are_not(
         async def broken(*_: object) -> None:
             raise RuntimeError(PROMPT)
 
-        monkeypatch.setattr(client, "ask", broken)
+        monkeypatch.setattr(client, "begin", broken)
         error = error_of(await Exchange(client).answer(post(GENERATE, body_of("x"))))
         assert (error["code"], error["status"]) == (500, "INTERNAL")
         assert "RuntimeError" in error["message"]
         assert PROMPT not in error["message"] + caplog.text
-        assert "a bug of carpool broke the answer to POST models:generateContent" in caplog.text
+        assert "a bug of carpool broke the answer to Generate" in caplog.text
 
 
 async def test_a_closed_client_may_be_asked_again() -> None:

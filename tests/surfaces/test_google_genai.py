@@ -146,6 +146,21 @@ async def test_a_newer_model_tells_the_tokens_of_its_vectors() -> None:
         assert ops_of(emulator)["create"] == 1
 
 
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+async def test_either_http_library_will_do(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_GENAI_HTTP_CLIENT", library)
+    async with Emulator() as emulator, google(emulator) as (sdk, client):
+        inner: Any = sdk.aio._api_client._async_httpx_client
+        assert any(base.__module__.partition(".")[0] == library for base in type(inner).__mro__)
+        assert (await ask(sdk, "hello")).text == expected_text("hello")
+        stream = await sdk.aio.models.generate_content_stream(model=MODEL, contents="hello")
+        assert [event.text async for event in stream] == [expected_text("hello")]
+        blocking = await asyncio.to_thread(sdk.models.generate_content, model=MODEL, contents="again")
+        assert blocking.text == expected_text("again")
+        assert [model async for model in await sdk.aio.models.list()]
+        assert client.receipt().requests == 3
+
+
 # -- what is handed on
 
 

@@ -9,19 +9,19 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from decimal import Decimal
 from secrets import token_hex
 from time import time
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from carpool._ports import ProviderError
 from carpool._showing import shown, where_raised
-from carpool.errors import CarpoolError, ConfigurationError, NotBatchable
-from carpool.responses import read_usage
+from carpool.errors import CarpoolError, NotBatchable
 from carpool.settings import CHEAP, FAST
+from carpool.surfaces.bodies_of_google import one_vector, requests_of, several_vectors, unnamed
 from carpool.surfaces.deadlines import deadline_of
 from carpool.surfaces.messages import JSON, SSE, Answer, Call
 from carpool.surfaces.openai_answers import chat_completion, chat_events, embeddings_list
@@ -32,6 +32,7 @@ from carpool.surfaces.routes import Chat, Embed, Embeddings, EmbedMany, Generate
 from carpool.types import Kind, Request
 
 if TYPE_CHECKING:
+    from carpool._asking import Begun
     from carpool.client import Client
     from carpool.responses import Response
     from carpool.settings import Ladder
@@ -42,21 +43,8 @@ logger: Final = logging.getLogger("carpool")
 KEY: Final = "x-carpool-key"
 LADDER: Final = "x-carpool-ladder"
 _UPLOAD_URLS: Final = ("x-goog-upload-url", "x-goog-upload-control-url")
-_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_encode: Final = msgspec.json.Encoder().encode
-
-
-class _Many(msgspec.Struct, frozen=True):
-    requests: list[dict[str, msgspec.Raw]]
-
-
-class _Vector(msgspec.Struct, frozen=True, rename="camel"):
-    embedding: msgspec.Raw = msgspec.Raw(b"{}")
-    usage_metadata: msgspec.Raw = msgspec.Raw()
-
-
-_many: Final = msgspec.json.Decoder(_Many)
-_vector: Final = msgspec.json.Decoder(_Vector)
+Held: TypeAlias = list[Call]
+"""A call, or nothing once it was taken in."""
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,110 +93,122 @@ class Exchange:
 
     async def answer(self, call: Call) -> Answer:
         """Answer a call, however long that takes; failures are answers too."""
+        held = [call]  # until its requests are on disk: nobody keeps a body in memory for hours
         asked = route(call)
+        del call
         try:
             match asked:
                 case Generate():
-                    return await self._generate(asked, call)
+                    return await self._generate(asked, held)
                 case Embed():
-                    return await self._embed(asked, call)
+                    return await self._embed(asked, held)
                 case EmbedMany():
-                    return await self._embed_many(asked, call)
+                    return await self._embed_many(asked, held)
                 case Chat():
-                    return await self._chat(call)
+                    return await self._chat(held)
                 case Embeddings():
-                    return await self._embeddings(call)
+                    return await self._embeddings(held)
                 case Pass():
-                    return await self._pass(asked, call)
+                    return await self._pass(asked, held)
                 case _:
                     assert_never(asked)
         except NotBatchable:
-            return await self._pass(passed(call), call)
+            return await self._pass(passed(held[0]), held)
         except Untranslatable as error:
             refusal = Refusal(code=400, status="INVALID_ARGUMENT", message=error.message, param=error.param)
         except CarpoolError as error:
             refusal = refusal_of(error)
         except Exception as error:  # noqa: BLE001 - a bug of ours must not look like one of the network
             logger.error(  # noqa: TRY400 - its words may quote the request
-                "a bug of carpool broke the answer to %s\n%s", passed(call).name, where_raised(error)
+                "a bug of carpool broke the answer to %s\n%s", type(asked).__name__, where_raised(error)
             )
             refusal = Refusal(code=500, status="INTERNAL", message=f"a bug of carpool: {type(error).__name__}")
         return self._refuse(refusal, openai=isinstance(asked, Chat | Embeddings))
 
     # -- Google's own shapes
 
-    async def _generate(self, asked: Generate, call: Call) -> Answer:
-        response = await self._ask("generate", asked.model, call.body, call.headers)
+    async def _generate(self, asked: Generate, held: Held) -> Answer:
+        [response] = await self._ask("generate", asked.model, [held[0].body], held)
         body = response.raw
         headers = told([response])
         if asked.sse:
             return Answer(status=200, headers={**SSE, **headers}, body=b"data: " + body + b"\r\n\r\n")
         return Answer(status=200, headers={**JSON, **headers}, body=b"[" + body + b"]" if asked.streamed else body)
 
-    async def _embed(self, asked: Embed, call: Call) -> Answer:
-        response = await self._ask("embed", asked.model, call.body, call.headers)
-        return Answer(status=200, headers={**JSON, **told([response])}, body=_one_vector(response.raw))
+    async def _embed(self, asked: Embed, held: Held) -> Answer:
+        [response] = await self._ask("embed", asked.model, [held[0].body], held)
+        return Answer(status=200, headers={**JSON, **told([response])}, body=one_vector(response.raw))
 
-    async def _embed_many(self, asked: EmbedMany, call: Call) -> Answer:
-        bodies = _requests_of(asked.model, call.body)
+    async def _embed_many(self, asked: EmbedMany, held: Held) -> Answer:
+        bodies = requests_of(asked.model, held[0].body)
         if not bodies:
-            return await self._pass(passed(call), call)
-        responses = await self._ask_all("embed", asked.model, bodies, call.headers)
-        body = _vectors([response.raw for response in responses])
+            return await self._pass(passed(held[0]), held)
+        responses = await self._ask("embed", asked.model, bodies, held)
+        body = several_vectors([response.raw for response in responses])
         return Answer(status=200, headers={**JSON, **told(responses)}, body=body)
 
     # -- OpenAI's shapes
 
-    async def _chat(self, call: Call) -> Answer:
-        asked = read_chat(call.body)
-        response = await self._ask("generate", asked.model, asked.body, call.headers)
+    async def _chat(self, held: Held) -> Answer:
+        asked = read_chat(held[0].body)
+        bodies = [asked.body]
+        asked = replace(asked, body=b"")
+        [response] = await self._ask("generate", asked.model, bodies, held)
         write, shape = (chat_events, SSE) if asked.stream else (chat_completion, JSON)
         body = write(asked, response.raw, completion_id=f"chatcmpl-{token_hex(12)}", created=int(time()))
         return Answer(status=200, headers={**shape, **told([response])}, body=body)
 
-    async def _embeddings(self, call: Call) -> Answer:
-        asked = read_embeddings(call.body)
-        responses = await self._ask_all("embed", asked.model, asked.bodies, call.headers)
+    async def _embeddings(self, held: Held) -> Answer:
+        asked = read_embeddings(held[0].body)
+        bodies = list(asked.bodies)
+        asked = replace(asked, bodies=())
+        responses = await self._ask("embed", asked.model, bodies, held)
         body = embeddings_list(asked, [response.raw for response in responses])
         return Answer(status=200, headers={**JSON, **told(responses)}, body=body)
 
     # -- how requests are asked
 
-    async def _ask(self, kind: Kind, model: str, body: bytes, headers: Mapping[str, str], part: str = "") -> Response:
+    async def _ask(self, kind: Kind, model: str, bodies: list[bytes], held: Held) -> list[Response]:
+        """Ask for the requests of a call. The first error is that of all; what was sent is there for who asks again.
+
+        Args:
+            kind: of the requests.
+            model: of the requests.
+            bodies: the requests; emptied, and the call with them, as soon as they are taken in.
+            held: the call.
+        """
+        headers = held[0].headers
+        begun: list[Begun] = []
+        try:
+            for number in range(len(bodies)):
+                part = f".{number}" if len(bodies) > 1 else ""
+                begun.append(await self._client.begin(self._request(kind, model, bodies[number], headers, part)))
+            self._asked[kind] += len(begun)
+            bodies.clear()
+            held.clear()
+            await asyncio.gather(*(one.future for one in begun))
+        except BaseException:
+            for one in begun:
+                one.leave()
+            raise
+        return [one.response() for one in begun]
+
+    def _request(self, kind: Kind, model: str, body: bytes, headers: Mapping[str, str], part: str) -> Request:
         key = headers.get(KEY)
-        request = Request(
+        return Request(
             model=model,
             kind=kind,
-            body=_plain(body),
+            body=unnamed(body),
             key=f"{key}{part}" if key else None,
             deadline=deadline_of(headers, self._deadline, patient=self._patient),
             ladder=_ladder_of(headers) or self._ladder,
         )
-        self._asked[kind] += 1
-        try:
-            return await self._client.ask(request)
-        except NotBatchable:
-            self._asked[kind] -= 1
-            raise
-
-    async def _ask_all(
-        self, kind: Kind, model: str, bodies: Sequence[bytes], headers: Mapping[str, str]
-    ) -> list[Response]:
-        """Ask for several; the first error is that of all, and what was sent is there for whoever asks again."""
-        parts = [""] if len(bodies) == 1 else [f".{number}" for number in range(len(bodies))]
-        tasks = [
-            asyncio.ensure_future(self._ask(kind, model, body, headers, part))
-            for body, part in zip(bodies, parts, strict=True)
-        ]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
 
     # -- all else
 
-    async def _pass(self, asked: Pass, call: Call) -> Answer:
+    async def _pass(self, asked: Pass, held: Held) -> Answer:
+        [call] = held
+        held.clear()
         self._passed[asked.name] += 1
         try:
             reply = await self._client.upstream.forward(call.method, asked.target, call.headers, call.body)
@@ -260,50 +260,3 @@ def _ladder_of(headers: Mapping[str, str]) -> Any:
         return None
     named = {"cheap": CHEAP, "fast": FAST}
     return named.get(text) or tuple(route.strip() for route in text.split(","))
-
-
-def _plain(body: bytes) -> bytes:
-    """Return a request without the model's name, which its path says."""
-    if b'"model"' not in body:
-        return body
-    try:
-        fields = _fields.decode(body)
-    except (ValueError, RecursionError):
-        return body  # whoever encodes it says what is wrong
-    return _encode({name: raw for name, raw in fields.items() if name != "model"}) if "model" in fields else body
-
-
-def _requests_of(model: str, body: bytes) -> list[bytes]:
-    """Return the single requests in a call for several vectors.
-
-    Raises:
-        ConfigurationError: it is no such call, or names several models.
-    """
-    found = None
-    with suppress(ValueError, RecursionError):
-        found = _many.decode(body)
-    if found is None:
-        raise ConfigurationError('the body is not {"requests": [...]}, each with its content. Nothing was sent.')
-    for number, fields in enumerate(found.requests):
-        given = bytes(fields.pop("model", msgspec.Raw(b'""'))).decode("utf-8", "replace").strip('"')
-        if given.removeprefix("models/") not in ("", model):
-            raise ConfigurationError(f"requests[{number}] is for another model than the path. Nothing was sent.")
-    return [_encode(fields) for fields in found.requests]
-
-
-def _one_vector(raw: bytes) -> bytes:
-    """Return an answer without the count of tokens that rows of batches have beside the vector."""
-    found = _vector.decode(raw)
-    usage = bytes(found.usage_metadata)
-    tail = b',"usageMetadata":' + usage if usage else b""
-    return b'{"embedding":' + bytes(found.embedding) + tail + b"}"
-
-
-def _vectors(raws: Sequence[bytes]) -> bytes:
-    """Return one answer with the vectors of several, and with the tokens of all where each says its own."""
-    found = [_vector.decode(raw) for raw in raws]
-    body = b'{"embeddings":[' + b",".join(bytes(one.embedding) for one in found) + b"]"
-    if all(bytes(one.usage_metadata) for one in found):
-        tokens = sum(read_usage(raw).prompt_tokens for raw in raws)
-        body += b',"usageMetadata":' + _encode({"promptTokenCount": tokens})
-    return body + b"}"
