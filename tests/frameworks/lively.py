@@ -22,7 +22,10 @@ async def serve() -> None:
     """Serve until SIGTERM; say where on standard output."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    async with Client() as client, Sidecar(Exchange(client, patient=True), limits=Limits(interim_s=INTERIM_S)) as sidecar:
+    async with (
+        Client() as client,
+        Sidecar(Exchange(client, patient=True), limits=Limits(interim_s=INTERIM_S)) as sidecar,
+    ):
         sys.stdout.write(json.dumps({"url": sidecar.url}) + "\n")
         sys.stdout.flush()
         await ended.wait()

@@ -19,7 +19,7 @@ import msgspec
 
 from carpool.emulator import EmulatorThread, JobView, Ledger, Logged, Plan
 
-from .making import ROOT, Place
+from .making import ROOT, Place, own_variables
 from .plan import Row
 
 CALLS: Final = 50
@@ -117,11 +117,11 @@ def run(row: Row, part: Part, place: Place, folder: Path) -> Ran:
         ours = _SETTINGS[part] | _QUICK | _carpool(emulator.base_url, folder)
         command = place.command(row.program, part, row.way, row.mode)
         if row.way == "in-process":
-            told = _program(command, ours | row.variables, folder)
+            told = _program(command, ours | row.variables | place.variables, folder)
         else:
             serve = LIVELY if part == "waits" else SERVE
             with sidecar(serve, ours, folder) as url:
-                told = _program(command, callers(url) | row.variables, folder)
+                told = _program(command, callers(url) | row.variables | place.variables, folder)
         return Ran(told=told, jobs=emulator.jobs(), ledger=emulator.ledger(), requests=emulator.requests)
 
 
@@ -173,12 +173,15 @@ def sidecar(serve: Sequence[str], settings: Mapping[str, str], folder: Path) -> 
     Raises:
         Failed: it did not start, or did not end well.
     """
-    # carpool's own command is measured, and finds carpool where this process does.
-    own = {name: value for name, value in os.environ.items() if name.startswith(("PYTHONPATH", "COV"))}
     command = [sys.executable, *serve]
     with (folder / "sidecar.log").open("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            command, env=_surroundings(folder, settings) | own, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            env=_surroundings(folder, settings) | own_variables(),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         try:
             assert process.stdout is not None

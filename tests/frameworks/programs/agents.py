@@ -10,7 +10,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from asking import EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENCE_S, PATIENT, REFUSED, REFUSED_MODEL, Told, at_once, questions, run
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENCE_S,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    questions,
+    run,
+)
 from genai_inside import stack_of
 from google import genai
 from pydantic import BaseModel

@@ -66,7 +66,7 @@ class Told:
         self._vectors.append({"asked": asked, "got": list(got)})
 
     def refusal(self, error: BaseException, words: str = "") -> None:
-        """Tell the error that a refused request ended with, and the service's words where ``str`` does not show them."""
+        """Tell the error that a refused request ended with, and its words where ``str`` does not show them."""
         kind = type(error)
         self._refusals.append({"kind": f"{kind.__module__}.{kind.__qualname__}", "words": words or str(error)})
 
@@ -127,7 +127,9 @@ def words(args: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
-def run(libraries: Sequence[str], made: Callable[[argparse.Namespace], Any], *parts: Callable[[Told, Any], Any]) -> None:
+def run(
+    libraries: Sequence[str], made: Callable[[argparse.Namespace], Any], *parts: Callable[[Told, Any], Any]
+) -> None:
     """Do what the driver wants, and print the report.
 
     Args:

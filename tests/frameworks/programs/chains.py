@@ -8,7 +8,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from asking import EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENT, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from genai_inside import stack_of
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -128,4 +141,13 @@ async def waits_async(told: Told, models: Models) -> None:
 
 
 if __name__ == "__main__":
-    run(["langchain-google-genai", "google-genai"], Models, gather, gather_async, features, features_async, waits, waits_async)
+    run(
+        ["langchain-google-genai", "google-genai"],
+        Models,
+        gather,
+        gather_async,
+        features,
+        features_async,
+        waits,
+        waits_async,
+    )

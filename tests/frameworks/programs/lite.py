@@ -12,7 +12,20 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
-from asking import EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENT, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from openai_shapes import CALLS_A_TOOL, TURNS, WEATHER, Review, user, with_result
 
 CHAT = {"model": f"gemini/{MODEL}"}

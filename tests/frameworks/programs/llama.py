@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import argparse
 
-from asking import EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENT, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from genai_inside import stack_of
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
@@ -97,4 +110,6 @@ def waits(told: Told, models: Models) -> None:
 
 
 if __name__ == "__main__":
-    run(["llama-index-llms-google-genai", "google-genai"], Models, gather, gather_async, features, features_async, waits)
+    run(
+        ["llama-index-llms-google-genai", "google-genai"], Models, gather, gather_async, features, features_async, waits
+    )

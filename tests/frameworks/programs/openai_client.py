@@ -8,7 +8,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from asking import EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENT, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from openai import AsyncOpenAI, OpenAI
 from openai_shapes import CALLS_A_TOOL, TURNS, WEATHER, Review, user, with_result
 

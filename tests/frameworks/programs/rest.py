@@ -11,7 +11,19 @@ import os
 from typing import Any
 
 import requests
-from asking import EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENT, REFUSED, REFUSED_MODEL, Told, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 
 URL = f"{os.environ['GOOGLE_GEMINI_BASE_URL']}/v1beta/models"
 KEY = {"x-goog-api-key": os.environ["GEMINI_API_KEY"]}

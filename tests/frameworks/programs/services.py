@@ -13,16 +13,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import carpool
 import uvicorn
 from aiohttp import web
 from asking import MODEL, Told, at_once, questions, run
-from fastapi import FastAPI, Request as FastRequest
-from litestar import Litestar, Request as LitestarRequest, get
+from fastapi import FastAPI
+from fastapi import Request as FastRequest
+from litestar import Litestar, get
+from litestar import Request as LitestarRequest
 from starlette.applications import Starlette
 from starlette.requests import Request as StarRequest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+
+import carpool
 
 CLIENT = web.AppKey("carpool", carpool.Client)
 
