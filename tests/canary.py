@@ -84,6 +84,7 @@ EXEMPTIONS: Final = (
     Exemption("tests/docs/*", "stdout", _TEXTS, "the programs of the documentation print answers"),
     Exemption("tests/test_examples*", "stdout", _TEXTS, "the examples print answers"),
     Exemption("tests/end_to_end/test_sibling_processes*", "stdout", _TEXTS, "children tell their parent their answers"),
+    Exemption("tests/frameworks/*", "stdout", _TEXTS, "programs of other libraries tell what they were answered"),
     Exemption("tests/sdk/*", "*log of http*", ("upload URL",), "Google's SDK, held against ours, logs what it calls"),
     Exemption("tests/surfaces/test_google_genai*", "*log of http*", ("upload URL",), "Google's SDK logs what it calls"),
     Exemption("tests/emulator/test_google_sdk*", "*log of http*", ("upload URL",), "Google's SDK logs what it calls"),

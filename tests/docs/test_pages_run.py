@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from carpool.emulator import EmulatorThread
+
 from .elsewhere import environments, pages_elsewhere
-from .play import Page, PageError, blocks_of, check_json, commands_of
+from .play import Block, Page, PageError, blocks_of, check_json, commands_of, run
 from .stage import named, pages_of, play
 
 
@@ -56,6 +59,9 @@ def test_json_blocks_are_one_value_or_lines_of_values() -> None:
         "<!-- parsed -->\n```bash\ncarpool map one two --no-such-option\n```\n",
         "<!-- parsed -->\n```bash\nmap one two\n```\n",
         "```bash\nrm -r everything\n```\n",
+        "```bash\ncarpool serve --no-such-option\n```\n",
+        "<!-- file a.py -->\n```python\nraise SystemExit(3)\n```\n\n```bash\npython a.py\n```\n",
+        "<!-- file a.py -->\n```python\n```\n\n```bash\npython a.py\n```\n\n<!-- prints -->\n```text\n2\n```\n",
         "<!-- pytest -->\n```python\ndef test_it():\n    assert 1 == 2\n```\n",
     ],
 )
@@ -77,3 +83,37 @@ def test_a_page_that_is_right_is_played_to_its_end(tmp_path: Path, monkeypatch: 
     ]
     (tmp_path / "README.md").write_text("\n".join(blocks))
     assert Page(tmp_path / "README.md").play() == 4
+
+
+def test_files_of_a_page_are_run_and_its_sidecar_is_where_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gemini_emulator: EmulatorThread
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CARPOOL_BASE_URL", gemini_emulator.base_url)
+    monkeypatch.setenv("CARPOOL_HOME", str(tmp_path / "home"))
+    blocks = [
+        "```bash\ncarpool serve --port 8711\n```\n",
+        "<!-- file where.py -->\n```python\nimport sys\n\nprint(sys.argv[1:], 'http://127.0.0.1:8711')\n```\n",
+        "```bash\npython where.py a 'b c'\n```\n",
+        "<!-- prints -->\n```text\n['a', 'b c'] http://127.0.0.1:8711\n```\n",
+        "```bash\ncurl -s http://127.0.0.1:8711/carpool/health\n```\n",
+        '<!-- prints -->\n```text\n{"status":"ok"...}\n```\n',
+    ]
+    (tmp_path / "README.md").write_text("\n".join(blocks))
+    assert Page(tmp_path / "README.md").play() == 6
+    assert ":8711" not in (tmp_path / "where.py").read_text(), "any free port will do"
+
+
+def test_programs_of_an_environment_of_their_own_find_nothing_where_carpool_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "somewhere")
+    said = [
+        run(
+            [sys.executable, "-c", "import os; print(os.environ.get('PYTHONPATH'))"],
+            Block("bash", "", 1, "", ""),
+            own=own,
+        )
+        for own in (True, False)
+    ]
+    assert said == ["somewhere\n", "None\n"]

@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, assert_never
 
 from carpool.emulator import Op, expected_text, expected_values
 
@@ -37,7 +37,16 @@ def complaints(row: Row, part: Part, ran: Ran) -> Iterator[str]:
             yield f"{vector.asked!r} was embedded as {vector.got[:4]}..."
     if ran.ledger.live_calls:
         yield f"{ran.ledger.live_calls} live calls"
-    yield from _of_gathering(row, ran) if part == "gather" else _of_features(row, ran)
+    match part:
+        case "gather":
+            yield from _of_gathering(row, ran)
+        case "features":
+            yield from _of_features(row, ran)
+        case "waits":
+            if [job.rows for job in ran.jobs] != [1] or len(told.answers) != 1:
+                yield f"{len(told.answers)} answers, of jobs of {[job.rows for job in ran.jobs]} requests"
+        case _:
+            assert_never(part)
 
 
 def is_own(answer: Answered) -> bool:

@@ -35,6 +35,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         live_calls: calls that went to the live API.
         passed_through: calls that were handed on as they are.
         refused_by: the exception that a refused call ended with.
+        waits: whether it is held by signs of life, where that was tried.
         wrong: what was not as it should be.
         took_s: seconds.
     """
@@ -50,6 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     live_calls: int = 0
     passed_through: int = 0
     refused_by: str = ""
+    waits: bool | None = None
     wrong: tuple[str, ...] = ()
     took_s: float = 0.0
 
@@ -59,6 +61,8 @@ def try_row(row: Row, place: Place) -> Outcome:
     began = time.monotonic()
     outcome = Outcome(row=row.name, way=row.way, mode=row.mode)
     for part in PARTS:
+        if part == "waits" and not row.waits:
+            continue
         with tempfile.TemporaryDirectory(prefix="carpool-frameworks-") as folder:
             try:
                 ran = run(row, part, place, Path(folder))
@@ -66,17 +70,19 @@ def try_row(row: Row, place: Place) -> Outcome:
                 outcome = msgspec.structs.replace(outcome, wrong=(*outcome.wrong, f"{part}: {failed}"))
                 continue
         told = ran.told
+        found = tuple(f"{part}: {complaint}" for complaint in complaints(row, part, ran))
         outcome = msgspec.structs.replace(
             outcome,
             library=", ".join(f"{name} {version}" for name, version in told.versions.items()),
             stack=told.stack,
+            waits=not found if part == "waits" else outcome.waits,
             calls=outcome.calls + len(told.answers) + len(told.vectors),
             gathered=len(ran.jobs) if part == "gather" else outcome.gathered,
             jobs=outcome.jobs + len(ran.jobs),
             live_calls=outcome.live_calls + ran.ledger.live_calls,
             passed_through=outcome.passed_through + passed_through(ran),
             refused_by=", ".join(refusal.kind for refusal in told.refusals) or outcome.refused_by,
-            wrong=(*outcome.wrong, *(f"{part}: {complaint}" for complaint in complaints(row, part, ran))),
+            wrong=(*outcome.wrong, *found),
         )
     return msgspec.structs.replace(outcome, took_s=time.monotonic() - began)
 
@@ -103,8 +109,12 @@ def _place(environment: Environment, folder: Path, wheel: Path) -> Place | Canno
 
 
 HEAD: Final = (
-    "library", "way", "mode", "sends with", "calls", "50 at once: jobs", "jobs", "live", "passed", "own answers", "s",
+    "library", "way", "mode", "sends with", "calls", "50 at once: jobs", "jobs", "live", "passed", "own answers",
+    "held", "s",
 )  # fmt: skip
+
+
+_HELD: Final = {None: "", True: "yes", False: "no"}
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
@@ -113,7 +123,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
     for one in outcomes:
         cells = (
             one.library or one.row, one.way, one.mode, one.stack, one.calls, one.gathered, one.jobs, one.live_calls,
-            one.passed_through, "no" if one.wrong else "yes", f"{one.took_s:.0f}",
+            one.passed_through, "no" if one.wrong else "yes", _HELD[one.waits], f"{one.took_s:.0f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"

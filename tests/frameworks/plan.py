@@ -46,6 +46,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         stack: how what the library sends with begins.
         jobs: how many jobs become of fifty calls at once.
         refusal: the exception that a refused call ends with, or nothing if the program makes none such.
+        waits: whether the library's limit is one of silence, so that it is held by signs of life.
+        ci: whether the `test` extra installs what it needs, so that the tests run it where they run themselves.
         variables: further environment variables.
     """
 
@@ -55,6 +57,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     stack: str
     jobs: int
     refusal: str = ""
+    waits: bool = False
+    ci: bool = False
     variables: dict[str, str] = {}
 
     @property
@@ -83,6 +87,8 @@ def read(path: Path = PLAN) -> list[Row]:
         if fields["environment"] not in environments:
             raise ValueError(f"{path}: there is no environment {fields['environment']!r}")
         known = {**fields, "environment": environments[fields["environment"]]}
-        stacks = known.pop("stacks")
-        rows += [Row(**known, mode=mode, stack=stack) for mode, stack in stacks.items()]
+        stacks, waits, ci = known.pop("stacks"), known.pop("waits", ()), known.pop("ci", ())
+        rows += [
+            Row(**known, mode=mode, stack=stack, waits=mode in waits, ci=mode in ci) for mode, stack in stacks.items()
+        ]
     return rows

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ import msgspec
 
 from carpool.emulator import EmulatorThread, JobView, Ledger, Logged, Plan
 
-from .making import ROOT, Place
+from .making import ROOT, Place, own_variables
 from .plan import Row
 
 CALLS: Final = 50
@@ -29,7 +29,8 @@ CALLERS_KEY: Final = "a-key-of-the-callers"
 PATIENCE_S: Final = 240.0
 """A net under every process: whatever takes so long hangs."""
 
-Part = Literal["gather", "features"]
+Part = Literal["gather", "features", "waits"]
+"""Fifty calls at once; what else the library has; one call that takes longer than the library bears silence."""
 
 _QUICK: Final = {
     "CARPOOL_POLL_MIN_S": "0.05",
@@ -42,7 +43,13 @@ _SETTINGS: Final[dict[Part, dict[str, str]]] = {
     # speed of the machine. A library that asks for fewer at once waits for the linger, and ends with more jobs.
     "gather": {"CARPOOL_BATCH_REQUESTS_MAX": str(CALLS), "CARPOOL_LINGER_S": "60", "CARPOOL_LINGER_MAX_S": "60"},
     "features": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
+    "waits": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
 }
+_LONG_S: Final = 5.0
+"""Longer than programs bear silence (``IMPATIENCE_S`` of ``asking.py``)."""
+SERVE: Final = ("-m", "carpool", "serve", "--port", "0", "--json")
+LIVELY: Final = ("-m", "tests.frameworks.lively")
+"""A sidecar that gives more signs of life, so that nobody has to wait for long."""
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT")
 
 
@@ -104,15 +111,17 @@ def run(row: Row, part: Part, place: Place, folder: Path) -> Ran:
     Raises:
         Failed: a process ended with an error, or never.
     """
-    plan = Plan(latency_s=0.2, api_keys=frozenset([KEY]))
+    latency_s = _LONG_S if part == "waits" else 0.2
+    plan = Plan(latency_s=latency_s, api_keys=frozenset([KEY]))
     with EmulatorThread(plan) as emulator:
         ours = _SETTINGS[part] | _QUICK | _carpool(emulator.base_url, folder)
         command = place.command(row.program, part, row.way, row.mode)
         if row.way == "in-process":
-            told = _program(command, ours | row.variables, folder)
+            told = _program(command, ours | row.variables | place.variables, folder)
         else:
-            with sidecar(ours, folder) as url:
-                told = _program(command, callers(url) | row.variables, folder)
+            serve = LIVELY if part == "waits" else SERVE
+            with sidecar(serve, ours, folder) as url:
+                told = _program(command, callers(url) | row.variables | place.variables, folder)
         return Ran(told=told, jobs=emulator.jobs(), ledger=emulator.ledger(), requests=emulator.requests)
 
 
@@ -153,29 +162,37 @@ def _program(command: list[str], variables: Mapping[str, str], folder: Path) -> 
 
 
 @contextmanager
-def sidecar(settings: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """Run ``carpool serve`` as a process of its own, and yield where it listens.
+def sidecar(serve: Sequence[str], settings: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """Run a sidecar as a process of its own, and yield where it listens.
+
+    Args:
+        serve: what Python is told to run.
+        settings: environment variables.
+        folder: for its log.
 
     Raises:
         Failed: it did not start, or did not end well.
     """
-    # carpool's own command is measured, and finds carpool where this process does.
-    own = {name: value for name, value in os.environ.items() if name.startswith(("PYTHONPATH", "COV"))}
-    command = [sys.executable, "-m", "carpool", "serve", "--port", "0", "--json"]
+    command = [sys.executable, *serve]
     with (folder / "sidecar.log").open("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            command, env=_surroundings(folder, settings) | own, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            env=_surroundings(folder, settings) | own_variables(),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                raise Failed(f"carpool serve did not start\n{_read(errors)}")
+                raise Failed(f"the sidecar did not start\n{_read(errors)}")
             yield json.loads(line)["url"]
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=PATIENCE_S)
             if process.returncode:
-                raise Failed(f"carpool serve ended with {process.returncode}\n{_read(errors)}")
+                raise Failed(f"the sidecar ended with {process.returncode}\n{_read(errors)}")
         finally:
             if process.poll() is None:
                 process.kill()

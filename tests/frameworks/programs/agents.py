@@ -10,7 +10,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from asking import EMBED_MODEL, MODEL, PATIENCE_S, REFUSED, REFUSED_MODEL, Told, at_once, questions, run
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENCE_S,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    questions,
+    run,
+)
 from genai_inside import stack_of
 from google import genai
 from pydantic import BaseModel
@@ -44,14 +56,14 @@ class Models:
         else:
             self.provider = GoogleProvider()
             self.of_embeddings = GoogleProvider(client=genai.Client())
-            self.settings = {"timeout": PATIENCE_S, "extra_headers": {"x-carpool-deadline": f"{PATIENCE_S}"}}
+            self.settings = {"timeout": PATIENCE_S, "extra_headers": PATIENT}
         self.agent = self.agent_of(MODEL, tools=[get_weather])
 
     def agent_of(self, model: str, **more: Any) -> Any:
         return Agent(GoogleModel(model, provider=self.provider), model_settings=self.settings, **more)
 
 
-async def gather(told: Told, models: Models) -> None:
+async def gather_async(told: Told, models: Models) -> None:
     told.stack = stack_of(models.provider.client, told.mode)
     asked = questions("use get_weather")
     for prompt, ended in zip(asked, await at_once(models.agent.run, asked), strict=True):
@@ -60,7 +72,7 @@ async def gather(told: Told, models: Models) -> None:
         told.answer(prompt, calls[0].args_as_dict()["city"], what="call of a tool")
 
 
-async def features(told: Told, models: Models) -> None:
+async def features_async(told: Told, models: Models) -> None:
     told.stack = stack_of(models.provider.client, told.mode)
     reviewer = models.agent_of(MODEL, output_type=Review, instructions="Answer in rhymes.")
     told.answer("Review a book", (await reviewer.run("Review a book")).output.summary, what="JSON")
@@ -77,5 +89,11 @@ async def features(told: Told, models: Models) -> None:
     await told.refused_async(lambda: models.agent_of(REFUSED_MODEL).run(REFUSED))
 
 
+async def waits_async(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.provider.client, told.mode)
+    settings = {"timeout": IMPATIENCE_S, "extra_headers": PATIENT}
+    told.answer("Take your time", (await models.agent.run("Take your time", model_settings=settings)).output)
+
+
 if __name__ == "__main__":
-    run(["pydantic-ai-slim", "google-genai"], Models, gather_async=gather, features_async=features)
+    run(["pydantic-ai-slim", "google-genai"], Models, gather_async, features_async, waits_async)

@@ -8,6 +8,9 @@ export const EMBED_MODEL = "gemini-embedding-001";
 export const REFUSED_MODEL = "gemini-2.5-flash";
 export const REFUSED = "Please fail: [[error:400:the matrix refuses this prompt]]";
 
+export const IMPATIENCE_S = 2;
+export const PATIENT = { "x-carpool-deadline": "24h" };
+
 export const questions = (what = "a question") =>
   Array.from({ length: CALLS }, (_, index) => `${index + 1} of ${CALLS}: ${what} about the number ${(index + 1) ** 2}`);
 

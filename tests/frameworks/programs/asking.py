@@ -23,6 +23,10 @@ REFUSED_MODEL = "gemini-2.5-flash"
 REFUSAL = "the matrix refuses this prompt"
 REFUSED = f"Please fail: [[error:400:{REFUSAL}]]"
 """The emulator takes the error from the prompt."""
+IMPATIENCE_S = 2
+"""A library's limit, in the part that waits for longer than it."""
+PATIENT = {"x-carpool-deadline": "24h"}
+"""What a caller says who sets such a limit, and still has the time: the limit is one of silence."""
 SENDERS = ("aiohttp", "httpx", "httpx2", "requests")
 PATIENCE_S = 86_400
 """Given to libraries that have a limit of their own for a call: a batch may take a day."""
@@ -62,7 +66,7 @@ class Told:
         self._vectors.append({"asked": asked, "got": list(got)})
 
     def refusal(self, error: BaseException, words: str = "") -> None:
-        """Tell the error that a refused request ended with, and the service's words where ``str`` does not show them."""
+        """Tell the error that a refused request ended with, and its words where ``str`` does not show them."""
         kind = type(error)
         self._refusals.append({"kind": f"{kind.__module__}.{kind.__qualname__}", "words": words or str(error)})
 
@@ -117,45 +121,33 @@ def same(got: object, wanted: object) -> None:
 def words(args: Sequence[str] | None = None) -> argparse.Namespace:
     """Read what the driver wants of a program: part, way and mode."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=["gather", "features"])
+    parser.add_argument("part", choices=["gather", "features", "waits"])
     parser.add_argument("way", choices=["sidecar", "in-process"])
     parser.add_argument("mode", choices=["sync", "async"])
     return parser.parse_args(args)
 
 
-Part = Callable[[Told, Any], Any]
-
-
-def run(  # noqa: PLR0917 - a table of parts
-    libraries: Sequence[str],
-    made: Callable[[argparse.Namespace], Any],
-    gather: Part | None = None,
-    features: Part | None = None,
-    gather_async: Part | None = None,
-    features_async: Part | None = None,
+def run(
+    libraries: Sequence[str], made: Callable[[argparse.Namespace], Any], *parts: Callable[[Told, Any], Any]
 ) -> None:
     """Do what the driver wants, and print the report.
 
     Args:
         libraries: distributions whose versions are told.
         made: makes the library's client, given what the driver wants.
-        gather: asks fifty times at once, from threads.
-        features: uses what the library has besides.
-        gather_async: as ``gather``, on an event loop.
-        features_async: as ``features``, on an event loop.
+        parts: functions that are named as the parts are, those for an event loop with ``_async`` behind it. ``gather``
+            asks fifty times at once, ``features`` uses what the library has besides, ``waits`` asks once, and is
+            answered later than the library's limit for silence.
     """
     wanted = words()
     told = Told(wanted.mode)
+    named = {part.__name__: part for part in parts}
     if wanted.mode == "sync":
-        part = gather if wanted.part == "gather" else features
-        assert part is not None, wanted
-        part(told, made(wanted))
+        named[wanted.part](told, made(wanted))
     else:
-        part_async = gather_async if wanted.part == "gather" else features_async
-        assert part_async is not None, wanted
 
         async def inside() -> None:
-            await part_async(told, made(wanted))
+            await named[f"{wanted.part}_async"](told, made(wanted))
 
         asyncio.run(inside())
     told.show(libraries)

@@ -8,7 +8,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from genai_inside import stack_of
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -113,5 +126,28 @@ async def features_async(told: Told, models: Models) -> None:
     await told.refused_async(lambda: models.refusing.ainvoke(REFUSED))
 
 
+def impatient() -> ChatGoogleGenerativeAI:
+    return ChatGoogleGenerativeAI(model=MODEL, timeout=IMPATIENCE_S, additional_headers=PATIENT)
+
+
+def waits(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat.client, told.mode)
+    told.answer("Take your time", impatient().invoke("Take your time").text, alone=True)
+
+
+async def waits_async(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat.client, told.mode)
+    told.answer("Take your time", (await impatient().ainvoke("Take your time")).text, alone=True)
+
+
 if __name__ == "__main__":
-    run(["langchain-google-genai", "google-genai"], Models, gather, features, gather_async, features_async)
+    run(
+        ["langchain-google-genai", "google-genai"],
+        Models,
+        gather,
+        gather_async,
+        features,
+        features_async,
+        waits,
+        waits_async,
+    )

@@ -1,10 +1,11 @@
 // Node's own fetch: Google's REST interface without any SDK. Nothing in it knows of carpool.
+import { Agent, setGlobalDispatcher } from "undici";
 import {
-  EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, answer, questions, refused, run, told, vector,
+  EMBED_MODEL, IMPATIENCE_S, MODEL, PATIENT, REFUSED, REFUSED_MODEL, answer, questions, refused, run, told, vector,
 } from "./asking.mjs";
 
 const url = `${process.env.GOOGLE_GEMINI_BASE_URL}/v1beta/models`;
-const headers = { "x-goog-api-key": process.env.GEMINI_API_KEY, "content-type": "application/json" };
+const headers = { ...PATIENT, "x-goog-api-key": process.env.GEMINI_API_KEY, "content-type": "application/json" };
 told.stack = `undici ${process.versions.undici}`;
 
 async function post(model, verb, body) {
@@ -36,4 +37,11 @@ async function features() {
   await refused(() => post(REFUSED_MODEL, "generateContent", contents(REFUSED)));
 }
 
-await run({ gather, features });
+// By default, fetch gives up on a server that was silent for 300 seconds.
+async function waits() {
+  setGlobalDispatcher(new Agent({ headersTimeout: IMPATIENCE_S * 1000 }));
+  const reply = await post(MODEL, "generateContent", contents("Take your time"));
+  answer("Take your time", textOf(reply), { alone: true });
+}
+
+await run({ gather, features, waits });

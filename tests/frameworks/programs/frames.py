@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-import pandas
-import polars
+import pandas as pd
+import polars as pl
 from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, questions, run
-from carpool import Request, sync
 from datasets import Dataset, IterableDataset
+
+from carpool import Request, sync
 
 
 def client_of(wanted: argparse.Namespace) -> sync.Client:
@@ -18,7 +19,9 @@ def client_of(wanted: argparse.Namespace) -> sync.Client:
 
 def answers(client: sync.Client, prompts: Iterable[str]) -> list[str]:
     """Return an answer a prompt, in their order: ``map`` gives them as they come."""
-    rows = [Request(model=MODEL, contents=prompt, key=f"row {number}: {prompt}") for number, prompt in enumerate(prompts)]
+    rows = [
+        Request(model=MODEL, contents=prompt, key=f"row {number}: {prompt}") for number, prompt in enumerate(prompts)
+    ]
     found = {outcome.key: outcome.response.text for outcome in client.map(rows)}
     return [found[row.key] for row in rows]
 
@@ -26,16 +29,16 @@ def answers(client: sync.Client, prompts: Iterable[str]) -> list[str]:
 def gather(told: Told, client: sync.Client) -> None:
     told.stack = "aiohttp"
     with client:
-        frame = pandas.DataFrame({"prompt": questions("pandas")})
+        frame = pd.DataFrame({"prompt": questions("pandas")})
         frame["answer"] = answers(client, frame["prompt"])
         for row in frame.itertuples():
             told.answer(row.prompt, row.answer, alone=True)
 
-        table = polars.DataFrame({"prompt": questions("polars")})
+        table = pl.DataFrame({"prompt": questions("polars")})
         table = table.with_columns(
-            polars.col("prompt").map_batches(
-                lambda column: polars.Series(answers(client, column)), return_dtype=polars.String
-            ).alias("answer")
+            pl.col("prompt")
+            .map_batches(lambda column: pl.Series(answers(client, column)), return_dtype=pl.String)
+            .alias("answer")
         )
         for prompt, answer in table.iter_rows():
             told.answer(prompt, answer, alone=True)
@@ -47,8 +50,8 @@ def gather(told: Told, client: sync.Client) -> None:
 
         texts = questions("a text")
         rows = [Request(model=EMBED_MODEL, contents=text, kind="embed", key=text) for text in texts]
-        vectors = {outcome.key: outcome.response.values for outcome in client.map(rows)}
-        embedded = polars.DataFrame({"text": texts, "vector": [vectors[text] for text in texts]})
+        vectors = {outcome.key: outcome.response.values for outcome in client.map(rows)}  # noqa: PD011 - a vector's
+        embedded = pl.DataFrame({"text": texts, "vector": [vectors[text] for text in texts]})
         for text, vector in embedded.iter_rows():
             told.vector(text, vector)
 

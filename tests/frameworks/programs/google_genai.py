@@ -9,10 +9,22 @@ import argparse
 import io
 from typing import Any
 
-from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from genai_inside import stack_of
 from google import genai
-from google.genai import types
 from pydantic import BaseModel
 
 
@@ -45,12 +57,16 @@ def gather(told: Told, client: genai.Client) -> None:
     told.stack = stack_of(client, told.mode)
     asked = questions()
     for prompt, answer in zip(
-        asked, in_threads(lambda prompt: client.models.generate_content(model=MODEL, contents=prompt), asked), strict=True
+        asked,
+        in_threads(lambda prompt: client.models.generate_content(model=MODEL, contents=prompt), asked),
+        strict=True,
     ):
         told.answer(prompt, answer.text, alone=True)
     texts = questions("a text")
     for text, embedded in zip(
-        texts, in_threads(lambda text: client.models.embed_content(model=EMBED_MODEL, contents=text), texts), strict=True
+        texts,
+        in_threads(lambda text: client.models.embed_content(model=EMBED_MODEL, contents=text), texts),
+        strict=True,
     ):
         told.vector(text, embedded.embeddings[0].values)
 
@@ -89,7 +105,12 @@ def check(told: Told, what: str, prompt: str, answer: Any) -> None:
 def features(told: Told, client: genai.Client) -> None:
     told.stack = stack_of(client, told.mode)
     for what, config in SETTINGS.items():
-        check(told, what, f"Show {what}", client.models.generate_content(model=MODEL, contents=f"Show {what}", config=config))
+        check(
+            told,
+            what,
+            f"Show {what}",
+            client.models.generate_content(model=MODEL, contents=f"Show {what}", config=config),
+        )
     chat = client.chats.create(model=MODEL)
     for turn in ("first", "second"):
         told.answer(f"The {turn} turn", chat.send_message(f"The {turn} turn").text, what="chat")
@@ -140,5 +161,20 @@ async def features_async(told: Told, client: genai.Client) -> None:
     await aio.aclose()
 
 
+IMPATIENT: dict[str, Any] = {"http_options": {"timeout": IMPATIENCE_S * 1_000, "headers": PATIENT}}
+
+
+def waits(told: Told, client: genai.Client) -> None:
+    told.stack = stack_of(client, told.mode)
+    answer = client.models.generate_content(model=MODEL, contents="Take your time", config=IMPATIENT)
+    told.answer("Take your time", answer.text, alone=True)
+
+
+async def waits_async(told: Told, client: genai.Client) -> None:
+    told.stack = stack_of(client, told.mode)
+    answer = await client.aio.models.generate_content(model=MODEL, contents="Take your time", config=IMPATIENT)
+    told.answer("Take your time", answer.text, alone=True)
+
+
 if __name__ == "__main__":
-    run(["google-genai"], client_of, gather, features, gather_async, features_async)
+    run(["google-genai"], client_of, gather, gather_async, features, features_async, waits, waits_async)

@@ -73,4 +73,4 @@ async def features_async(told: Told, models: Models) -> None:
 
 
 if __name__ == "__main__":
-    run(["instructor", "google-genai"], Models, gather, features, gather_async, features_async)
+    run(["instructor", "google-genai"], Models, gather, gather_async, features, features_async)

@@ -12,7 +12,20 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
-from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from openai_shapes import CALLS_A_TOOL, TURNS, WEATHER, Review, user, with_result
 
 CHAT = {"model": f"gemini/{MODEL}"}
@@ -79,5 +92,20 @@ async def features_async(told: Told, nothing: None) -> None:
     await told.refused_async(lambda: litellm.acompletion(**REFUSING, messages=user(REFUSED)))
 
 
+IMPATIENT = {"timeout": IMPATIENCE_S, "num_retries": 0, "extra_headers": PATIENT}
+
+
+def waits(told: Told, nothing: None) -> None:
+    told.stack = stack_of(told.mode)
+    answer = litellm.completion(**CHAT, **IMPATIENT, messages=user("Take your time"))
+    told.answer("Take your time", answer.choices[0].message.content, alone=True)
+
+
+async def waits_async(told: Told, nothing: None) -> None:
+    told.stack = stack_of(told.mode)
+    answer = await litellm.acompletion(**CHAT, **IMPATIENT, messages=user("Take your time"))
+    told.answer("Take your time", answer.choices[0].message.content, alone=True)
+
+
 if __name__ == "__main__":
-    run(["litellm"], made, gather, features, gather_async, features_async)
+    run(["litellm"], made, gather, gather_async, features, features_async, waits, waits_async)

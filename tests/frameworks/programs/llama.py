@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import argparse
 
-from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from genai_inside import stack_of
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
@@ -89,5 +102,14 @@ async def features_async(told: Told, models: Models) -> None:
     await told.refused_async(lambda: models.refusing.acomplete(REFUSED))
 
 
+def waits(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat._client, told.mode)
+    options = {"timeout": IMPATIENCE_S * 1_000, "headers": PATIENT}
+    impatient = GoogleGenAI(model=MODEL, max_retries=0, http_options=options)
+    told.answer("Take your time", impatient.complete("Take your time").text, alone=True)
+
+
 if __name__ == "__main__":
-    run(["llama-index-llms-google-genai", "google-genai"], Models, gather, features, gather_async, features_async)
+    run(
+        ["llama-index-llms-google-genai", "google-genai"], Models, gather, gather_async, features, features_async, waits
+    )

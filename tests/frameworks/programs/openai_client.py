@@ -8,7 +8,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, at_once, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    at_once,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 from openai import AsyncOpenAI, OpenAI
 from openai_shapes import CALLS_A_TOOL, TURNS, WEATHER, Review, user, with_result
 
@@ -94,5 +107,20 @@ async def features_async(told: Told, client: AsyncOpenAI) -> None:
     await client.close()
 
 
+def waits(told: Told, client: OpenAI) -> None:
+    told.stack = stack_of(client)
+    impatient = client.with_options(timeout=IMPATIENCE_S, max_retries=0, default_headers=PATIENT)
+    answer = impatient.chat.completions.create(model=MODEL, messages=user("Take your time"))
+    told.answer("Take your time", answer.choices[0].message.content, alone=True)
+
+
+async def waits_async(told: Told, client: AsyncOpenAI) -> None:
+    told.stack = stack_of(client)
+    impatient = client.with_options(timeout=IMPATIENCE_S, max_retries=0, default_headers=PATIENT)
+    answer = await impatient.chat.completions.create(model=MODEL, messages=user("Take your time"))
+    told.answer("Take your time", answer.choices[0].message.content, alone=True)
+    await client.close()
+
+
 if __name__ == "__main__":
-    run(["openai"], client_of, gather, features, gather_async, features_async)
+    run(["openai"], client_of, gather, gather_async, features, features_async, waits, waits_async)

@@ -11,7 +11,19 @@ import os
 from typing import Any
 
 import requests
-from asking import EMBED_MODEL, MODEL, REFUSED, REFUSED_MODEL, Told, in_threads, questions, run, same
+from asking import (
+    EMBED_MODEL,
+    IMPATIENCE_S,
+    MODEL,
+    PATIENT,
+    REFUSED,
+    REFUSED_MODEL,
+    Told,
+    in_threads,
+    questions,
+    run,
+    same,
+)
 
 URL = f"{os.environ['GOOGLE_GEMINI_BASE_URL']}/v1beta/models"
 KEY = {"x-goog-api-key": os.environ["GEMINI_API_KEY"]}
@@ -21,8 +33,8 @@ def made(wanted: argparse.Namespace) -> None:
     """Make nothing: each call stands alone."""
 
 
-def post(model: str, verb: str, body: dict[str, Any]) -> Any:
-    reply = requests.post(f"{URL}/{model}:{verb}", json=body, headers=KEY, timeout=(5, None))
+def post(model: str, verb: str, body: dict[str, Any], timeout_s: float | None = None) -> Any:
+    reply = requests.post(f"{URL}/{model}:{verb}", json=body, headers=KEY | PATIENT, timeout=(5, timeout_s))
     if not reply.ok:
         raise requests.HTTPError(reply.text, response=reply)
     return reply.json()
@@ -64,5 +76,11 @@ def features(told: Told, nothing: None) -> None:
     told.refused(lambda: post(REFUSED_MODEL, "generateContent", contents(REFUSED)))
 
 
+def waits(told: Told, nothing: None) -> None:
+    told.stack = "requests"
+    answer = post(MODEL, "generateContent", contents("Take your time"), IMPATIENCE_S)
+    told.answer("Take your time", text_of(answer), alone=True)
+
+
 if __name__ == "__main__":
-    run([], made, gather, features)
+    run(["requests"], made, gather, features, waits)

@@ -13,16 +13,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import carpool
 import uvicorn
 from aiohttp import web
 from asking import MODEL, Told, at_once, questions, run
-from fastapi import FastAPI, Request as FastRequest
-from litestar import Litestar, Request as LitestarRequest, get
+from fastapi import FastAPI
+from fastapi import Request as FastRequest
+from litestar import Litestar, get
+from litestar import Request as LitestarRequest
 from starlette.applications import Starlette
 from starlette.requests import Request as StarRequest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+
+import carpool
 
 CLIENT = web.AppKey("carpool", carpool.Client)
 
@@ -105,11 +108,11 @@ async def ask_each(told: Told, count: int) -> None:
                 told.answer(prompt, answer, what=name, alone=True)
 
 
-async def gather(told: Told, nothing: None) -> None:
+async def gather_async(told: Told, nothing: None) -> None:
     await ask_each(told, 50)
 
 
-async def features(told: Told, nothing: None) -> None:
+async def features_async(told: Told, nothing: None) -> None:
     await ask_each(told, 1)
 
 
@@ -118,4 +121,4 @@ def made(wanted: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(["fastapi", "starlette", "litestar"], made, gather_async=gather, features_async=features)
+    run(["fastapi", "starlette", "litestar"], made, gather_async, features_async)
