@@ -12,8 +12,8 @@ import sys
 
 from carpool import Client
 from carpool.surfaces.exchange import Exchange
-from carpool.surfaces.limits import Limits
-from carpool.surfaces.server import Sidecar
+from carpool.surfaces.sidecar.limits import Limits
+from carpool.surfaces.sidecar.server import Sidecar
 
 INTERIM_S = 0.2
 

@@ -14,8 +14,8 @@ import pytest
 
 from carpool.emulator import Call, World
 from carpool.emulator.validation import is_clean, wrongs
-from carpool.surfaces.openai_answers import chat_completion
-from carpool.surfaces.openai_requests import ChatCall, Untranslatable, read_chat
+from carpool.surfaces.openai.answers import chat_completion
+from carpool.surfaces.openai.requests import ChatCall, Untranslatable, read_chat
 
 MODEL = "gemini-3.5-flash"
 PNG = "data:image/png;base64,iVBORw0KGgo="

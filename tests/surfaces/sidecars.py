@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from carpool.surfaces.connections import Connections
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Answer, Call
-from carpool.surfaces.server import Sidecar
+from carpool.surfaces.sidecar.connections import Connections
+from carpool.surfaces.sidecar.limits import Limits
+from carpool.surfaces.sidecar.server import Sidecar
 
 PATIENCE_S: Final = 60.0
 """A net under every wait: whatever takes so long hangs. No test measures anything by it."""

@@ -27,8 +27,8 @@ from tests.end_to_end.support import (
 import carpool
 from carpool import Client
 from carpool.emulator import Emulator, Fault, Plan, expected_text, expected_values
-from carpool.surfaces.bodies_of_google import one_vector, several_vectors
 from carpool.surfaces.exchange import Exchange
+from carpool.surfaces.google import one_vector, several_vectors
 from carpool.surfaces.messages import Answer, Call
 
 GENERATE = f"/v1beta/models/{MODEL}:generateContent"

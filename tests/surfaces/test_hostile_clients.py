@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from carpool.surfaces.interim import PROCESSING
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Answer
+from carpool.surfaces.sidecar.interim import PROCESSING
+from carpool.surfaces.sidecar.limits import Limits
 
 from .sidecars import OK, Caller, Desk, House, house, until
 
@@ -290,10 +290,10 @@ async def test_a_slow_reader_of_an_answer_in_pieces_makes_the_service_wait_and_n
 
 _CHILD = """
 import asyncio, resource, sys
-from carpool.surfaces.interim import PROCESSING
-from carpool.surfaces.limits import Limits, connections_of
+from carpool.surfaces.sidecar.interim import PROCESSING
+from carpool.surfaces.sidecar.limits import Limits, connections_of
 from carpool.surfaces.messages import Answer
-from carpool.surfaces.server import Sidecar
+from carpool.surfaces.sidecar.server import Sidecar
 
 class Desk:
     async def answer(self, call):

@@ -13,11 +13,11 @@ from carpool import GenerateResponse, RequestRejected, errors
 from carpool.surfaces import refusals
 from carpool.surfaces.deadlines import deadline_of
 from carpool.surfaces.exchange import told
-from carpool.surfaces.interim import HEADER, interim_of
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Call
 from carpool.surfaces.refusals import refusal_of
 from carpool.surfaces.routes import Asked, Chat, Embed, Embeddings, EmbedMany, Generate, Pass, route
+from carpool.surfaces.sidecar.interim import HEADER, interim_of
+from carpool.surfaces.sidecar.limits import Limits
 from carpool.types import Facts
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "explanation" / "long_awaits.md").read_text("utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from carpool.surfaces.openai_answers import chat_events, error_body
+from carpool.surfaces.openai.answers import chat_events, error_body
 
 from .openai_support import call_of, completed, raw
 

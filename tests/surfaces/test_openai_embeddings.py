@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from carpool.surfaces.openai_answers import embeddings_list
-from carpool.surfaces.openai_requests import Untranslatable, read_embeddings
+from carpool.surfaces.openai.answers import embeddings_list
+from carpool.surfaces.openai.requests import Untranslatable, read_embeddings
 
 from .openai_support import posted, raw
 

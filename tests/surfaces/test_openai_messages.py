@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carpool.surfaces.openai_messages import UNSIGNED
+from carpool.surfaces.openai.messages import UNSIGNED
 
 from .openai_support import PNG, USER, refusal, said
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carpool.surfaces.openai_requests import Untranslatable, read_chat, read_embeddings
+from carpool.surfaces.openai.requests import Untranslatable, read_chat, read_embeddings
 
 from .openai_support import refusal
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carpool.surfaces.openai_requests import read_embeddings
+from carpool.surfaces.openai.requests import read_embeddings
 
 from .openai_support import MODEL, USER, call_of, native, raw, refusal
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from carpool.surfaces.openai_answers import chat_completion, chat_events, embeddings_list
-from carpool.surfaces.openai_requests import ChatCall, Untranslatable, read_chat, read_embeddings
+from carpool.surfaces.openai.answers import chat_completion, chat_events, embeddings_list
+from carpool.surfaces.openai.requests import ChatCall, Untranslatable, read_chat, read_embeddings
 
 from .openai_support import MODEL, PNG, USER, call_of, chat, check, completed, generated, raw
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 import pytest
 
 from carpool.errors import ConfigurationError
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import SSE, Answer
-from carpool.surfaces.server import Sidecar
+from carpool.surfaces.sidecar.limits import Limits
+from carpool.surfaces.sidecar.server import Sidecar
 from carpool.types import Health
 
 from .sidecars import OK, Desk, House, house, until

@@ -9,8 +9,8 @@ import zlib
 
 import pytest
 
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Answer, Call
+from carpool.surfaces.sidecar.limits import Limits
 
 from .sidecars import OK, Desk, House, house, until
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import requests
 
-from carpool.surfaces.limits import Limits
+from carpool.surfaces.sidecar.limits import Limits
 
 from .sidecars import OK, House, house, until
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from carpool.errors import ConfigurationError
-from carpool.surfaces.connections import Turn
-from carpool.surfaces.limits import Limits, connections_of
-from carpool.surfaces.server import Sidecar
+from carpool.surfaces.sidecar.connections import Turn
+from carpool.surfaces.sidecar.limits import Limits, connections_of
+from carpool.surfaces.sidecar.server import Sidecar
 
 from .sidecars import OK, Desk, house, until
 
@@ -46,7 +46,7 @@ async def test_a_caller_that_is_gone_before_it_is_let_in_keeps_nobody_out(monkey
 async def test_what_the_system_cannot_do_now_is_tried_again_in_a_while(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, told: bool
 ) -> None:
-    monkeypatch.setattr("carpool.surfaces.doorway._RETRY_S", 0.001)
+    monkeypatch.setattr("carpool.surfaces.sidecar.doorway._RETRY_S", 0.001)
     failing(monkeypatch, "sock_accept", OSError(number, "not now"))
     async with house(Desk(OK)) as place:
         assert (await place.ask(place.post())).status == 200

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from carpool._showing import without_secrets
 from carpool.errors import ConfigurationError
 from carpool.surfaces.exchange import Traffic
-from carpool.surfaces.guard import Guard, Refused, headers_of_call, is_own, query_of_call, refuse
-from carpool.surfaces.interim import interim_of
-from carpool.surfaces.limits import Limits, connections_of
-from carpool.surfaces.metrics import Metric, metrics_of, written
-from carpool.surfaces.rota import Rota
+from carpool.surfaces.sidecar.guard import Guard, Refused, headers_of_call, is_own, query_of_call, refuse
+from carpool.surfaces.sidecar.interim import interim_of
+from carpool.surfaces.sidecar.limits import Limits, connections_of
+from carpool.surfaces.sidecar.metrics import Metric, metrics_of, written
+from carpool.surfaces.sidecar.rota import Rota
 from carpool.types import Health, Receipt, RouteTotals, Stats
 
 LOCAL = "127.0.0.1"

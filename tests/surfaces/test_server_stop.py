@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Answer
+from carpool.surfaces.sidecar.limits import Limits
 
 from .sidecars import OK, Desk, house, until
 

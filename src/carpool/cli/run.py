@@ -134,7 +134,7 @@ async def run_through(order: Order, environ: Mapping[str, str], progress: _Progr
     from carpool.cli.serve import sidecar_of
     from carpool.surfaces.environment import led_to
     from carpool.surfaces.exchange import Exchange
-    from carpool.surfaces.limits import Limits
+    from carpool.surfaces.sidecar.limits import Limits
 
     progress = progress or _Progress()
     async with Client() as client:

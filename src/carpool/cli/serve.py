@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from carpool import Client
     from carpool.settings import Ladder
     from carpool.surfaces.exchange import Exchange, Traffic
-    from carpool.surfaces.server import Sidecar
+    from carpool.surfaces.sidecar.server import Sidecar
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -153,8 +153,8 @@ def sidecar_of(client: Client, exchange: Exchange, **options: Any) -> Sidecar:
         ConfigurationError: an option cannot be used.
     """
     from carpool.cli.receipt import receipt_data
-    from carpool.surfaces.metrics import metrics_of
-    from carpool.surfaces.server import Sidecar
+    from carpool.surfaces.sidecar.metrics import metrics_of
+    from carpool.surfaces.sidecar.server import Sidecar
 
     return Sidecar(
         exchange,

@@ -21,12 +21,12 @@ from carpool._ports import ProviderError
 from carpool._showing import shown, where_raised
 from carpool.errors import CarpoolError, NotBatchable
 from carpool.settings import CHEAP, FAST
-from carpool.surfaces.bodies_of_google import one_vector, requests_of, several_vectors, unnamed
 from carpool.surfaces.deadlines import deadline_of
+from carpool.surfaces.google import one_vector, requests_of, several_vectors, unnamed
 from carpool.surfaces.messages import JSON, SSE, Answer, Call
-from carpool.surfaces.openai_answers import chat_completion, chat_events, embeddings_list
-from carpool.surfaces.openai_requests import read_chat, read_embeddings
-from carpool.surfaces.openai_values import Untranslatable
+from carpool.surfaces.openai.answers import chat_completion, chat_events, embeddings_list
+from carpool.surfaces.openai.requests import read_chat, read_embeddings
+from carpool.surfaces.openai.values import Untranslatable
 from carpool.surfaces.refusals import Refusal, google_body, openai_body, refusal_of
 from carpool.surfaces.routes import Chat, Embed, Embeddings, EmbedMany, Generate, Pass, passed, route
 from carpool.types import Kind, Request

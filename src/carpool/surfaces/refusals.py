@@ -27,7 +27,7 @@ from carpool.errors import (
     StoreFull,
     SubmitAmbiguous,
 )
-from carpool.surfaces.openai_answers import error_body
+from carpool.surfaces.openai.answers import error_body
 
 RETRY_AFTER_S: Final = 5
 _HTTP_OF_RPC: Final = {3: 400, 5: 404, 7: 403, 9: 400, 11: 400, 12: 400, 16: 401}

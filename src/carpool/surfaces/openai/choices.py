@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from carpool.responses import decode_json
-from carpool.surfaces.openai_values import is_list, is_object
+from carpool.surfaces.openai.values import is_list, is_object
 
 _TOKENS_MAX: Final = 10**12
 _UNLIKELY: Final = -9999.0

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from carpool._showing import in_short
-from carpool.surfaces.openai_media import CACHE_HINT, DETAILS, file_part, image_part, sound_part
-from carpool.surfaces.openai_values import (
+from carpool.surfaces.openai.media import CACHE_HINT, DETAILS, file_part, image_part, sound_part
+from carpool.surfaces.openai.values import (
     DEPTH_MAX,
     filled,
     is_base64,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from carpool.surfaces.guard import Refused, refuse
+from carpool.surfaces.sidecar.guard import Refused, refuse
 
 PROCESSING: Final = b"HTTP/1.1 102 Processing\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"

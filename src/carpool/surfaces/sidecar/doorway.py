@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from carpool._showing import where_raised
-from carpool.surfaces.connections import Connection, Connections
+from carpool.surfaces.sidecar.connections import Connection, Connections
 
 logger: Final = logging.getLogger("carpool")
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
-from carpool.surfaces.openai_messages import read_messages
-from carpool.surfaces.openai_models import takes_json_with_tools, thinking_of, wants_signatures
-from carpool.surfaces.openai_tools import place_tools
-from carpool.surfaces.openai_values import (
+from carpool.surfaces.openai.messages import read_messages
+from carpool.surfaces.openai.models import takes_json_with_tools, thinking_of, wants_signatures
+from carpool.surfaces.openai.tools import place_tools
+from carpool.surfaces.openai.values import (
     INT32_MAX,
     Untranslatable,
     decoded,

@@ -16,14 +16,14 @@ from typing import Final
 from aiohttp import web
 
 from carpool._showing import where_raised
-from carpool.surfaces.bodies import Bodies, Hold
-from carpool.surfaces.connections import Connections, Turn
-from carpool.surfaces.guard import Guard, Refused, headers_of_call, query_of_call, refuse
-from carpool.surfaces.interim import interim_of
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Answer, Answering, Call
-from carpool.surfaces.metrics import Metric
-from carpool.surfaces.pages import HEALTH, PREFIX, Pages
+from carpool.surfaces.sidecar.bodies import Bodies, Hold
+from carpool.surfaces.sidecar.connections import Connections, Turn
+from carpool.surfaces.sidecar.guard import Guard, Refused, headers_of_call, query_of_call, refuse
+from carpool.surfaces.sidecar.interim import interim_of
+from carpool.surfaces.sidecar.limits import Limits
+from carpool.surfaces.sidecar.metrics import Metric
+from carpool.surfaces.sidecar.pages import HEALTH, PREFIX, Pages
 
 logger: Final = logging.getLogger("carpool")
 

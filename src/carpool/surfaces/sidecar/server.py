@@ -15,14 +15,14 @@ from typing import Any, Final, Self
 from aiohttp import web
 
 from carpool.errors import ConfigurationError
-from carpool.surfaces.connections import Connection, Connections
-from carpool.surfaces.doorway import Doorway
-from carpool.surfaces.guard import Guard, address_of, is_own
-from carpool.surfaces.limits import Limits, connections_of
 from carpool.surfaces.messages import Answering
-from carpool.surfaces.metrics import Metric
-from carpool.surfaces.pages import Pages
-from carpool.surfaces.serving import Serving
+from carpool.surfaces.sidecar.connections import Connection, Connections
+from carpool.surfaces.sidecar.doorway import Doorway
+from carpool.surfaces.sidecar.guard import Guard, address_of, is_own
+from carpool.surfaces.sidecar.limits import Limits, connections_of
+from carpool.surfaces.sidecar.metrics import Metric
+from carpool.surfaces.sidecar.pages import Pages
+from carpool.surfaces.sidecar.serving import Serving
 from carpool.types import Health
 
 _LINGER_S: Final = 2.0

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from carpool.surfaces.guard import refuse
 from carpool.surfaces.messages import JSON, Answer
-from carpool.surfaces.metrics import CONTENT_TYPE, Metric, written
+from carpool.surfaces.sidecar.guard import refuse
+from carpool.surfaces.sidecar.metrics import CONTENT_TYPE, Metric, written
 from carpool.types import Health
 
 PREFIX: Final = "/carpool/"

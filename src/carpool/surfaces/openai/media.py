@@ -10,7 +10,7 @@ import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from carpool.surfaces.openai_values import filled, is_base64, known, one_of, refused, shaped, text_of
+from carpool.surfaces.openai.values import filled, is_base64, known, one_of, refused, shaped, text_of
 
 DETAILS: Final = {"auto": "", "low": "MEDIA_RESOLUTION_LOW", "high": "MEDIA_RESOLUTION_HIGH"}
 CACHE_HINT: Final = "prompt_cache_breakpoint"

@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from carpool.responses import decode_json, read_usage
-from carpool.surfaces.openai_choices import read_answer, to_json
-from carpool.surfaces.openai_requests import ChatCall, EmbeddingsCall
-from carpool.surfaces.openai_values import is_list, is_object
+from carpool.surfaces.openai.choices import read_answer, to_json
+from carpool.surfaces.openai.requests import ChatCall, EmbeddingsCall
+from carpool.surfaces.openai.values import is_list, is_object
 
 _DONE: Final = b"data: [DONE]\n\n"
 _KINDS: Final = {

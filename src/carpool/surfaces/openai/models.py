@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from carpool.surfaces.openai_values import one_of, refused
+from carpool.surfaces.openai.values import one_of, refused
 
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high")
 

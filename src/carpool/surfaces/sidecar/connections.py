@@ -18,10 +18,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from carpool._showing import where_raised
-from carpool.surfaces.guard import refuse
-from carpool.surfaces.limits import Limits
 from carpool.surfaces.messages import Answer
-from carpool.surfaces.rota import Rota
+from carpool.surfaces.sidecar.guard import refuse
+from carpool.surfaces.sidecar.limits import Limits
+from carpool.surfaces.sidecar.rota import Rota
 
 logger: Final = logging.getLogger("carpool")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from carpool.surfaces.openai_values import (
+from carpool.surfaces.openai.values import (
     filled,
     flag,
     known,

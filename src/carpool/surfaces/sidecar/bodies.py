@@ -14,9 +14,9 @@ from typing import Final
 
 from aiohttp import ClientError, web
 
-from carpool.surfaces.guard import Refused, refuse
-from carpool.surfaces.interim import CONTINUE
 from carpool.surfaces.messages import Call
+from carpool.surfaces.sidecar.guard import Refused, refuse
+from carpool.surfaces.sidecar.interim import CONTINUE
 
 _UNPACKED_BYTES: Final = 1_048_576
 """What is unpacked in one go, before others get their turn."""
