@@ -78,7 +78,9 @@ def shown(message: str, prompts: Sequence[str] = (), others: Sequence[str] = ())
 
 def in_short(value: object) -> str:
     """Return how a wrong argument is shown: whole only if it is no text, or too short to be one that matters."""
-    if isinstance(value, bool | int | float | Decimal | date | timedelta | None):
+    if isinstance(value, date):
+        return str(value)
+    if isinstance(value, bool | int | float | Decimal | timedelta | None):
         return f"{value!r:.60}"
     if isinstance(value, str):
         return (

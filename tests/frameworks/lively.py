@@ -24,7 +24,7 @@ async def serve() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with (
         Client() as client,
-        Sidecar(Exchange(client, patient=True), limits=Limits(interim_s=INTERIM_S)) as sidecar,
+        Sidecar(Exchange(client), limits=Limits(interim_s=INTERIM_S)) as sidecar,
     ):
         sys.stdout.write(json.dumps({"url": sidecar.url}) + "\n")
         sys.stdout.flush()

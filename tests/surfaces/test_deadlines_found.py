@@ -11,12 +11,12 @@ from carpool.surfaces.deadlines import OWN, READ, TOTAL, deadline_of
 
 
 def test_the_order_is_own_header_then_total_then_read_then_the_default() -> None:
-    headers = {OWN: "4h", TOTAL: "1200", READ: "600"}
+    headers = {OWN: "4h", TOTAL: "1200", READ: "60"}
     assert deadline_of(headers, "1d") == "4h"
     del headers[OWN]
     assert deadline_of(headers, "1d") == 1_190.0
     del headers[TOTAL]
-    assert deadline_of(headers, "1d") == 590.0
+    assert deadline_of(headers, "1d") == 57.0
     del headers[READ]
     assert deadline_of(headers, "1d") == "1d"
     assert deadline_of(headers, None) is None
@@ -28,9 +28,11 @@ def test_a_call_is_to_be_answered_a_little_before_its_caller_gives_up() -> None:
     assert deadline_of({TOTAL: "86400"}, None) == 86_390.0
 
 
-def test_read_timeouts_say_nothing_where_callers_are_held() -> None:
-    assert deadline_of({READ: "600"}, None, patient=True) is None
-    assert deadline_of({READ: "600", TOTAL: "1200"}, "1d", patient=True) == 1_190.0
+def test_a_read_timeout_that_nobody_chose_says_nothing() -> None:
+    assert deadline_of({READ: "600"}, "1d") == "1d"
+    assert deadline_of({READ: "600.0"}, None) is None
+    assert deadline_of({READ: "601"}, None) == 591.0
+    assert deadline_of({TOTAL: "600"}, None) == 590.0
 
 
 @pytest.mark.parametrize("text", ["", "none", "0", "-5", "nan", "inf", "1e999"])

@@ -66,7 +66,7 @@ def test_other_names_will_not(host: str) -> None:
 
 
 def test_an_address_that_led_here_will_do_and_a_name_has_to_be_allowed() -> None:
-    guard = Guard("0.0.0.0", 8711, allowed=["carpool.internal", "proxy.example:443", "[fd00::1]:80"])  # noqa: S104
+    guard = Guard("0.0.0.0", 8711, allowed=["carpool.internal", "proxy.example:443", "[fd00::1]:80"])  # noqa: S104 - nothing listens
     assert refusal(guard, host="10.0.0.7:8711", local="10.0.0.7") == 200
     assert refusal(guard, host="10.0.0.7:8711", local="::ffff:10.0.0.7") == 200
     assert refusal(guard, host="10.0.0.8:8711", local="10.0.0.7") == 421
@@ -233,7 +233,7 @@ def test_keys_in_a_query_stay_behind_and_the_rest_is_untouched(query: str, left:
     [
         ("http://127.0.0.1:8711", "127.0.0.1", True),
         ("http://localhost:8711/v1beta", "127.0.0.1", True),
-        ("http://127.0.0.1:8711", "0.0.0.0", True),  # noqa: S104
+        ("http://127.0.0.1:8711", "0.0.0.0", True),  # noqa: S104 - nothing listens
         ("http://10.0.0.1:8711", "10.0.0.1", True),
         ("http://carpool.internal:8711", "carpool.internal", True),
         ("http://127.0.0.1:8700", "127.0.0.1", False),

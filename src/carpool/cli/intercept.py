@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _VERTEX: Final = "aiplatform"
 _VERTEX_ADVICE: Final = (
-    "this is Vertex AI, which carpool does not call: unset GOOGLE_GENAI_USE_VERTEXAI, and have the program use the "
-    "Gemini API with an API key"
+    "this is Vertex AI, which carpool does not call: unset GOOGLE_GENAI_USE_VERTEXAI and the like, and have the "
+    "program use the Gemini API with an API key"
 )
 _ADVICE: Final = (
     "look for a base URL in the program's code or configuration, which wins over the variables, and take it out; some "

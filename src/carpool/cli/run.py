@@ -34,7 +34,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     openai: bool = False
     deadline: str | None = None
     ladder: Ladder | None = None
-    patient: bool = True
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +58,6 @@ def run_command(
     openai: bool = False,
     deadline: str | None = None,
     ladder: str | None = None,
-    patient: Annotated[bool, Parameter(negative="--impatient")] = True,
     json: bool = False,
 ) -> int:
     """Run a command, and answer its Gemini calls through batch jobs.
@@ -81,11 +79,9 @@ def run_command(
         deadline: answer each call within so long, 90m or 4h, where it does not say itself how long it waits.
         ladder: routes that a call may take, in order: batch, flex, standard, with commas between them; cheap for all
             three, fast for standard,batch. Without it: cheap with a deadline, else batch.
-        patient: make no deadline of a read timeout that a client tells of (OpenAI's for Python does, of ten minutes):
-            the sidecar's interim responses hold it. --impatient: make one.
         json: print one JSON object to stderr at the end, instead of the receipt.
     """
-    order = order_of(command, openai=openai, deadline=deadline, ladder=ladder, patient=patient)
+    order = order_of(command, openai=openai, deadline=deadline, ladder=ladder)
     progress = _Progress()
     try:
         find_command(order.command, os.environ)
@@ -100,9 +96,7 @@ def run_command(
         return progress.code
 
 
-def order_of(
-    command: tuple[str, ...], *, openai: bool, deadline: str | None, ladder: str | None, patient: bool = True
-) -> Order:
+def order_of(command: tuple[str, ...], *, openai: bool, deadline: str | None, ladder: str | None) -> Order:
     """Return what the command line orders.
 
     Raises:
@@ -112,7 +106,7 @@ def order_of(
     if not command:
         raise UsageError("name a command behind --, such as: carpool run -- python app.py")
     deadline_of(deadline)
-    return Order(command=command, openai=openai, deadline=deadline, ladder=ladder_of(ladder), patient=patient)
+    return Order(command=command, openai=openai, deadline=deadline, ladder=ladder_of(ladder))
 
 
 async def _run(order: Order, progress: _Progress, *, as_json: bool) -> int:
@@ -144,7 +138,7 @@ async def run_through(order: Order, environ: Mapping[str, str], progress: _Progr
 
     progress = progress or _Progress()
     async with Client() as client:
-        exchange = Exchange(client, deadline=order.deadline, ladder=order.ladder, patient=order.patient)
+        exchange = Exchange(client, deadline=order.deadline, ladder=order.ladder)
         # Whoever waits when the command has ended is none of it.
         sidecar = sidecar_of(client, exchange, limits=Limits(grace_s=0))
         async with sidecar:

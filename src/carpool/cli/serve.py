@@ -116,7 +116,7 @@ async def _serve(order: _Order) -> int:
     ending = _Ending()
     with ending.on_signals():
         async with Client(base_url=order.base_url, home=order.home) as client:
-            exchange = Exchange(client, deadline=order.deadline, ladder=order.ladder, patient=True)
+            exchange = Exchange(client, deadline=order.deadline, ladder=order.ladder)
             upstream = order.base_url or os.environ.get("CARPOOL_BASE_URL")
             sidecar = sidecar_of(
                 client,

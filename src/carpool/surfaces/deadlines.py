@@ -21,18 +21,19 @@ OWN: Final = "x-carpool-deadline"
 TOTAL: Final = "x-server-timeout"
 """Seconds that Google's SDKs give a call in all."""
 READ: Final = "x-stainless-read-timeout"
-"""Seconds of silence that OpenAI's SDKs bear; most who set it mean the whole call."""
+"""Seconds of silence that OpenAI's SDKs bear; who sets it means the whole call."""
+UNSET_READ_S: Final = 600.0
+"""What they say where nobody has set it: no wish of anybody's. Callers are held by interim responses beyond it."""
 _RESERVE_SHARE: Final = 0.05
 _RESERVE_MAX_S: Final = 10.0
 
 
-def deadline_of(headers: Mapping[str, str], default: Deadline | None, *, patient: bool = False) -> Deadline | None:
+def deadline_of(headers: Mapping[str, str], default: Deadline | None) -> Deadline | None:
     """Return the deadline of a call: its own header, else its client's timeouts, else the default.
 
     Args:
         headers: of the call, names in lower case.
         default: of calls that say nothing.
-        patient: whether callers are held by interim responses, so that a read timeout says nothing about the whole.
 
     Returns:
         A deadline in any form that ``generate`` takes; ``None``: there is no hurry.
@@ -43,9 +44,9 @@ def deadline_of(headers: Mapping[str, str], default: Deadline | None, *, patient
     own = headers.get(OWN, "").strip()
     if own:
         return _parsed(own)
-    for name in (TOTAL,) if patient else (TOTAL, READ):
+    for name, unset_s in ((TOTAL, 0.0), (READ, UNSET_READ_S)):
         timeout_s = _seconds(headers.get(name, ""))
-        if timeout_s > 0:
+        if timeout_s > 0 and timeout_s != unset_s:
             return timeout_s - min(_RESERVE_MAX_S, timeout_s * _RESERVE_SHARE)
     return default
 

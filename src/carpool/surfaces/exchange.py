@@ -65,7 +65,6 @@ class Exchange:
         client: an open client; calls are answered on its event loop.
         deadline: of calls that say nothing of when they must be answered.
         ladder: of calls that name none; ``None``: the client's.
-        patient: take no deadline from read timeouts, since whoever waits is held by interim responses.
     """
 
     def __init__(
@@ -74,12 +73,10 @@ class Exchange:
         *,
         deadline: Deadline | None = None,
         ladder: Ladder | None = None,
-        patient: bool = False,
     ) -> None:
         self._client = client
         self._deadline = deadline
         self._ladder = ladder
-        self._patient = patient
         self._asked: Counter[str] = Counter()
         self._passed: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -200,7 +197,7 @@ class Exchange:
             kind=kind,
             body=unnamed(body),
             key=f"{key}{part}" if key else None,
-            deadline=deadline_of(headers, self._deadline, patient=self._patient),
+            deadline=deadline_of(headers, self._deadline),
             ladder=_ladder_of(headers) or self._ladder,
         )
 
