@@ -13,8 +13,8 @@ from typing import Final, assert_never
 
 from carpool.emulator import Op, expected_text, expected_values
 
-from .plan import Row
-from .running import CALLS, Answered, Embedded, Part, Ran
+from .plan import Part, Row
+from .running import ATTEMPTS, CALLS, Answered, Embedded, Ran
 
 REFUSED_MODEL: Final = "gemini-2.5-flash"
 REFUSAL: Final = "the matrix refuses this prompt"
@@ -42,9 +42,13 @@ def complaints(row: Row, part: Part, ran: Ran) -> Iterator[str]:
             yield from _of_gathering(row, ran)
         case "features":
             yield from _of_features(row, ran)
-        case "waits":
+        case "waits" | "returns":
             if [job.rows for job in ran.jobs] != [1] or len(told.answers) != 1:
                 yield f"{len(told.answers)} answers, of jobs of {[job.rows for job in ran.jobs]} requests"
+        case "fails":
+            yield from _of_a_refusal(row, ran)
+            if (sizes := [job.rows for job in ran.jobs]) != [1] * ATTEMPTS:
+                yield f"jobs of {sizes} requests, not {ATTEMPTS} of one: the library asked again"
         case _:
             assert_never(part)
 
@@ -77,16 +81,20 @@ def _of_gathering(row: Row, ran: Ran) -> Iterator[str]:
 def _of_features(row: Row, ran: Ran) -> Iterator[str]:
     if not ran.told.answers:
         yield "nothing was answered"
-    attempts = sum(job.rows for job in ran.jobs if job.model == REFUSED_MODEL)
-    refusals = ran.told.refusals
     if not row.refusal:
         return
-    if [refusal.kind for refusal in refusals] != [row.refusal]:
-        yield f"refused by {[refusal.kind for refusal in refusals]}, not by {row.refusal}"
-    if not all(REFUSAL in refusal.words for refusal in refusals):
-        yield f"the refusal says {[refusal.words for refusal in refusals]}"
+    yield from _of_a_refusal(row, ran)
+    if not all(REFUSAL in refusal.words for refusal in ran.told.refusals):
+        yield f"the refusal says {[refusal.words for refusal in ran.told.refusals]}"
+    attempts = sum(job.rows for job in ran.jobs if job.model == REFUSED_MODEL)
     if attempts != 1:
         yield f"what is refused was sent {attempts} times"
+
+
+def _of_a_refusal(row: Row, ran: Ran) -> Iterator[str]:
+    kinds = [refusal.kind for refusal in ran.told.refusals]
+    if kinds != [row.refusal]:
+        yield f"refused by {kinds}, not by {row.refusal}"
 
 
 def passed_through(ran: Ran) -> int:

@@ -9,16 +9,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import msgspec
 
 from .checks import complaints, passed_through
 from .making import CannotMake, Place, build_wheel, make
-from .plan import Environment, Row
-from .running import Failed, Part, run
-
-PARTS: Final[tuple[Part, ...]] = get_args(Part)
+from .plan import RARE, Environment, Part, Row
+from .running import Failed, run
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,13 +27,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         way: ``in-process`` or ``sidecar``.
         mode: ``sync`` or ``async``.
         stack: what the library sent with.
-        calls: answers and embeddings asked for, of both parts.
+        calls: answers and embeddings asked for, of all parts.
         gathered: how many jobs the fifty calls at once became.
-        jobs: of both parts.
+        jobs: of all parts.
         live_calls: calls that went to the live API.
         passed_through: calls that were handed on as they are.
         refused_by: the exception that a refused call ended with.
-        waits: whether it is held by signs of life, where that was tried.
+        tried: the parts of the program that did what they should.
         wrong: what was not as it should be.
         took_s: seconds.
     """
@@ -51,18 +49,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     live_calls: int = 0
     passed_through: int = 0
     refused_by: str = ""
-    waits: bool | None = None
+    tried: tuple[Part, ...] = ()
     wrong: tuple[str, ...] = ()
     took_s: float = 0.0
 
 
 def try_row(row: Row, place: Place) -> Outcome:
-    """Run both parts of a row's program, and judge them."""
+    """Run the parts of a row's program, and judge them."""
     began = time.monotonic()
     outcome = Outcome(row=row.name, way=row.way, mode=row.mode)
-    for part in PARTS:
-        if part == "waits" and not row.waits:
-            continue
+    for part in row.parts:
         with tempfile.TemporaryDirectory(prefix="carpool-frameworks-") as folder:
             try:
                 ran = run(row, part, place, Path(folder))
@@ -75,7 +71,7 @@ def try_row(row: Row, place: Place) -> Outcome:
             outcome,
             library=", ".join(f"{name} {version}" for name, version in told.versions.items()),
             stack=told.stack,
-            waits=not found if part == "waits" else outcome.waits,
+            tried=outcome.tried if found else (*outcome.tried, part),
             calls=outcome.calls + len(told.answers) + len(told.vectors),
             gathered=len(ran.jobs) if part == "gather" else outcome.gathered,
             jobs=outcome.jobs + len(ran.jobs),
@@ -110,11 +106,8 @@ def _place(environment: Environment, folder: Path, wheel: Path) -> Place | Canno
 
 HEAD: Final = (
     "library", "way", "mode", "sends with", "calls", "50 at once: jobs", "jobs", "live", "passed", "own answers",
-    "held", "s",
+    "held", "comes back", "gives up", "s",
 )  # fmt: skip
-
-
-_HELD: Final = {None: "", True: "yes", False: "no"}
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
@@ -123,7 +116,12 @@ def table(outcomes: Iterable[Outcome]) -> str:
     for one in outcomes:
         cells = (
             one.library or one.row, one.way, one.mode, one.stack, one.calls, one.gathered, one.jobs, one.live_calls,
-            one.passed_through, "no" if one.wrong else "yes", _HELD[one.waits], f"{one.took_s:.0f}",
+            one.passed_through, "no" if one.wrong else "yes", *_rare(one), f"{one.took_s:.0f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def _rare(one: Outcome) -> list[str]:
+    """Return of the parts that not all programs have: ``yes``, or nothing where it was not tried, or failed."""
+    return ["yes" if part in one.tried else "" for part in RARE]

@@ -16,6 +16,8 @@ PROGRAMS: Final = FOLDER / "programs"
 PLAN: Final = FOLDER / "environments.toml"
 
 Mode = Literal["sync", "async"]
+Part = Literal["gather", "features", "waits", "returns", "fails"]
+RARE: Final[tuple[Part, ...]] = ("waits", "returns", "fails")
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,7 +48,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         stack: how what the library sends with begins.
         jobs: how many jobs become of fifty calls at once.
         refusal: the exception that a refused call ends with, or nothing if the program makes none such.
-        waits: whether the library's limit is one of silence, so that it is held by signs of life.
+        parts: of the program: always ``gather``, fifty calls at once, and ``features``, what else the library has;
+            ``waits`` where the library's limit is one of silence, so that signs of life hold it; ``returns`` where it
+            asks again by itself after its limit; ``fails`` where it does so after errors that it takes for passing.
         ci: whether the `test` extra installs what it needs, so that the tests run it where they run themselves.
         variables: further environment variables.
     """
@@ -57,7 +61,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     stack: str
     jobs: int
     refusal: str = ""
-    waits: bool = False
+    parts: tuple[Part, ...] = ("gather", "features")
     ci: bool = False
     variables: dict[str, str] = {}
 
@@ -87,8 +91,9 @@ def read(path: Path = PLAN) -> list[Row]:
         if fields["environment"] not in environments:
             raise ValueError(f"{path}: there is no environment {fields['environment']!r}")
         known = {**fields, "environment": environments[fields["environment"]]}
-        stacks, waits, ci = known.pop("stacks"), known.pop("waits", ()), known.pop("ci", ())
-        rows += [
-            Row(**known, mode=mode, stack=stack, waits=mode in waits, ci=mode in ci) for mode, stack in stacks.items()
-        ]
+        stacks, ci = known.pop("stacks"), known.pop("ci", ())
+        modes = {part: known.pop(part, ()) for part in RARE}
+        for mode, stack in stacks.items():
+            rare = [part for part, tried in modes.items() if mode in tried]
+            rows.append(Row(**known, mode=mode, stack=stack, parts=("gather", "features", *rare), ci=mode in ci))
     return rows

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
-from carpool.emulator import EmulatorThread, JobView, Ledger, Logged, Plan
+from carpool.emulator import EmulatorThread, Fault, JobView, Ledger, Logged, Plan
 
 from .making import ROOT, Place, own_variables
-from .plan import Row
+from .plan import Part, Row
 
 CALLS: Final = 50
 KEY: Final = "the-key-of-the-service"
@@ -29,8 +29,8 @@ CALLERS_KEY: Final = "a-key-of-the-callers"
 PATIENCE_S: Final = 240.0
 """A net under every process: whatever takes so long hangs."""
 
-Part = Literal["gather", "features", "waits"]
-"""Fifty calls at once; what else the library has; one call that takes longer than the library bears silence."""
+ATTEMPTS: Final = 2
+"""How often a request is sent whose jobs fail."""
 
 _QUICK: Final = {
     "CARPOOL_POLL_MIN_S": "0.05",
@@ -44,6 +44,12 @@ _SETTINGS: Final[dict[Part, dict[str, str]]] = {
     "gather": {"CARPOOL_BATCH_REQUESTS_MAX": str(CALLS), "CARPOOL_LINGER_S": "60", "CARPOOL_LINGER_MAX_S": "60"},
     "features": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
     "waits": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
+    "returns": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
+    "fails": {
+        "CARPOOL_LINGER_S": "0.02",
+        "CARPOOL_LINGER_MAX_S": "0.02",
+        "CARPOOL_ATTEMPTS_MAX": str(ATTEMPTS),
+    },
 }
 _LONG_S: Final = 5.0
 """Longer than programs bear silence (``IMPATIENCE_S`` of ``asking.py``)."""
@@ -111,8 +117,9 @@ def run(row: Row, part: Part, place: Place, folder: Path) -> Ran:
     Raises:
         Failed: a process ended with an error, or never.
     """
-    latency_s = _LONG_S if part == "waits" else 0.2
-    plan = Plan(latency_s=latency_s, api_keys=frozenset([KEY]))
+    latency_s = _LONG_S if part in {"waits", "returns"} else 0.2
+    faults = {"job.failed": Fault()} if part == "fails" else {}
+    plan = Plan(latency_s=latency_s, api_keys=frozenset([KEY]), faults=faults)
     with EmulatorThread(plan) as emulator:
         ours = _SETTINGS[part] | _QUICK | _carpool(emulator.base_url, folder)
         command = place.command(row.program, part, row.way, row.mode)

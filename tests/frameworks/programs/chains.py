@@ -126,28 +126,41 @@ async def features_async(told: Told, models: Models) -> None:
     await told.refused_async(lambda: models.refusing.ainvoke(REFUSED))
 
 
-def impatient() -> ChatGoogleGenerativeAI:
-    return ChatGoogleGenerativeAI(model=MODEL, timeout=IMPATIENCE_S, additional_headers=PATIENT)
+def impatient(**more: Any) -> ChatGoogleGenerativeAI:
+    return ChatGoogleGenerativeAI(model=MODEL, timeout=IMPATIENCE_S, additional_headers=PATIENT, **more)
 
 
 def waits(told: Told, models: Models) -> None:
     told.stack = stack_of(models.chat.client, told.mode)
-    told.answer("Take your time", impatient().invoke("Take your time").text, alone=True)
+    told.answer("Take your time", impatient(max_retries=1).invoke("Take your time").text, alone=True)
 
 
 async def waits_async(told: Told, models: Models) -> None:
     told.stack = stack_of(models.chat.client, told.mode)
+    told.answer("Take your time", (await impatient(max_retries=1).ainvoke("Take your time")).text, alone=True)
+
+
+def returns(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat.client, told.mode)
+    told.answer("Take your time", impatient().invoke("Take your time").text, alone=True)
+
+
+async def returns_async(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat.client, told.mode)
     told.answer("Take your time", (await impatient().ainvoke("Take your time")).text, alone=True)
 
 
+def fails(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat.client, told.mode)
+    told.refused(lambda: models.chat.invoke("Fail for good"))
+
+
+async def fails_async(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat.client, told.mode)
+    await told.refused_async(lambda: models.chat.ainvoke("Fail for good"))
+
+
 if __name__ == "__main__":
-    run(
-        ["langchain-google-genai", "google-genai"],
-        Models,
-        gather,
-        gather_async,
-        features,
-        features_async,
-        waits,
-        waits_async,
-    )
+    parts = [gather, features, waits, returns, fails]
+    parts_async = [gather_async, features_async, waits_async, returns_async, fails_async]
+    run(["langchain-google-genai", "google-genai"], Models, *parts, *parts_async)

@@ -109,7 +109,16 @@ def waits(told: Told, models: Models) -> None:
     told.answer("Take your time", impatient.complete("Take your time").text, alone=True)
 
 
+def fails(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat._client, told.mode)
+    told.refused(lambda: models.chat.complete("Fail for good"))
+
+
+async def fails_async(told: Told, models: Models) -> None:
+    told.stack = stack_of(models.chat._client, told.mode)
+    await told.refused_async(lambda: models.chat.acomplete("Fail for good"))
+
+
 if __name__ == "__main__":
-    run(
-        ["llama-index-llms-google-genai", "google-genai"], Models, gather, gather_async, features, features_async, waits
-    )
+    parts = [gather, gather_async, features, features_async, waits, fails, fails_async]
+    run(["llama-index-llms-google-genai", "google-genai"], Models, *parts)

@@ -107,20 +107,48 @@ async def features_async(told: Told, client: AsyncOpenAI) -> None:
     await client.close()
 
 
+def impatient(client: Any, retries: int) -> Any:
+    return client.with_options(timeout=IMPATIENCE_S, max_retries=retries, default_headers=PATIENT)
+
+
 def waits(told: Told, client: OpenAI) -> None:
     told.stack = stack_of(client)
-    impatient = client.with_options(timeout=IMPATIENCE_S, max_retries=0, default_headers=PATIENT)
-    answer = impatient.chat.completions.create(model=MODEL, messages=user("Take your time"))
+    answer = impatient(client, 0).chat.completions.create(model=MODEL, messages=user("Take your time"))
     told.answer("Take your time", answer.choices[0].message.content, alone=True)
 
 
 async def waits_async(told: Told, client: AsyncOpenAI) -> None:
     told.stack = stack_of(client)
-    impatient = client.with_options(timeout=IMPATIENCE_S, max_retries=0, default_headers=PATIENT)
-    answer = await impatient.chat.completions.create(model=MODEL, messages=user("Take your time"))
+    answer = await impatient(client, 0).chat.completions.create(model=MODEL, messages=user("Take your time"))
     told.answer("Take your time", answer.choices[0].message.content, alone=True)
     await client.close()
 
 
+def returns(told: Told, client: OpenAI) -> None:
+    told.stack = stack_of(client)
+    answer = impatient(client, 9).chat.completions.create(model=MODEL, messages=user("Take your time"))
+    told.answer("Take your time", answer.choices[0].message.content, alone=True)
+
+
+async def returns_async(told: Told, client: AsyncOpenAI) -> None:
+    told.stack = stack_of(client)
+    answer = await impatient(client, 9).chat.completions.create(model=MODEL, messages=user("Take your time"))
+    told.answer("Take your time", answer.choices[0].message.content, alone=True)
+    await client.close()
+
+
+def fails(told: Told, client: OpenAI) -> None:
+    told.stack = stack_of(client)
+    told.refused(lambda: client.chat.completions.create(model=MODEL, messages=user("Fail for good")))
+
+
+async def fails_async(told: Told, client: AsyncOpenAI) -> None:
+    told.stack = stack_of(client)
+    await told.refused_async(lambda: client.chat.completions.create(model=MODEL, messages=user("Fail for good")))
+    await client.close()
+
+
 if __name__ == "__main__":
-    run(["openai"], client_of, gather, gather_async, features, features_async, waits, waits_async)
+    parts = [gather, features, waits, returns, fails]
+    parts_async = [gather_async, features_async, waits_async, returns_async, fails_async]
+    run(["openai"], client_of, *parts, *parts_async)
