@@ -45,6 +45,9 @@ def complaints(row: Row, part: Part, ran: Ran) -> Iterator[str]:
         case "waits" | "returns":
             if [job.rows for job in ran.jobs] != [1] or len(told.answers) != 1:
                 yield f"{len(told.answers)} answers, of jobs of {[job.rows for job in ran.jobs]} requests"
+        case "hurries":
+            if len(told.answers) != 1:
+                yield f"{len(told.answers)} answers, not one"
         case "fails":
             yield from _of_a_refusal(row, ran)
             if (sizes := [job.rows for job in ran.jobs]) != [1] * ATTEMPTS:

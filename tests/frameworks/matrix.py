@@ -106,7 +106,7 @@ def _place(environment: Environment, folder: Path, wheel: Path) -> Place | Canno
 
 HEAD: Final = (
     "library", "way", "mode", "sends with", "calls", "50 at once: jobs", "jobs", "live", "passed", "own answers",
-    "held", "comes back", "gives up", "s",
+    "held", "comes back", "gives up", "in time", "s",
 )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ PROGRAMS: Final = FOLDER / "programs"
 PLAN: Final = FOLDER / "environments.toml"
 
 Mode = Literal["sync", "async"]
-Part = Literal["gather", "features", "waits", "returns", "fails"]
-RARE: Final[tuple[Part, ...]] = ("waits", "returns", "fails")
+Part = Literal["gather", "features", "waits", "returns", "fails", "hurries"]
+RARE: Final[tuple[Part, ...]] = ("waits", "returns", "fails", "hurries")
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +50,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         refusal: the exception that a refused call ends with, or nothing if the program makes none such.
         parts: of the program: always ``gather``, fifty calls at once, and ``features``, what else the library has;
             ``waits`` where the library's limit is one of silence, so that signs of life hold it; ``returns`` where it
-            asks again by itself after its limit; ``fails`` where it does so after errors that it takes for passing.
+            asks again by itself after its limit; ``fails`` where it does so after errors that it takes for passing;
+            ``hurries`` where it has a limit for the whole call, to be in time for which a batch is left.
         ci: whether the `test` extra installs what it needs, so that the tests run it where they run themselves.
         variables: further environment variables.
     """

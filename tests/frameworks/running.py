@@ -45,6 +45,7 @@ _SETTINGS: Final[dict[Part, dict[str, str]]] = {
     "features": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
     "waits": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
     "returns": {"CARPOOL_LINGER_S": "0.02", "CARPOOL_LINGER_MAX_S": "0.02"},
+    "hurries": {},
     "fails": {
         "CARPOOL_LINGER_S": "0.02",
         "CARPOOL_LINGER_MAX_S": "0.02",

@@ -8,6 +8,9 @@ a provider with a client of one's own has no limit. In process, the provider is 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import sys
+from pathlib import Path
 from typing import Any
 
 from asking import (
@@ -22,6 +25,7 @@ from asking import (
     at_once,
     questions,
     run,
+    same,
 )
 from genai_inside import stack_of
 from google import genai
@@ -95,5 +99,43 @@ async def waits_async(told: Told, models: Models) -> None:
     told.answer("Take your time", (await models.agent.run("Take your time", model_settings=settings)).output)
 
 
+async def hurries_async(told: Told, models: Models) -> None:
+    """Ask with pydantic-ai's own limit of 20 minutes, where a job takes three hours: a lower rung has to be in time.
+
+    All of it is on a loop of its own on which time passes quickly: service, sidecar, agent.
+    """
+    from carpool import Client, MemoryStore, Settings  # noqa: PLC0415 - not installed where the sidecar is used
+    from carpool.emulator import Emulator, Plan  # noqa: PLC0415
+    from carpool.surfaces.exchange import Exchange  # noqa: PLC0415
+    from carpool.surfaces.sidecar.server import Sidecar  # noqa: PLC0415
+
+    sys.path.append(str(Path(__file__).parents[2] / "surfaces"))
+    from scaled import epoch, run_scaled  # noqa: PLC0415
+
+    async def story() -> str:
+        seconds = asyncio.get_running_loop().time
+        async with (
+            Emulator(Plan(latency_s=60.0), clock=epoch) as emulator,
+            Client(
+                api_key="any", base_url=emulator.base_url, store=MemoryStore(), settings=Settings(linger_s=1.0)
+            ) as client,
+            Sidecar(Exchange(client)) as sidecar,
+        ):
+            for number in range(3):  # jobs of a minute, which tempt the call into another
+                await client.generate(MODEL, f"quick {number}")
+            emulator.plan = Plan(latency_s=3 * 3_600.0)
+            provider = GoogleProvider(base_url=sidecar.url, api_key="any")
+            began = seconds()
+            ended = await Agent(GoogleModel(MODEL, provider=provider)).run("There are 20 minutes")
+            took_s = seconds() - began
+            routes = {route: totals.requests for route, totals in client.receipt().by_route.items()}
+            same(sum(call.op == "create" for call in emulator.requests), 4)
+            same((took_s < 1_200, routes), (True, {"batch": 3, "flex": 1}))
+            return ended.output
+
+    told.stack = stack_of(models.provider.client, told.mode)
+    told.answer("There are 20 minutes", await asyncio.to_thread(run_scaled, story(), 200.0))
+
+
 if __name__ == "__main__":
-    run(["pydantic-ai-slim", "google-genai"], Models, gather_async, features_async, waits_async)
+    run(["pydantic-ai-slim", "google-genai"], Models, gather_async, features_async, waits_async, hurries_async)

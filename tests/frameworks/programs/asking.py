@@ -121,7 +121,7 @@ def same(got: object, wanted: object) -> None:
 def words(args: Sequence[str] | None = None) -> argparse.Namespace:
     """Read what the driver wants of a program: part, way and mode."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=["gather", "features", "waits", "returns", "fails"])
+    parser.add_argument("part", choices=["gather", "features", "waits", "returns", "fails", "hurries"])
     parser.add_argument("way", choices=["sidecar", "in-process"])
     parser.add_argument("mode", choices=["sync", "async"])
     return parser.parse_args(args)
@@ -138,7 +138,7 @@ def run(
         parts: functions that are named as the parts are, those for an event loop with ``_async`` behind it. ``gather``
             asks fifty times at once, ``features`` uses what the library has besides, ``waits`` asks once, and is
             answered later than the library's limit for silence; ``returns`` as well, and lets the library ask again;
-            ``fails`` asks once, and no job ever succeeds.
+            ``fails`` asks once, and no job ever succeeds; ``hurries`` tells a story of its own, in scaled time.
     """
     wanted = words()
     told = Told(wanted.mode)
