@@ -14,8 +14,8 @@ from typing import Any, Self
 import pytest
 from aiohttp import web
 
-from carpool.cli.checks import Finding
 from carpool.cli.checks_of_service import Said, check_batches, check_clock, check_endpoint
+from carpool.cli.findings import Finding
 from carpool.emulator import Plan
 
 from .program import API_KEY, PATIENCE_S, Inside, Service

@@ -14,17 +14,15 @@ from difflib import get_close_matches
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
-
-import msgspec
 
 from carpool._checkup import DISK_RESERVE_BYTES, NEARLY_FULL_BYTES, SLOTS_MAX, Place, SlotState
 from carpool.cli.console import counted
+from carpool.cli.findings import Finding
 from carpool.errors import ConfigurationError
 from carpool.settings import Settings, variables
 
-State = Literal["ok", "warning", "failed", "skipped"]
 Version = Callable[[str], str]
 """Returns the version of a package, or raises ``PackageNotFoundError``."""
 
@@ -55,16 +53,6 @@ _VERTEX: Final = ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE")
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _STORE_SHARE: Final = 0.9
 _NUMBER: Final = re.compile(r"[0-9]+")
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one check found."""
-
-    name: str
-    state: State
-    found: str
-    advice: str = ""
-    """What to do; empty where nothing is to be done."""
 
 
 async def examine(environ: Mapping[str, str]) -> AsyncIterator[Finding]:

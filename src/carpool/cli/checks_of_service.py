@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from carpool._showing import shown, status_word
-from carpool.cli.checks import Finding
+from carpool.cli.findings import Finding
 from carpool.errors import ConfigurationError
 
 if TYPE_CHECKING:

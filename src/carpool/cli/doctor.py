@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from carpool.cli.console import Exit, UsageError, print_json, run
 
 if TYPE_CHECKING:
-    from carpool.cli.checks import Finding
+    from carpool.cli.findings import Finding
 
 
 def doctor(
