@@ -405,8 +405,10 @@ async def test_what_cannot_be_is_refused_when_it_is_made() -> None:
         await carpool.genai_client(Client(api_key=API_KEY)).aio.models.generate_content(model=MODEL, contents="x")
     with pytest.raises(ConfigurationError, match=r"must be a carpool\.Client"):
         carpool.genai_client("client")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="Vertex AI"):
-        carpool.genai_client(vertexai=True)
+    for name in ("vertexai", "enterprise"):
+        with pytest.raises(ConfigurationError, match="Vertex AI"):
+            carpool.genai_client(**{name: True})
+        assert not carpool.genai_client(**{name: False}).vertexai
     with pytest.raises(ConfigurationError, match="has a transport already"):
         carpool.http_options(client_args={"transport": object()})
     with pytest.raises(ConfigurationError, match="would go around"):

@@ -71,7 +71,7 @@ def genai_client(
         ConfigurationError: google-genai is not installed, an argument cannot be used, or it asks for Vertex AI.
     """
     genai_, types_ = _google()
-    if options.get("vertexai") or options.get("enterprise"):
+    if options.pop("vertexai", None) or options.pop("enterprise", None):
         raise ConfigurationError("carpool calls the Gemini Developer API; Vertex AI cannot be reached through it")
     given: Any = options.pop("http_options", None) or {}
     names: Any = getattr(given.__class__, "model_fields", None)
