@@ -26,6 +26,8 @@ CALLS: Final = 50
 KEY: Final = "the-key-of-the-service"
 """The only key that the emulated service takes: what reaches it with another, it refuses."""
 CALLERS_KEY: Final = "a-key-of-the-callers"
+SECRETS: Final = (KEY, CALLERS_KEY, "Answer to ", f" of {CALLS}: ")
+"""Keys, and what is in every answer and every prompt: no log may show them."""
 PATIENCE_S: Final = 240.0
 """A net under every process: whatever takes so long hangs."""
 
@@ -201,6 +203,9 @@ def sidecar(serve: Sequence[str], settings: Mapping[str, str], folder: Path) -> 
             process.communicate(timeout=PATIENCE_S)
             if process.returncode:
                 raise Failed(f"the sidecar ended with {process.returncode}\n{_read(errors)}")
+            told = [secret for secret in SECRETS if secret in _read(errors)]
+            if told:
+                raise Failed(f"the sidecar's log shows {told}")
         finally:
             if process.poll() is None:
                 process.kill()
@@ -211,4 +216,4 @@ def sidecar(serve: Sequence[str], settings: Mapping[str, str], folder: Path) -> 
 def _read(file: Any) -> str:
     file.seek(0)
     text: str = file.read()
-    return text[-3_000:]
+    return text
