@@ -14,7 +14,7 @@ def test_the_order_is_own_header_then_total_then_read_then_the_default() -> None
     headers = {OWN: "4h", TOTAL: "1200", READ: "60"}
     assert deadline_of(headers, "1d") == "4h"
     del headers[OWN]
-    assert deadline_of(headers, "1d") == 1_190.0
+    assert deadline_of(headers, "1d") == 1_189.0
     del headers[TOTAL]
     assert deadline_of(headers, "1d") == 57.0
     del headers[READ]
@@ -23,16 +23,23 @@ def test_the_order_is_own_header_then_total_then_read_then_the_default() -> None
 
 
 def test_a_call_is_to_be_answered_a_little_before_its_caller_gives_up() -> None:
-    assert deadline_of({TOTAL: "20"}, None) == 19.0
-    assert deadline_of({TOTAL: "200"}, None) == 190.0
-    assert deadline_of({TOTAL: "86400"}, None) == 86_390.0
+    assert deadline_of({READ: "20"}, None) == 19.0
+    assert deadline_of({READ: "200"}, None) == 190.0
+    assert deadline_of({READ: "86400"}, None) == 86_390.0
+
+
+def test_seconds_in_all_are_rounded_up_by_who_tells_them() -> None:
+    """1.2 seconds are told as 2."""
+    assert deadline_of({TOTAL: "2"}, None) == 0.95
+    assert deadline_of({TOTAL: "21"}, None) == 19.0
+    assert deadline_of({TOTAL: "1"}, None) == 0.95
 
 
 def test_a_read_timeout_that_nobody_chose_says_nothing() -> None:
     assert deadline_of({READ: "600"}, "1d") == "1d"
     assert deadline_of({READ: "600.0"}, None) is None
     assert deadline_of({READ: "601"}, None) == 591.0
-    assert deadline_of({TOTAL: "600"}, None) == 590.0
+    assert deadline_of({TOTAL: "600"}, None) == 589.0
 
 
 @pytest.mark.parametrize("text", ["", "none", "0", "-5", "nan", "inf", "1e999"])

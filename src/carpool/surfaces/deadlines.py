@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OWN: Final = "x-carpool-deadline"
 TOTAL: Final = "x-server-timeout"
-"""Seconds that Google's SDKs give a call in all."""
+"""Seconds that Google's SDKs give a call in all, rounded up to whole ones."""
 READ: Final = "x-stainless-read-timeout"
 """Seconds of silence that OpenAI's SDKs bear; who sets it means the whole call."""
 UNSET_READ_S: Final = 600.0
@@ -47,6 +47,7 @@ def deadline_of(headers: Mapping[str, str], default: Deadline | None) -> Deadlin
     for name, unset_s in ((TOTAL, 0.0), (READ, UNSET_READ_S)):
         timeout_s = _seconds(headers.get(name, ""))
         if timeout_s > 0 and timeout_s != unset_s:
+            timeout_s -= 1.0 if name == TOTAL and timeout_s > 1.0 else 0.0
             return timeout_s - min(_RESERVE_MAX_S, timeout_s * _RESERVE_SHARE)
     return default
 
