@@ -43,6 +43,13 @@ sys.exit(5)
 
 AT_A_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execvp(sys.argv[1], sys.argv[1:])"
 """In a session of its own: the terminal on stdin becomes the one that controls it."""
+HEARING = """
+import os, signal, sys
+for name in ("SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Whatever the tester was told to ignore (``nohup``), this one is not."""
 DEAF = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
@@ -82,7 +89,7 @@ def listener(tmp_path: Path) -> Listener:
 def start(program: Program, *command: str, stdin: int = subprocess.DEVNULL) -> Child:
     """Start a process in a session of its own: signals of the tester's terminal are not for it."""
     return Child(
-        command,
+        (sys.executable, "-c", HEARING, *command),
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
