@@ -173,7 +173,7 @@ def test_nobody_listens(inside: Inside) -> None:
 
 
 def test_a_name_that_nobody_knows(inside: Inside) -> None:
-    found = found_by(inside, CARPOOL_BASE_URL="https://gemini.invalid")
+    found = found_by(inside, CARPOOL_BASE_URL="https://gemini.invalid", NO_PROXY="*")
     assert "its name is not known" in found["endpoint"]["advice"]
 
 
