@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from carpool._core.messages import Record, Write
 from carpool._core.model import Fault, Framing, Job, Lane, Place, RemoteFile, Span
@@ -183,12 +183,16 @@ class FileService(Protocol):
         ...
 
 
+UPLOAD_URLS: Final = ("x-goog-upload-url", "x-goog-upload-control-url")
+"""Headers of a reply that lead to where an upload goes on."""
+
+
 class Passed(NamedTuple):
     """The reply to a call that was handed on."""
 
     status: int
     headers: dict[str, str]
-    """Names in lower case; none that is about one connection. URLs of an upload (``x-goog-upload-url``) are targets,
+    """Names in lower case; none that is about one connection. ``UPLOAD_URLS`` are targets,
     path and query alone, for whoever hands them on to put its own address before."""
     pieces: AsyncGenerator[bytes]
     """The body; whoever takes the reply iterates over it, or closes it. Raises ``ProviderError``."""

@@ -284,6 +284,16 @@ def check_ladder(ladder: Any) -> Ladder:
     return routes
 
 
+def read_ladder(text: str) -> Ladder:
+    """Return the ladder that a text names: ``cheap``, ``fast``, or routes with commas between them.
+
+    Raises:
+        ConfigurationError: it is no ladder.
+    """
+    named = {"cheap": CHEAP, "fast": FAST}
+    return named.get(text) or check_ladder([route.strip() for route in text.split(",")])
+
+
 _NOT_FROM_ENV: Final = frozenset({"prices", "ladder"})
 _INF: Final = float("inf")
 _RANGES: Final[tuple[tuple[str, Any, Any], ...]] = (

@@ -363,6 +363,18 @@ async def test_a_reply_that_was_packed_unasked_is_none() -> None:
         assert (answer.status, "compressed" in error_of(answer)["message"]) == (502, True)
 
 
+async def test_a_reply_that_nobody_takes_gives_its_connection_back() -> None:
+    plan = Plan(faults={"models.list.drip": Fault()})  # its end is far
+    async with Emulator(plan) as emulator, opened(emulator, canary=False) as client:
+        answer = await Exchange(client).answer(Call(method="GET", path="/v1beta/models"))
+        assert answer.pieces is not None
+        frame: Any = answer.pieces.ag_frame  # type: ignore[attr-defined]
+        response = frame.f_locals["response"]
+        assert response.connection is not None
+        await answer.pieces.aclose()
+        assert response.connection is None
+
+
 # -- bugs
 
 

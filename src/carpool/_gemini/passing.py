@@ -16,12 +16,11 @@ from yarl import URL
 
 from carpool._core.model import Fault
 from carpool._gemini.http import Http, is_plain, parse_url, unreadable
-from carpool._ports import Passed, ProviderError
+from carpool._ports import UPLOAD_URLS, Passed, ProviderError
 from carpool.types import ServerError
 
 VIA: Final = "1.1 carpool"
 """Tells a sidecar that a call has been through one already."""
-UPLOAD_URLS: Final = ("x-goog-upload-url", "x-goog-upload-control-url")
 _TIMEOUT_S: Final = 1_200.0
 """Until a reply begins: a live answer may take minutes."""
 _TARGET = re.compile(r"/[!-~]*")
@@ -48,14 +47,12 @@ _NOT_SENT_ON: Final = _OF_A_CONNECTION | {
     "host",
     "origin",
     "referer",
-    "user-agent",
     "via",
     "x-goog-api-key",
     "x-real-ip",
 }
 _NOT_SENT_BACK: Final = _OF_A_CONNECTION | {"set-cookie", "alt-svc", "strict-transport-security"}
 _PREFIXES: Final = ("x-carpool-", "x-forwarded-", "sec-")
-_AGENT: Final = "user-agent"
 
 
 class Passing:
@@ -88,8 +85,6 @@ class Passing:
             if name not in _NOT_SENT_ON and not name.startswith(_PREFIXES)
         }
         sent["Via"] = VIA
-        if _AGENT in headers:
-            sent["User-Agent"] = headers[_AGENT]
         url = self._http.url(_without_key(target))
         if "/openai/" in url.path:
             sent |= self._http.bearer()
@@ -99,10 +94,13 @@ class Passing:
         if not is_plain(response):
             response.close()
             raise unreadable("the reply is compressed, though that was not asked for; it was not unpacked")
-        return Passed(response.status, _back(response, self._http.base), self._pieces(response))
+        pieces = self._pieces(response)
+        await anext(pieces)
+        return Passed(response.status, _back(response, self._http.base), pieces)
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         try:
+            yield b""  # begun, so that closing it closes the reply, though nobody took any of it
             async for piece in self._http.chunks(response):
                 yield piece
         finally:

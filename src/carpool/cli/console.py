@@ -98,10 +98,9 @@ def ladder_of(text: str | None) -> Ladder | None:
     Raises:
         ConfigurationError: it is no ladder.
     """
-    from carpool.settings import CHEAP, FAST, check_ladder
+    from carpool.settings import read_ladder
 
-    named = {None: None, "cheap": CHEAP, "fast": FAST}
-    return named[text] if text in named else check_ladder([route.strip() for route in str(text).split(",")])
+    return None if text is None else read_ladder(text)
 
 
 def run(command: Coroutine[Any, Any, int]) -> int:

@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from secrets import token_hex
 from time import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 import msgspec
 from msgspec.structs import replace
 
-from carpool._ports import ProviderError
+from carpool._ports import UPLOAD_URLS, ProviderError
 from carpool._showing import shown, where_raised
 from carpool.errors import CarpoolError, NotBatchable
-from carpool.settings import CHEAP, FAST
+from carpool.settings import read_ladder
 from carpool.surfaces.deadlines import deadline_of
 from carpool.surfaces.google import one_vector, requests_of, several_vectors, unnamed
 from carpool.surfaces.messages import JSON, SSE, Answer, Call
@@ -42,7 +42,6 @@ logger: Final = logging.getLogger("carpool")
 
 KEY: Final = "x-carpool-key"
 LADDER: Final = "x-carpool-ladder"
-_UPLOAD_URLS: Final = ("x-goog-upload-url", "x-goog-upload-control-url")
 Held: TypeAlias = list[Call]
 """A call, or nothing once it was taken in."""
 
@@ -213,7 +212,7 @@ class Exchange:
             fault = error.fault
         else:
             headers = dict(reply.headers)
-            for name in _UPLOAD_URLS:
+            for name in UPLOAD_URLS:
                 if headers.get(name, "").startswith("/"):
                     headers[name] = call.origin + headers[name]
             return Answer(status=reply.status, headers={**headers, "x-carpool-route": "passed"}, pieces=reply.pieces)
@@ -251,9 +250,6 @@ def told(responses: Sequence[Response]) -> dict[str, str]:
     return headers
 
 
-def _ladder_of(headers: Mapping[str, str]) -> Any:
+def _ladder_of(headers: Mapping[str, str]) -> Ladder | None:
     text = headers.get(LADDER, "").strip().lower()
-    if not text:
-        return None
-    named = {"cheap": CHEAP, "fast": FAST}
-    return named.get(text) or tuple(route.strip() for route in text.split(","))
+    return read_ladder(text) if text else None
